@@ -1,0 +1,127 @@
+"""The nouns that every room shares: what a checkpoint is, once it has been read.
+
+Nothing here knows a file format or a target. A `ConsistencyModel` is a network F plus the six choices that turn it into
+f(x, sigma) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma)) (Song et al. 2023, arXiv:2303.01469, eq. 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+SettingValue = bool | int | float | str | tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class NoiseRange:
+    """The noise levels a model was trained on (Karras et al. 2022, arXiv:2206.00364, eq. 5).
+
+    Attributes:
+        sigma_min: smallest level, where f is the identity; same unit as the pictures, which span [-1, 1].
+        sigma_max: largest level, where sampling starts.
+        sigma_data: standard deviation of the training pictures.
+        rho: curvature of the level spacing.
+        levels: N, the number of discrete levels used in training; only names schedules, never enters f.
+    """
+
+    sigma_min: float
+    sigma_max: float
+    sigma_data: float
+    rho: float
+    levels: int
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What besides noise the network takes: `classes` labels 0 .. classes-1, or none."""
+
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One resolved constant and where it came from, e.g. `Setting("sigma_max", 80.0, "default of cd_*")`."""
+
+    name: str
+    value: SettingValue
+    origin: str
+    ambiguous: bool = False
+
+
+@dataclass(frozen=True)
+class CheckpointSource:
+    """Which bytes the weights were read from."""
+
+    path: Path
+    format: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class ConsistencyModel:
+    """A network and everything needed to sample from it.
+
+    Attributes:
+        network: F, in eval mode, float32. Called as `network(x, c_noise)` or `network(x, c_noise, label)` with x
+            (N, C, H, W), c_noise (1,) float64 and label (N,) int64; returns (N, C, H, W).
+        architecture: name and keyword arguments of the network, as plain data for the manifest.
+        channels: picture channels C.
+        image_size: picture height and width in pixels.
+        preconditioning: key into `sampling.preconditioning.PRECONDITIONINGS`.
+        c_noise: key into `sampling.preconditioning.C_NOISE`.
+        noise: the trained noise range.
+        conditioning: what the network takes besides noise.
+        renoise: key into `sampling.schedules.RENOISE_RULES`.
+        clamp: whether every evaluation's picture is clamped to [-1, 1].
+        source: the file the weights came from.
+        settings: every constant with its origin, in the order `inspect` shows them.
+    """
+
+    network: nn.Module
+    architecture: Mapping[str, Any]
+    channels: int
+    image_size: int
+    preconditioning: str
+    c_noise: str
+    noise: NoiseRange
+    conditioning: Conditioning
+    renoise: str
+    clamp: bool
+    source: CheckpointSource
+    settings: tuple[Setting, ...] = field(default=())
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights in the network."""
+        return sum(p.numel() for p in self.network.parameters())
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What the user asked the exported graph to do.
+
+    Attributes:
+        sigmas: levels evaluated, descending; the closing sigma_min is implied. Empty means one step at sigma_max.
+        label: class to bake into the graph; None keeps the `label` input of a class-conditional model.
+        batch: N of the exported graph.
+        output: "float" (N, C, H, W) in [-1, 1] or "uint8" (N, H, W, C) bytes.
+    """
+
+    sigmas: tuple[float, ...] = ()
+    label: int | None = None
+    batch: int = 1
+    output: str = "float"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named tensor at the border of a graph; `dtype` is a numpy name ("float32", "int64", "uint8")."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str

@@ -1,0 +1,26 @@
+"""What `verify`, `sample` and `bench` know about a backend: a callable from named arrays to named arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+
+
+class Runner(Protocol):
+    """An opened graph with a static batch size. Use as a context manager: leaving it frees the backend's memory."""
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once on exactly the graph's named inputs."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

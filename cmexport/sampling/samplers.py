@@ -1,0 +1,70 @@
+"""The sampler as one module: unit noise (and a label) in, finished pictures out.
+
+This is the PyTorch reference and, at the same time, what `graph.capture` traces. Nothing random is drawn inside.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.sampling.schedules import SamplingPlan
+
+
+class SamplerGraph(nn.Module):
+    """K-step consistency sampling (Song et al. 2023, algorithm 1) with constants folded.
+
+    The first sample is sigma * noise; the graph multiplies unit noise by c_in*sigma and c_skip*sigma (at sigma 80:
+    0.99998 and 0.0031), never by 80, so that every constant and activation is a normal half-precision number.
+
+    Inputs of `forward`, by name: `noise` (N, C, H, W) unit variance; `renoise` (K-1, N, C, H, W) only when K > 1;
+    `label` (N,) int64 only for class-conditional models without a baked label. Returns `image` (N, C, H, W) in
+    [-1, 1], or (N, H, W, C) bytes for output "uint8".
+    """
+
+    def __init__(self, model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest) -> None:
+        super().__init__()
+        self.network = model.network
+        self.plan = plan
+        self.output = request.output
+        self.baked_label = request.label
+        for step, evaluation in enumerate(plan.evaluations):
+            self.register_buffer(
+                f"c_noise_{step}", torch.tensor([evaluation.c_noise], dtype=torch.float64), persistent=False
+            )
+
+    def _network(self, x: Tensor, step: int, label: Tensor | None) -> Tensor:
+        c_noise = self.get_buffer(f"c_noise_{step}")
+        if self.baked_label is not None:
+            label = torch.full((x.shape[0],), self.baked_label, dtype=torch.int64)
+        result: Tensor = self.network(x, c_noise) if label is None else self.network(x, c_noise, label)
+        return result
+
+    def forward(self, noise: Tensor, renoise: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+        """Sample; see the class docstring for names and shapes."""
+        first, *later = self.plan.evaluations
+        image = (first.c_skip * first.sigma) * noise + first.c_out * self._network(
+            (first.c_in * first.sigma) * noise, 0, label
+        )
+        image = self._clamp(image)
+        for step, evaluation in enumerate(later, start=1):
+            assert renoise is not None
+            x = image + evaluation.noise_std * renoise[step - 1]
+            image = evaluation.c_skip * x + evaluation.c_out * self._network(evaluation.c_in * x, step, label)
+            image = self._clamp(image)
+        if self.output == "uint8":
+            return to_bytes(image)
+        return image
+
+    def _clamp(self, image: Tensor) -> Tensor:
+        return image.clamp(-1.0, 1.0) if self.plan.clamp else image
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """(N, C, H, W) in [-1, 1] to (N, H, W, C) uint8, rounding to the nearest level.
+
+    diffusers rounds, OpenAI's sampling script truncates; rounding halves the error and is what viewers expect.
+    """
+    levels = ((image + 1.0) * 127.5).clamp(0.0, 255.0).round()
+    return levels.permute(0, 2, 3, 1).to(torch.uint8)

@@ -1,0 +1,116 @@
+"""Noise schedules: Karras levels, and the plan of constants that a K-step sampler evaluates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from cmexport.errors import UsageError
+from cmexport.model import ConsistencyModel, NoiseRange
+from cmexport.sampling.preconditioning import c_noise_at, scalings_at
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One network evaluation with every scalar already folded in float64.
+
+    Attributes:
+        sigma: noise level.
+        c_skip, c_out, c_in: preconditioning scalars at sigma.
+        c_noise: what the time embedding receives.
+        noise_std: standard deviation of the Gaussian noise that brings the sample to sigma: sigma itself on the
+            first evaluation (the sample is sigma * noise), the renoise rule's value afterwards.
+    """
+
+    sigma: float
+    c_skip: float
+    c_out: float
+    c_in: float
+    c_noise: float
+    noise_std: float
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """All constants of one K-step sampler: `evaluations` in order, then the closing level sigma_min."""
+
+    evaluations: tuple[Evaluation, ...]
+    renoise: str
+    clamp: bool
+
+    @property
+    def steps(self) -> int:
+        """K, the number of network evaluations."""
+        return len(self.evaluations)
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Levels evaluated, descending."""
+        return tuple(e.sigma for e in self.evaluations)
+
+
+RENOISE_RULES: Mapping[str, Callable[[float, NoiseRange], float]] = MappingProxyType(
+    {
+        # Song et al. 2023, algorithm 1: x + sqrt(tau^2 - eps^2) z.
+        "cm": lambda sigma, noise: math.sqrt(max(sigma**2 - noise.sigma_min**2, 0.0)),
+        # locuslab/ect ct_eval.py generator_fn: x + tau z.
+        "ect": lambda sigma, noise: sigma,
+    }
+)
+
+
+def karras_levels(noise: NoiseRange, levels: int) -> tuple[float, ...]:
+    """The N discrete levels, descending from sigma_max (index 0) to sigma_min (index N-1).
+
+    sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho
+    (Karras et al. 2022, eq. 5).
+
+    Raises:
+        UsageError: fewer than two levels.
+    """
+    if levels < 2:
+        raise UsageError(f"--levels {levels}: a schedule needs at least 2 levels")
+    top, bottom = noise.sigma_max ** (1 / noise.rho), noise.sigma_min ** (1 / noise.rho)
+    inner = [(top + i / (levels - 1) * (bottom - top)) ** noise.rho for i in range(1, levels - 1)]
+    return (noise.sigma_max, *inner, noise.sigma_min)
+
+
+def plan_sampling(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> SamplingPlan:
+    """Resolve the levels to evaluate into a plan of float64 constants.
+
+    Args:
+        model: supplies the preconditioning, the noise range and the renoise rule.
+        sigmas: levels evaluated, strictly descending, inside (sigma_min, sigma_max]; empty means one step at
+            sigma_max. The closing level sigma_min is implied: its renoise is exactly zero.
+
+    Raises:
+        UsageError: levels out of order or out of range, or an unknown rule.
+    """
+    noise = model.noise
+    chosen = tuple(float(s) for s in sigmas) or (noise.sigma_max,)
+    if model.renoise not in RENOISE_RULES:
+        raise UsageError(f"unknown renoise rule '{model.renoise}'; known: {', '.join(RENOISE_RULES)}")
+    shown = ",".join(f"{s:g}" for s in chosen)
+    if not all(math.isfinite(s) and noise.sigma_min < s <= noise.sigma_max * (1 + 1e-9) for s in chosen):
+        raise UsageError(
+            f"sigmas {shown}: every level must lie above sigma_min {noise.sigma_min:g} and at most at sigma_max "
+            f"{noise.sigma_max:g}; the closing sigma_min is added for you"
+        )
+    if any(later >= earlier for earlier, later in zip(chosen, chosen[1:], strict=False)):
+        raise UsageError(f"sigmas {shown}: levels must descend strictly, e.g. {noise.sigma_max:g},1.38")
+    evaluations = []
+    for index, sigma in enumerate(chosen):
+        scalings = scalings_at(model.preconditioning, sigma, noise)
+        evaluations.append(
+            Evaluation(
+                sigma=sigma,
+                c_skip=scalings.c_skip,
+                c_out=scalings.c_out,
+                c_in=scalings.c_in,
+                c_noise=c_noise_at(model.c_noise, sigma),
+                noise_std=sigma if index == 0 else RENOISE_RULES[model.renoise](sigma, noise),
+            )
+        )
+    return SamplingPlan(evaluations=tuple(evaluations), renoise=model.renoise, clamp=model.clamp)
