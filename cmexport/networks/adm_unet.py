@@ -115,7 +115,8 @@ class ResBlock(nn.Module):
             h = self.out_layers[0](h + emb)
         h = self.out_layers[3](F.silu(h))
         skip: Tensor = self.skip_connection(x)
-        return skip + h
+        result: Tensor = skip + h
+        return result
 
 
 class AttentionBlock(nn.Module):

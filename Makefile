@@ -1,0 +1,53 @@
+# make demo   export the packaged model to ONNX at fp16, verify it, show where the preview lies
+# make test   the whole test suite
+# make lint   ruff, mypy --strict, import-linter
+# make bench  cmexport against its rivals on this machine
+# make clean  remove what the above made
+
+PYTHON ?= python3
+OUT ?= out
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# Two workers with one thread each: more threads per worker only fight over the cores.
+TEST_ENV := OMP_NUM_THREADS=1
+PYTEST_ARGS ?=
+
+.PHONY: demo test lint bench clean
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+# Stamps: reinstalled only when the requirements change, not when the (editable) code does.
+.venv/.created:
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.base: .venv/.created pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.dev: .venv/.created pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+.venv/.bench: .venv/.created pyproject.toml constraints.txt
+	$(PIP) --editable '.[diffusers,bench,openvino]'
+	@touch $@
+
+demo: .venv/.base
+	$(BIN)/cmexport onnx --fp16 -o $(OUT)
+
+test: .venv/.dev
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict cmexport
+	$(BIN)/lint-imports
+
+bench: .venv/.bench
+	$(BIN)/python benchmarks/onnx_cpu.py
+
+clean:
+	rm -rf .venv $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

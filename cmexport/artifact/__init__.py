@@ -1,0 +1,25 @@
+"""The artefact: a folder that explains itself, written whole or not at all."""
+
+from cmexport.artifact.manifest import Manifest
+from cmexport.artifact.metadata import metadata_props
+from cmexport.artifact.parity_record import ParityRecord
+from cmexport.artifact.preview import write_grid, write_preview
+from cmexport.artifact.reading import check_files, describe_file, read_manifest, write_manifest
+from cmexport.artifact.writing import StagedFolder, artifact_name, reject_name, staged_folder, write_atomically
+
+__all__ = [
+    "Manifest",
+    "ParityRecord",
+    "StagedFolder",
+    "artifact_name",
+    "check_files",
+    "describe_file",
+    "metadata_props",
+    "read_manifest",
+    "reject_name",
+    "staged_folder",
+    "write_atomically",
+    "write_grid",
+    "write_manifest",
+    "write_preview",
+]

@@ -1,0 +1,167 @@
+"""`manifest.json`: everything needed to use an artefact, to check it and to make it again.
+
+The schema is versioned. A reader refuses versions it doesn't know; a change that an old reader would misread takes a
+new number.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, AwareDatetime, Field, NonNegativeInt, PositiveInt
+
+from cmexport.artifact.parity_record import ParityRecord
+from cmexport.artifact.schema import PlainDict, PlainValue, Record, Sha256
+from cmexport.model import TensorSpec
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+
+def _inside(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
+        raise ValueError("must be a relative path inside the artefact's folder")
+    return path
+
+
+class FileRecord(Record):
+    """One file of the artefact; `path` is relative to the folder, with forward slashes.
+
+    `role` is "model", "weights" (external data), "preview", or what a target calls its own extras.
+    """
+
+    path: Annotated[str, AfterValidator(_inside)]
+    sha256: Sha256
+    bytes: NonNegativeInt
+    role: str
+
+
+class SettingRecord(Record):
+    """One resolved constant of the model and where it came from."""
+
+    name: str
+    value: PlainValue
+    origin: str
+    ambiguous: bool
+
+
+class CheckpointRecord(Record):
+    """The file the weights came from; `path` is where it lay then, `file` its name."""
+
+    file: str
+    path: str
+    format: str
+    sha256: Sha256
+    bytes: NonNegativeInt
+    architecture: PlainDict
+    parameters: NonNegativeInt
+    settings: tuple[SettingRecord, ...]
+
+
+class EvaluationRecord(Record):
+    """One network evaluation, f(x) = c_skip x + c_out F(c_in x, c_noise), as `sampling.schedules.Evaluation`."""
+
+    sigma: float
+    c_skip: float
+    c_out: float
+    c_in: float
+    c_noise: float
+    noise_std: float
+
+
+class SamplingRecord(Record):
+    """The sampler that the graph holds, and the range the model was trained on."""
+
+    sigmas: tuple[float, ...] = Field(min_length=1)
+    evaluations: tuple[EvaluationRecord, ...] = Field(min_length=1)
+    sigma_min: float
+    sigma_max: float
+    sigma_data: float
+    rho: float
+    levels: PositiveInt
+    precond: str
+    c_noise: str
+    renoise: str
+    clamp: bool
+
+
+_MEANINGS = {
+    "noise": "standard normal noise, unit variance, (N, C, H, W); the graph scales it",
+    "renoise": "standard normal noise for the later steps, unit variance, (K-1, N, C, H, W)",
+    "label": "class of each picture, 0 to classes - 1, (N,)",
+    "image": "picture to edit, (N, C, H, W) in [-1, 1]",
+    "mask": "1 where the picture is kept, 0 elsewhere, (N, 1, H, W)",
+}
+
+
+class TensorRecord(Record):
+    """One input or output of the graph; `dtype` is a numpy name."""
+
+    name: str
+    shape: tuple[NonNegativeInt, ...]
+    dtype: str
+    meaning: str
+
+    @classmethod
+    def of_input(cls, spec: TensorSpec) -> Self:
+        """An input, with the meaning that its name has in every artefact."""
+        return cls(name=spec.name, shape=spec.shape, dtype=spec.dtype, meaning=_MEANINGS.get(spec.name, ""))
+
+    @classmethod
+    def of_output(cls, spec: TensorSpec) -> Self:
+        """An output; bytes are pictures ready to show, floats lie in [-1, 1]."""
+        layout = "bytes 0 to 255, (N, H, W, C)" if spec.dtype == "uint8" else "(N, C, H, W) in [-1, 1]"
+        return cls(name=spec.name, shape=spec.shape, dtype=spec.dtype, meaning=f"finished pictures, {layout}")
+
+    @property
+    def spec(self) -> TensorSpec:
+        """Name, shape and dtype as the rest of the package has them."""
+        return TensorSpec(self.name, self.shape, self.dtype)
+
+
+class RewriteRecord(Record):
+    """A graph rewrite and what it was measured to cost."""
+
+    name: str
+    applied: bool
+    parameters_removed: int
+    nodes_removed: int
+    max_relative_error: float | None
+    note: str
+
+
+class SessionRecord(Record):
+    """How the runtime was set up when the artefact was verified."""
+
+    ep: str
+    options: PlainDict
+
+
+class Manifest(Record):
+    """The whole of `manifest.json`.
+
+    `label` is the class baked into the graph, null if none; `classes` is null for unconditional models; `parity` is
+    null when verification was switched off.
+    """
+
+    schema_version: Literal[1]
+    cmexport_version: str
+    created: AwareDatetime
+    name: str
+    target: str
+    precision: str
+    task: str
+    files: tuple[FileRecord, ...]
+    checkpoint: CheckpointRecord
+    sampling: SamplingRecord
+    label: NonNegativeInt | None
+    classes: PositiveInt | None
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+    precision_plan: PlainDict
+    rewrites: tuple[RewriteRecord, ...]
+    parity: ParityRecord | None
+    tools: dict[str, str]
+    session: SessionRecord

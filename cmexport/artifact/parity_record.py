@@ -1,0 +1,117 @@
+"""A parity report as it stands in the manifest.
+
+A PSNR of identical pictures is infinite and one of NaN doesn't exist; JSON knows neither. Both are null here, told
+apart by `identical` and `non_finite`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from cmexport.artifact.schema import Record
+from cmexport.parity.ladder import ParityReport
+from cmexport.parity.metrics import PictureDifference
+
+
+class DifferenceRecord(Record):
+    """`parity.metrics.PictureDifference`, with `identical` spelt out; dB with peak 2.0, shares from 0 to 1."""
+
+    pictures: PositiveInt
+    identical_pictures: NonNegativeInt
+    identical: bool
+    non_finite: NonNegativeInt
+    mean_db: float | None
+    min_db: float | None
+    worst_picture: NonNegativeInt | None
+    max_abs: float = Field(ge=0)
+    off_by_1: float = Field(ge=0, le=1)
+    off_by_2: float = Field(ge=0, le=1)
+    off_by_4: float = Field(ge=0, le=1)
+
+    @classmethod
+    def from_difference(cls, found: PictureDifference) -> Self:
+        """Copy the statistics."""
+        return cls(
+            pictures=found.pictures,
+            identical_pictures=found.identical_pictures,
+            identical=found.identical,
+            non_finite=found.non_finite,
+            mean_db=found.mean_db,
+            min_db=found.min_db,
+            worst_picture=found.worst_picture,
+            max_abs=found.max_abs,
+            off_by_1=found.off_by_1,
+            off_by_2=found.off_by_2,
+            off_by_4=found.off_by_4,
+        )
+
+
+class RungRecord(Record):
+    """One rung against the reference."""
+
+    name: str
+    passed: bool
+    seconds: float = Field(ge=0)
+    difference: DifferenceRecord
+
+
+class ExactRecord(Record):
+    """Reference and last rung against the same sampler in float64."""
+
+    pictures: PositiveInt
+    reference: DifferenceRecord
+    candidate: DifferenceRecord
+
+
+class ParityRecord(Record):
+    """`parity.ladder.ParityReport` without its pictures; picture i has seed `seed` + i and label i mod classes."""
+
+    reference: str
+    gate_db: float
+    applied_gate_db: float
+    passed: bool
+    failed_rung: str | None
+    pictures_asked: PositiveInt
+    pictures: PositiveInt
+    seed: int
+    output: Literal["float", "uint8"]
+    reference_non_finite: NonNegativeInt
+    reference_seconds: float = Field(ge=0)
+    rungs: tuple[RungRecord, ...] = Field(min_length=1)
+    exact: ExactRecord | None
+
+    @classmethod
+    def from_report(cls, report: ParityReport) -> Self:
+        """Copy a report."""
+        exact = report.exact
+        return cls(
+            reference=report.reference,
+            gate_db=report.gate_db,
+            applied_gate_db=report.applied_gate_db,
+            passed=report.passed,
+            failed_rung=report.failed_rung,
+            pictures_asked=report.pictures_asked,
+            pictures=report.pictures,
+            seed=report.seed,
+            output="uint8" if report.output == "uint8" else "float",
+            reference_non_finite=report.reference_non_finite,
+            reference_seconds=report.reference_seconds,
+            rungs=tuple(
+                RungRecord(
+                    name=rung.name,
+                    passed=rung.passed,
+                    seconds=rung.seconds,
+                    difference=DifferenceRecord.from_difference(rung.difference),
+                )
+                for rung in report.rungs
+            ),
+            exact=None
+            if exact is None
+            else ExactRecord(
+                pictures=exact.pictures,
+                reference=DifferenceRecord.from_difference(exact.reference),
+                candidate=DifferenceRecord.from_difference(exact.candidate),
+            ),
+        )

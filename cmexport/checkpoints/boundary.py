@@ -1,0 +1,52 @@
+"""The boundary condition f(x, sigma_min) = x, checked at load: it costs one evaluation and catches broken weights."""
+
+from __future__ import annotations
+
+import torch
+
+from cmexport.errors import CheckpointError
+from cmexport.model import ConsistencyModel
+from cmexport.sampling.denoiser import denoise
+
+# 0 for `cm`, whose c_out vanishes at sigma_min; the others vanish at sigma 0. Any difference is a wrong formula.
+TOLERANCE = 1e-6
+# Networks are convolutional: 32 pixels are enough, and a 256-pixel network would need seconds and 2 GB.
+PROBE_PIXELS = 32
+_AT_SIGMA_MIN = frozenset({"cm", "ctm"})
+
+
+def boundary_error(model: ConsistencyModel, pixels: int | None = None) -> float:
+    """Largest |f(x, s) - x| on a small random x, at s = sigma_min (`cm`, `ctm`) or s = 0 (the other forms).
+
+    Args:
+        model: a freshly loaded model.
+        pixels: height and width of x; by default at most 32.
+
+    Returns:
+        The error, NaN or Inf if the network's output is.
+    """
+    size = pixels or min(model.image_size, PROBE_PIXELS)
+    sigma = model.noise.sigma_min if model.preconditioning in _AT_SIGMA_MIN else 0.0
+    x = torch.randn(1, model.channels, size, size, generator=torch.Generator().manual_seed(0))
+    label = None if model.conditioning.classes is None else torch.zeros(1, dtype=torch.int64)
+    return (denoise(model, x, sigma, label) - x).abs().max().item()
+
+
+def require_boundary(model: ConsistencyModel, pixels: int | None = None) -> ConsistencyModel:
+    """The model itself, if it meets its boundary condition.
+
+    Raises:
+        CheckpointError: it does not, or it can't be evaluated at all.
+    """
+    where = model.source.path
+    try:
+        error = boundary_error(model, pixels)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as problem:
+        reason = str(problem).strip().splitlines() or [type(problem).__name__]
+        raise CheckpointError(f"{where}: the network can't be evaluated: {reason[0][:200]}") from problem
+    if not error <= TOLERANCE:
+        raise CheckpointError(
+            f"{where}: f(x, sigma_min) differs from x by {error:.3g}, so this is no working consistency model "
+            f"with precond '{model.preconditioning}'"
+        )
+    return model

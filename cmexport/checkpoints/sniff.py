@@ -1,0 +1,68 @@
+"""Which format a checkpoint has: first by its container, then by the names of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from cmexport.checkpoints.prefixes import find_prefix
+from cmexport.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class StateFormat:
+    """A family of state dicts, recognized by weight names; `anchor` is the name whose prefix is looked for."""
+
+    name: str
+    anchor: str
+    also: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """What a state dict is: the format's name and the prefix in front of its weight names."""
+
+    format: str
+    prefix: str
+
+
+# Earlier rows win: a CTM network has every name of an ADM UNet and more.
+STATE_FORMATS: tuple[StateFormat, ...] = (
+    StateFormat("ctm", "input_blocks.0.0.weight", ("time_embed_s.0.weight",)),
+    StateFormat("openai", "input_blocks.0.0.weight", ("time_embed.0.weight",)),
+    StateFormat("edm", "map_layer0.weight", ("map_layer1.weight",)),
+    StateFormat("diffusers", "time_embedding.linear_1.weight", ("conv_in.weight", "conv_out.weight")),
+)
+
+# Names that tell other people's models, for a helpful refusal.
+_OTHERS: tuple[tuple[str, str], ...] = (
+    ("unet.emb_fourier.freqs", "an EDM2 network, which is not supported yet"),
+    ("emb_fourier.freqs", "an EDM2 network, which is not supported yet"),
+    ("module.all_modules.0.W", "a score_sde network (NCSN++), which is not supported"),
+    ("lora_unet_down_blocks_0_downsamplers_0_conv.lora_down.weight", "a LoRA, which is no model by itself"),
+)
+
+
+def recognize(path: Path, tensors: Mapping[str, Tensor]) -> Recognized:
+    """Recognize a state dict by its names.
+
+    Raises:
+        CheckpointError: it is a model of another kind.
+    """
+    for known in STATE_FORMATS:
+        prefix = find_prefix(tensors, known.anchor)
+        if prefix is not None and all(prefix + name in tensors for name in known.also):
+            return Recognized(known.name, prefix)
+    for name, meaning in _OTHERS:
+        if name in tensors:
+            raise CheckpointError(f"{path}: is {meaning}")
+    if any("lora" in key for key in tensors):
+        raise CheckpointError(f"{path}: is a LoRA, which is no model by itself")
+    shown = ", ".join(list(tensors)[:3])
+    raise CheckpointError(
+        f"{path}: is the state dict of another model ({len(tensors)} weights: {shown}, ...);\n"
+        "known: openai/consistency_models, CTM, EDM/ECT and diffusers UNet2DModel weights"
+    )

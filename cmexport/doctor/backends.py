@@ -1,0 +1,145 @@
+"""Which libraries are installed, and whether they open.
+
+A library is looked up by its metadata first. Only an installed one is opened, in a process of its own: importing
+diffusers takes 8 s and 0.4 GB, coremltools 4 s and 0.4 GB, and a GPU library that meets a wrong driver may take its
+process down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from types import MappingProxyType
+
+from cmexport.doctor.findings import Backend, Finding
+from cmexport.doctor.probes import MARK
+
+PROBE_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Library:
+    """How to look for a backend: distributions that may bring it, the extra, and the probe that opens it (or none)."""
+
+    name: str
+    purpose: str
+    distributions: tuple[str, ...]
+    extra: str | None = None
+    probe: str | None = None
+
+
+LIBRARIES: tuple[Library, ...] = (
+    Library("torch", "reads checkpoints, is the reference", ("torch",), probe="torch"),
+    Library("onnx", "writes ONNX files", ("onnx",)),
+    Library("onnxscript", "exports to ONNX", ("onnxscript",)),
+    Library("ONNX Runtime", "runs ONNX files", ("onnxruntime", "onnxruntime-gpu"), probe="onnxruntime"),
+    Library("diffusers", "reads diffusers folders", ("diffusers",), "diffusers", "diffusers"),
+    Library("coremltools", "Core ML packages", ("coremltools",), "coreml", "coremltools"),
+    Library(
+        "TensorRT for RTX",
+        "engines for RTX GPUs",
+        ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
+        "tensorrt",
+        "tensorrt_rtx",
+    ),
+    Library("TensorRT", "engines for Jetson and data-centre GPUs", ("tensorrt",), probe="tensorrt"),
+    Library("OpenVINO", "Intel CPUs, GPUs and NPUs", ("openvino",), "openvino", "openvino"),
+    Library("ONNX Runtime QNN", "Snapdragon NPUs", ("onnxruntime-qnn",), "qnn", "qnn"),
+    Library("psutil", "memory in benchmarks", ("psutil",), "bench"),
+    Library("zeus", "energy in benchmarks", ("zeus",), "bench"),
+    Library("adbutils", "benchmarks on Android", ("adbutils",), "bench"),
+    Library("asyncssh", "benchmarks over ssh", ("asyncssh",), "bench"),
+    Library("segno", "QR code for phones", ("segno",), "bench"),
+    Library("jinja2", "HTML report", ("jinja2",), "report"),
+    Library("plotly", "charts in the report", ("plotly",), "report"),
+)
+
+_REQUIRED = frozenset({"torch", "onnx", "onnxscript", "ONNX Runtime"})
+
+# TensorRT proper has no extra: its wheels follow the GPU's driver, and Jetsons bring their own.
+_OWN_REMEDY: Mapping[str, str] = MappingProxyType({"TensorRT": "pip install tensorrt (on a Jetson: part of JetPack)"})
+
+
+def remedy_for(extra: str | None) -> str:
+    """The command that installs an extra of cmexport, or the package itself again."""
+    return f"pip install 'cmexport[{extra}]'" if extra else "pip install --force-reinstall cmexport"
+
+
+def installed_version(distributions: Sequence[str]) -> str | None:
+    """Version of the first distribution that is installed, None if none is; imports nothing."""
+    for name in distributions:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def run_probe(name: str) -> Finding:
+    """Open one library in a process of its own.
+
+    Args:
+        name: key into `PROBES`.
+
+    Returns:
+        The finding; "broken" with the last line of what was printed when the process fails, crashes or hangs.
+    """
+    code = f"from cmexport.doctor.probes import probe_main; probe_main({name!r})"
+    # The parent's own path, without the current folder: an `onnx.py` lying there must not be imported.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PROBE_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Finding("broken", f"did not open within {PROBE_TIMEOUT_S} s")
+    # Libraries print notices of their own around our line, also after it.
+    for line in reversed(done.stdout.splitlines()):
+        if line.startswith(MARK):
+            fields = json.loads(line.removeprefix(MARK))
+            return Finding(fields["state"], fields["detail"], fields["remedy"])
+    printed = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    if done.returncode < 0:
+        return Finding("broken", f"crashed with signal {-done.returncode} while opening")
+    return Finding("broken", printed[-1][:200] if printed else f"ended with code {done.returncode} while opening")
+
+
+def examine_backends(probe: Callable[[str], Finding]) -> tuple[Backend, ...]:
+    """All of `LIBRARIES`, in order; two probes at a time."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return tuple(pool.map(lambda library: _examine(library, probe), LIBRARIES))
+
+
+def _examine(library: Library, probe: Callable[[str], Finding]) -> Backend:
+    version = installed_version(library.distributions)
+    if version is None:
+        finding = Finding("missing", "not installed")
+    elif library.probe is None:
+        finding = Finding("works", "installed")
+    else:
+        finding = probe(library.probe)
+    remedy = finding.remedy
+    if remedy is None and finding.state in ("broken", "missing"):
+        remedy = _OWN_REMEDY.get(library.name, remedy_for(library.extra))
+    return Backend(
+        name=library.name,
+        purpose=library.purpose,
+        state=finding.state,
+        version=version,
+        detail=finding.detail,
+        remedy=remedy,
+        required=library.name in _REQUIRED,
+    )

@@ -1,0 +1,132 @@
+"""Capture: the sampler, its network and its constants become one `ExportedProgram` with named inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from cmexport.errors import UsageError
+from cmexport.model import ConsistencyModel, SampleRequest, TensorSpec
+from cmexport.sampling.samplers import SamplerGraph
+from cmexport.sampling.schedules import SamplingPlan
+
+
+@dataclass(frozen=True)
+class RewriteReport:
+    """What one rewrite did to the graph.
+
+    Attributes:
+        name: the rewrite.
+        applied: how many places it changed.
+        parameters_removed: weights (and stored constants) that left the graph; negative if it added some.
+        nodes_removed: operations that left the graph; negative if it added some.
+        max_relative_error: largest difference of the pictures before and after, relative to the largest pixel
+            before, evaluated in float64; None when it changed nothing.
+        note: a decision worth telling ("1000 classes: table would be larger; kept the projections").
+    """
+
+    name: str
+    applied: int
+    parameters_removed: int
+    nodes_removed: int
+    max_relative_error: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class CapturedGraph:
+    """The whole sampler as one program.
+
+    Attributes:
+        program: inputs and outputs named as in `inputs` and `outputs`; static shapes.
+        inputs: what the graph takes, in order.
+        outputs: always one tensor, `image`.
+        classes: number of labels the `label` input accepts, None without that input.
+        rewrites: the account of every rewrite applied so far.
+    """
+
+    program: ExportedProgram
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    classes: int | None
+    rewrites: tuple[RewriteReport, ...] = ()
+
+
+def graph_inputs(model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest) -> tuple[TensorSpec, ...]:
+    """Names, shapes and dtypes at the border of the graph for this request.
+
+    Raises:
+        UsageError: a label for an unconditional model, a label out of range, or a batch below 1.
+    """
+    classes = model.conditioning.classes
+    if request.batch < 1:
+        raise UsageError(f"--batch {request.batch}: must be at least 1")
+    if request.label is not None:
+        if classes is None:
+            raise UsageError(f"--label {request.label}: this model is unconditional and takes no label")
+        if not 0 <= request.label < classes:
+            raise UsageError(f"--label {request.label}: out of range, this model has labels 0 to {classes - 1}")
+    picture = (request.batch, model.channels, model.image_size, model.image_size)
+    specs = [TensorSpec("noise", picture, "float32")]
+    if plan.steps > 1:
+        specs.append(TensorSpec("renoise", (plan.steps - 1, *picture), "float32"))
+    if classes is not None and request.label is None:
+        specs.append(TensorSpec("label", (request.batch,), "int64"))
+    return tuple(specs)
+
+
+def example_tensors(specs: tuple[TensorSpec, ...], classes: int | None, seed: int = 0) -> dict[str, Tensor]:
+    """One valid set of inputs: unit noise, labels spread over the classes; deterministic in `seed`."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+    for spec in specs:
+        if spec.dtype == "int64":
+            tensors[spec.name] = (torch.arange(spec.shape[0]) + seed) % (classes or 1)
+        else:
+            tensors[spec.name] = torch.randn(spec.shape, generator=generator)
+    return tensors
+
+
+def capture(model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest) -> CapturedGraph:
+    """Trace the sampler once; every sigma is a Python float by now, so the graph holds numbers, not formulas.
+
+    Raises:
+        UsageError: see `graph_inputs`.
+    """
+    inputs = graph_inputs(model, plan, request)
+    classes = model.conditioning.classes if any(s.name == "label" for s in inputs) else None
+    sampler = SamplerGraph(model, plan, request).eval().requires_grad_(False)
+    program = trace(sampler, example_tensors(inputs, classes))
+    batch, channels, height, width = inputs[0].shape
+    output = (
+        TensorSpec("image", (batch, height, width, channels), "uint8")
+        if request.output == "uint8"
+        else TensorSpec("image", (batch, channels, height, width), "float32")
+    )
+    return CapturedGraph(program=program, inputs=inputs, outputs=(output,), classes=classes)
+
+
+def trace(module: nn.Module, inputs: Mapping[str, Tensor]) -> ExportedProgram:
+    """Export `module` with all inputs passed by name, static shapes, no decomposition."""
+    with torch.no_grad():
+        return torch.export.export(module, (), dict(inputs), strict=False)
+
+
+def to_module(program: ExportedProgram) -> fx.GraphModule:
+    """The program as a GraphModule whose weights are attributes, free of the exporter's runtime assertions."""
+    module = program.module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
+    assertions = {
+        torch.ops.aten._assert_tensor_metadata.default,
+        torch.ops.aten._assert_scalar.default,
+        torch.ops.aten.sym_constrain_range_for_size.default,
+    }
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and node.target in assertions and not node.users:
+            module.graph.erase_node(node)
+    module.recompile()
+    return module

@@ -1,0 +1,24 @@
+"""The rewrites, in the order they are applied. One file each; none knows an architecture or a target."""
+
+from __future__ import annotations
+
+from cmexport.graph.rewriting import Rewrite
+from cmexport.graph.rewrites import (
+    fold_attention,
+    fold_constants,
+    fold_scales,
+    merge_affine_norm,
+    share_common,
+    tabulate_labels,
+)
+
+REWRITES: tuple[Rewrite, ...] = (
+    share_common.REWRITE,
+    fold_constants.REWRITE,
+    merge_affine_norm.REWRITE,
+    tabulate_labels.REWRITE,
+    fold_scales.REWRITE,
+    fold_attention.REWRITE,
+)
+
+__all__ = ["REWRITES"]

@@ -1,0 +1,36 @@
+"""The PyTorch reference as a runner: what every artefact is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.runner import Array
+from cmexport.sampling.samplers import SamplerGraph
+from cmexport.sampling.schedules import SamplingPlan
+
+
+class TorchRunner:
+    """The sampler in eager float32 on the CPU."""
+
+    def __init__(self, model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest) -> None:
+        self._sampler = SamplerGraph(model, plan, request).eval()
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once on arrays named as the graph's inputs."""
+        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        with torch.no_grad():
+            image = self._sampler(**tensors)
+        return {"image": image.numpy()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._sampler

@@ -1,0 +1,80 @@
+"""What a target is to the rest of cmexport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from cmexport.graph.capture import CapturedGraph, RewriteReport
+from cmexport.parity.ladder import Rung
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LoweringOptions:
+    """What the user asked of a target.
+
+    Attributes:
+        precision: "fp32", "fp16", ...; must be one of the target's.
+        ep: execution provider (ONNX Runtime) whose preferred graph form is wanted.
+        rewrites: "all", "none" or names, for the rewrites that only this target applies.
+    """
+
+    precision: str = "fp32"
+    ep: str = "cpu"
+    rewrites: str = "all"
+
+
+@dataclass(frozen=True)
+class LoweredModel:
+    """What lowering wrote and decided.
+
+    Attributes:
+        files: model files relative to the folder, the one to open first.
+        precision_plan: which types are used where; plain data for the manifest.
+        session: execution provider and session options the file was shaped for.
+        tools: versions of the libraries that made it.
+        rewrites: account of the rewrites that only this target applies.
+    """
+
+    files: tuple[str, ...]
+    precision_plan: Mapping[str, Any]
+    session: Mapping[str, Any]
+    tools: Mapping[str, str]
+    rewrites: tuple[RewriteReport, ...] = field(default=())
+
+
+class Target(Protocol):
+    """A format with its runtime."""
+
+    @property
+    def name(self) -> str:
+        """What the command line and the artefact call it."""
+        ...
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Precisions it can lower to."""
+        ...
+
+    def lower(
+        self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress
+    ) -> LoweredModel:
+        """Write the model into an existing folder.
+
+        Raises:
+            UsageError: an option this target does not know.
+            BackendError: a library is missing or refuses the graph.
+        """
+        ...
+
+    def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
+        """Write the manifest's facts into the model file itself, so that a lone file explains itself."""
+        ...
+
+    def rungs(self, folder: Path, files: tuple[str, ...], session: Mapping[str, Any]) -> tuple[Rung, ...]:
+        """The parity ladder's steps for a written model, from the least to the most optimized; the last one ships."""
+        ...

@@ -1,0 +1,222 @@
+"""Half precision with the casts written into the graph: float32 at the border and where it matters, float16 elsewhere.
+
+What stays in float32:
+
+* normalization statistics (InstanceNormalization, LayerNormalization) and the affine right after them: squares of
+  activations above 256 overflow float16;
+* the picture stream: elementwise operations on tensors shaped like the picture outside the network (c_skip x + c_out F,
+  renoising, the final clamp);
+* anything this file does not know: an unknown operator keeps its float32 inputs and outputs.
+
+Stock converters write files that do not load (four Resize nodes share one scales constant and their casts get one
+name) or lower precision before constants are folded; here every value gets at most one cast, with a unique name.
+
+Stored weights are rounded to *normal* half numbers: magnitudes below 2^-14 become 0 or 2^-14, whichever is nearer, so
+that runtimes that flush subnormals compute the same picture as those that don't. The rounding error of at most 3.1e-5
+is that of an ordinary half number near 0.06.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from cmexport.errors import BackendError
+
+FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+SMALLEST_NORMAL = 2.0**-14
+LARGEST = 65504.0
+
+STATISTICS = frozenset({"InstanceNormalization", "LayerNormalization", "GroupNormalization", "BatchNormalization"})
+ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Clip", "Min", "Max", "Neg"})
+# Operators whose result only rearranges their data input: they follow its type instead of deciding.
+MOVEMENT = frozenset(
+    {"Reshape", "Transpose", "Split", "Slice", "Squeeze", "Unsqueeze", "Gather", "Identity", "Expand", "Pad", "Flatten"}
+)
+# Operators computed in half precision.
+COMPUTE = ELEMENTWISE | frozenset(
+    {
+        *("Conv", "ConvTranspose", "MatMul", "Gemm", "Attention", "MultiHeadAttention"),
+        *("Sigmoid", "QuickGelu", "Relu", "LeakyRelu", "Gelu", "Erf", "Tanh", "Softmax", "Sqrt", "Pow", "Exp"),
+        *("AveragePool", "MaxPool", "GlobalAveragePool", "Resize", "Concat", "DepthToSpace", "SpaceToDepth"),
+    }
+)
+# Float inputs that the ONNX specification types as float32 whatever the data is: Resize's roi and scales.
+ALWAYS_FLOAT_INPUTS = {"Resize": (1, 2)}
+
+
+@dataclass(frozen=True)
+class HalfReport:
+    """What the conversion decided.
+
+    Attributes:
+        half_nodes: operators computing in float16.
+        float_nodes: operators kept in float32, by operator type.
+        casts: casts written into the graph.
+        largest_constant: largest magnitude among float16 constants.
+        flushed_weights: stored weights moved from the subnormal range to 0 or 2^-14.
+    """
+
+    half_nodes: int
+    float_nodes: dict[str, int]
+    casts: int
+    largest_constant: float
+    flushed_weights: int
+
+
+@dataclass
+class _Conversion:
+    """Running state: the type each value has now, and the casts and weights made so far."""
+
+    graph: ir.Graph
+    types: dict[ir.Value, ir.DataType] = field(default_factory=dict)
+    casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = field(default_factory=dict)
+    weights: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    half_nodes: int = 0
+    float_nodes: dict[str, int] = field(default_factory=dict)
+    largest: float = 0.0
+    flushed: int = 0
+
+
+def to_half(model: ir.Model) -> HalfReport:
+    """Lower a float32 model to float16 in place; inputs and outputs keep their types.
+
+    Raises:
+        BackendError: a constant does not fit float16.
+    """
+    graph = model.graph
+    if len(list(graph.all_nodes())) != len(list(graph)):
+        raise BackendError("fp16: this graph has subgraphs (If, Loop), which the half-precision pass does not convert")
+    state = _Conversion(graph)
+    picture = tuple(graph.inputs[0].shape or ())
+    initializers = set(graph.initializers.values())
+    for value in (*graph.inputs, *initializers):
+        if value.dtype is not None:
+            state.types[value] = value.dtype
+    for node in list(graph):
+        kind = _decide(node, state.types, initializers, picture)
+        if kind is None:
+            _note_types(node, state.types)
+            continue
+        if kind is HALF:
+            state.half_nodes += 1
+        else:
+            state.float_nodes[node.op_type] = state.float_nodes.get(node.op_type, 0) + 1
+        _convert(node, kind, state, initializers)
+    _restore_outputs(state)
+    for value in initializers:
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[value.name or ""]
+    return HalfReport(state.half_nodes, state.float_nodes, len(state.casts), state.largest, state.flushed)
+
+
+def _float_inputs(node: ir.Node, types: dict[ir.Value, ir.DataType]) -> Iterable[tuple[int, ir.Value]]:
+    fixed = ALWAYS_FLOAT_INPUTS.get(node.op_type, ())
+    for index, value in enumerate(node.inputs):
+        if value is not None and index not in fixed and types.get(value) in (FLOAT, HALF):
+            yield index, value
+
+
+def _decide(
+    node: ir.Node,
+    types: dict[ir.Value, ir.DataType],
+    initializers: set[ir.Value],
+    picture: tuple[int | ir.SymbolicDim, ...],
+) -> ir.DataType | None:
+    """The type a node computes in; None when it handles no float data."""
+    inputs = [value for _, value in _float_inputs(node, types)]
+    if not inputs:
+        return None
+    if node.op_type in MOVEMENT:
+        data = node.inputs[0]
+        assert data is not None
+        if data in initializers:
+            return HALF
+        return types.get(data, FLOAT) if types.get(data) in (FLOAT, HALF) else None
+    if node.op_type not in COMPUTE:
+        return FLOAT
+    in_stream = node.op_type in ELEMENTWISE and tuple(node.outputs[0].shape or ()) == picture
+    return FLOAT if in_stream else HALF
+
+
+def _note_types(node: ir.Node, types: dict[ir.Value, ir.DataType]) -> None:
+    for output in node.outputs:
+        if output.dtype is not None:
+            types[output] = output.dtype
+
+
+def _convert(node: ir.Node, kind: ir.DataType, state: _Conversion, initializers: set[ir.Value]) -> None:
+    for index, value in list(_float_inputs(node, state.types)):
+        if value in initializers:
+            if kind is HALF:
+                node.replace_input_with(index, _half_weight(value, state))
+        elif state.types[value] != kind:
+            node.replace_input_with(index, _cast(value, kind, state))
+    for output in node.outputs:
+        if output.dtype in (FLOAT, HALF):
+            output.dtype = kind
+            state.types[output] = kind
+        elif output.dtype is not None:
+            state.types[output] = output.dtype
+
+
+def _cast(value: ir.Value, kind: ir.DataType, state: _Conversion) -> ir.Value:
+    """One cast per value and type, right behind the producer."""
+    if (value, kind) not in state.casts:
+        suffix = "half" if kind is HALF else "float"
+        node = ir.node("Cast", [value], {"to": kind}, name=f"{value.name}_to_{suffix}")
+        node.outputs[0].name = f"{value.name}_{suffix}"
+        node.outputs[0].shape = value.shape
+        node.outputs[0].dtype = kind
+        producer = value.producer()
+        if producer is None:
+            state.graph.insert_before(state.graph[0], node)
+        else:
+            state.graph.insert_after(producer, node)
+        state.casts[value, kind] = node.outputs[0]
+        state.types[node.outputs[0]] = kind
+    return state.casts[value, kind]
+
+
+def _half_weight(value: ir.Value, state: _Conversion) -> ir.Value:
+    if value not in state.weights:
+        assert value.const_value is not None
+        numbers = value.const_value.numpy()
+        largest = float(np.abs(numbers).max(initial=0.0))
+        if not largest <= LARGEST:
+            raise BackendError(
+                f"fp16: constant {value.name} holds {largest:.3g}, beyond float16's {LARGEST:g}; export in fp32"
+            )
+        state.largest = max(state.largest, largest)
+        halves, flushed = round_to_normal_half(numbers)
+        state.flushed += flushed
+        half = ir.Value(
+            name=f"{value.name}_half", shape=value.shape, type=ir.TensorType(HALF), const_value=ir.Tensor(halves)
+        )
+        state.graph.register_initializer(half)
+        state.types[half] = HALF
+        state.weights[value] = half
+    return state.weights[value]
+
+
+def round_to_normal_half(numbers: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float16], int]:
+    """Nearest float16 that is zero or normal, and how many numbers would have been subnormal."""
+    halves = numbers.astype(np.float16)
+    magnitude = np.abs(numbers)
+    subnormal = (magnitude < SMALLEST_NORMAL) & (halves != 0)
+    if subnormal.any():
+        nearest = np.where(magnitude < SMALLEST_NORMAL / 2, 0.0, SMALLEST_NORMAL)
+        halves = np.where(subnormal, np.copysign(nearest, numbers), halves).astype(np.float16)
+    return halves, int(subnormal.sum())
+
+
+def _restore_outputs(state: _Conversion) -> None:
+    for index, output in enumerate(state.graph.outputs):
+        if state.types.get(output) is HALF:
+            wide = _cast(output, FLOAT, state)
+            wide.name, output.name = output.name, f"{output.name}_half"
+            state.graph.outputs[index] = wide

@@ -1,0 +1,78 @@
+"""Run a written ONNX file in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime as ort
+
+from cmexport.errors import BackendError, CheckpointError
+from cmexport.runner import Array
+
+LEVELS = {
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+
+class OnnxRuntimeRunner:
+    """A session on one file.
+
+    Raises:
+        CheckpointError: the file is missing or is not a model ONNX Runtime can load.
+        BackendError: a requested execution provider is not in this build of ONNX Runtime.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        optimization: str = "all",
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        provider_options: Sequence[Mapping[str, str]] | None = None,
+        threads: int = 0,
+    ) -> None:
+        available = ort.get_available_providers()
+        if missing := [p for p in providers if p not in available]:
+            raise BackendError(
+                f"{missing[0]} is not in this ONNX Runtime ({', '.join(available)}); `cmexport doctor` names the "
+                "package that brings it"
+            )
+        options = ort.SessionOptions()
+        options.graph_optimization_level = LEVELS[optimization]
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        if optimization == "none":
+            # The plain rung is run a few times and thrown away: packed copies of the weights would double its memory.
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        try:
+            self._session: Any = ort.InferenceSession(
+                str(path), options, providers=list(providers), provider_options=_plain(provider_options)
+            )
+        except Exception as error:  # onnxruntime raises a family of unrelated classes
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(f"{path}: ONNX Runtime can't load this file: {reason}") from error
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once."""
+        try:
+            results = self._session.run(self._outputs, dict(inputs))
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime failed while running: {str(error).strip().splitlines()[0]}") from error
+        return {name: np.asarray(result) for name, result in zip(self._outputs, results, strict=True)}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session = None
+
+
+def _plain(options: Sequence[Mapping[str, str]] | None) -> list[dict[str, str]] | None:
+    return None if options is None else [dict(o) for o in options]

@@ -1,0 +1,54 @@
+"""The ONNX target as the rest of cmexport sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from cmexport.graph.capture import CapturedGraph
+from cmexport.parity.ladder import Rung
+from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.onnx import lower as lowering
+from cmexport.targets.onnx.runner import OnnxRuntimeRunner
+
+
+@dataclass(frozen=True)
+class OnnxTarget:
+    """One `model.onnx` per artefact, verified in ONNX Runtime without and with its optimizer."""
+
+    name: str = "onnx"
+    precisions: tuple[str, ...] = ("fp32", "fp16")
+
+    def lower(
+        self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress
+    ) -> LoweredModel:
+        """See `lower.lower`."""
+        return lowering.lower(captured, options, folder, progress)
+
+    def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
+        """See `lower.stamp`."""
+        lowering.stamp(folder, files, dict(facts))
+
+    def rungs(self, folder: Path, files: tuple[str, ...], session: Mapping[str, Any]) -> tuple[Rung, ...]:
+        """ONNX Runtime on the CPU without optimization, then with all of it, then the provider the file is for.
+
+        A provider that is not in this build of ONNX Runtime is left out: the CPU kernels then stand for it, and the
+        report names the rungs it ran.
+        """
+        path = folder / files[0]
+        rungs = [
+            Rung("ONNX, no optimization", partial(OnnxRuntimeRunner, path, "none")),
+            Rung("ONNX Runtime, full optimization", partial(OnnxRuntimeRunner, path, "all")),
+        ]
+        wanted = [p for p in session.get("providers", ()) if p != "CPUExecutionProvider"]
+        if wanted and set(wanted) <= set(ort.get_available_providers()):
+            opened = partial(
+                OnnxRuntimeRunner, path, "all", tuple(wanted), tuple(session.get("provider_options", ())) or None
+            )
+            rungs.append(Rung(f"ONNX Runtime, {session['ep']}", opened))
+        return tuple(rungs)

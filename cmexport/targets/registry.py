@@ -1,0 +1,20 @@
+"""Targets by name."""
+
+from __future__ import annotations
+
+from cmexport.errors import UsageError
+from cmexport.targets.base import Target
+from cmexport.targets.onnx.target import OnnxTarget
+
+TARGETS: dict[str, Target] = {"onnx": OnnxTarget()}
+
+
+def target_named(name: str) -> Target:
+    """The target called `name`.
+
+    Raises:
+        UsageError: no such target.
+    """
+    if name not in TARGETS:
+        raise UsageError(f"unknown target '{name}'; known: {', '.join(TARGETS)}")
+    return TARGETS[name]

@@ -1,0 +1,279 @@
+"""The ladder with runners that are plain arithmetic."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from cmexport.errors import BackendError, CheckpointError
+from cmexport.model import TensorSpec
+from cmexport.parity.gates import byte_gate
+from cmexport.parity.inputs import VerificationInputs, draw_inputs
+from cmexport.parity.ladder import Rung, climb
+from cmexport.parity.metrics import as_bytes
+
+
+class Clock:
+    """Time that passes only when a runner says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class House:
+    """Makes runners and watches that only one is open, and that each is gone from memory before the next."""
+
+    def __init__(self) -> None:
+        self.open_now: list[str] = []
+        self.events: list[str] = []
+        self.alive: weakref.WeakSet[FakeRunner] = weakref.WeakSet()
+        self.clock = Clock()
+
+    def rung(self, name: str, draw: Callable[[dict], dict], seconds: float = 0.0) -> Rung:
+        return Rung(name, lambda: FakeRunner(self, name, draw, seconds))
+
+    def constant(self, name: str, error: float, seconds: float = 0.0) -> Rung:
+        return self.rung(name, lambda arrays: {"image": np.tanh(arrays["noise"]) + np.float32(error)}, seconds)
+
+
+class FakeRunner:
+    def __init__(self, house: House, name: str, draw: Callable[[dict], dict], seconds: float) -> None:
+        # Only weakly reachable from now on: a cycle, as real sessions and modules have, needs the collector.
+        assert not house.open_now
+        assert not house.alive, "the runner before still holds its memory"
+        self.cycle = self
+        self.house, self.name, self.draw, self.seconds = house, name, draw, seconds
+        self.runs = 0
+        house.alive.add(self)
+
+    def __enter__(self) -> FakeRunner:
+        assert not self.house.open_now
+        self.house.open_now.append(self.name)
+        self.house.events.append(f"open {self.name}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.house.open_now.remove(self.name)
+        self.house.events.append(f"close {self.name} after {self.runs}")
+
+    def __call__(self, arrays: dict) -> dict:
+        assert self.house.open_now == [self.name]
+        self.runs += 1
+        self.house.clock.now += self.seconds * len(arrays["noise"])
+        return self.draw(arrays)
+
+
+@pytest.fixture
+def house() -> House:
+    gc.collect()
+    return House()
+
+
+def inputs(pictures: int = 10, batch: int = 1, seed: int = 0) -> VerificationInputs:
+    return draw_inputs([TensorSpec("noise", (batch, 1, 4, 4), "float32")], None, pictures, seed)
+
+
+def test_reference_first_then_each_rung_one_at_a_time(house: House) -> None:
+    report = climb(
+        house.constant("torch", 0.0),
+        [house.constant("plain", 1e-5), house.constant("optimized", 1e-4)],
+        inputs(10),
+        60.0,
+        exact=house.constant("float64", 0.0),
+    )
+    assert house.events == [
+        *("open torch", "close torch after 10", "open float64", "close float64 after 4"),
+        *("open plain", "close plain after 10", "open optimized", "close optimized after 10"),
+    ]
+    assert [rung.name for rung in report.rungs] == ["plain", "optimized"]
+    assert report.rungs[0].difference.mean_db == pytest.approx(106.02, abs=0.1)
+    assert report.rungs[1].difference.mean_db == pytest.approx(86.02, abs=0.1)
+    assert report.passed
+    assert report.failed_rung is None
+    assert (report.pictures_asked, report.pictures, report.seed, report.output) == (10, 10, 0, "float")
+
+
+def test_the_first_rung_outside_the_gate_is_named_and_the_rest_is_still_measured(house: House) -> None:
+    report = climb(
+        house.constant("torch", 0.0),
+        [house.constant("a", 1e-6), house.constant("b", 1e-2), house.constant("c", 1e-1)],
+        inputs(),
+        60.0,
+    )
+    assert not report.passed
+    assert report.failed_rung == "b"
+    assert [rung.passed for rung in report.rungs] == [True, False, False]
+
+
+def test_a_nan_in_a_rung_fails_it(house: House) -> None:
+    def broken(arrays: dict) -> dict:
+        image = np.tanh(arrays["noise"])
+        image[0, 0, 0, 0] = np.nan
+        return {"image": image}
+
+    report = climb(house.constant("torch", 0.0), [house.rung("nan", broken)], inputs(9), 0.0)
+    assert report.failed_rung == "nan"
+    assert report.rungs[0].difference.non_finite == 9
+
+
+def test_a_nan_in_the_reference_fails_the_reference(house: House) -> None:
+    nan = house.rung("torch", lambda arrays: {"image": arrays["noise"] * np.nan})
+    report = climb(nan, [house.constant("a", 0.0)], inputs(8), 0.0)
+    assert report.failed_rung == "torch"
+    assert report.reference_non_finite == 8 * 16
+
+
+def test_exact_tells_the_references_own_error(house: House) -> None:
+    exact = house.rung("float64", lambda arrays: {"image": np.tanh(arrays["noise"]).astype(np.float64) + 1e-12})
+    report = climb(house.constant("torch", 0.0), [house.constant("a", 1e-3)], inputs(8), 60.0, exact=exact)
+    assert report.exact is not None
+    assert report.exact.pictures == 4
+    # 1e-12 vanishes in float32: measured only if the exact pictures stay in float64.
+    assert report.exact.reference.max_abs == pytest.approx(1e-12, rel=0.01)
+    assert report.exact.reference.mean_db == pytest.approx(246.02, abs=0.1)
+    assert report.exact.candidate.max_abs == pytest.approx(1e-3, rel=0.01)
+
+
+def test_exact_runs_whole_batches(house: House) -> None:
+    exact = house.constant("float64", 0.0)
+    report = climb(house.constant("t", 0.0), [house.constant("a", 1e-3)], inputs(9, batch=3), 60.0, exact=exact)
+    assert report.exact is not None
+    assert report.exact.pictures == 6
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds", "batch", "expected"),
+    [
+        (None, 100.0, 1, 64),
+        (3 * 64.5, 1.0, 1, 64),
+        (3 * 20.5, 1.0, 1, 20),
+        (1.0, 1.0, 1, 8),  # never fewer than 8
+        (3 * 20.5, 1.0, 4, 20),
+        (3 * 23.5, 1.0, 4, 20),  # whole batches
+        (1.0, 1.0, 3, 9),
+        (10.0, 0.0, 1, 64),
+    ],
+)
+def test_time_budget(house: House, budget, seconds, batch, expected) -> None:
+    rungs = [house.constant("a", 1e-4, seconds), house.constant("b", 1e-4, seconds)]
+    report = climb(
+        house.constant("torch", 0.0, seconds),
+        rungs,
+        inputs(64, batch),
+        60.0,
+        time_budget_s=budget,
+        clock=house.clock,
+    )
+    asked = -(-64 // batch) * batch
+    assert (report.pictures_asked, report.pictures) == (asked, min(expected, asked) if expected < 64 else asked)
+    assert all(rung.difference.pictures == report.pictures for rung in report.rungs)
+    assert report.reference_seconds == pytest.approx(report.pictures * seconds)
+    assert report.rungs[0].seconds == pytest.approx(report.pictures * seconds)
+    if budget and expected > 9:
+        assert house.clock.now <= budget
+
+
+def test_time_budget_counts_the_float64_pictures(house: House) -> None:
+    report = climb(
+        house.constant("torch", 0.0, 1.0),
+        [house.constant("a", 1e-4, 1.0)],
+        inputs(64),
+        60.0,
+        exact=house.constant("float64", 0.0, 3.0),
+        time_budget_s=52.0,
+        clock=house.clock,
+    )
+    assert report.pictures == 20
+    assert house.clock.now == pytest.approx(52.0)
+
+
+def test_fewer_pictures_than_the_least(house: House) -> None:
+    report = climb(house.constant("t", 0.0), [house.constant("a", 1e-4)], inputs(3), 60.0, time_budget_s=1e-9)
+    assert report.pictures == 3
+
+
+def test_progress_is_told_for_every_run(house: House) -> None:
+    told: list[tuple[str, int, int]] = []
+    climb(
+        house.constant("torch", 0.0),
+        [house.constant("a", 1e-4)],
+        inputs(4, batch=2),
+        60.0,
+        progress=lambda *args: told.append(args),
+    )
+    assert told == [("torch", 0, 4), ("torch", 2, 4), ("torch", 4, 4), ("a", 0, 4), ("a", 2, 4), ("a", 4, 4)]
+
+
+def test_preview_is_the_first_pictures_of_reference_and_last_rung(house: House) -> None:
+    rungs = [house.constant("a", 0.1), house.constant("b", 0.2)]
+    report = climb(house.constant("torch", 0.0), rungs, inputs(12), 60.0)
+    expected = np.tanh(np.concatenate([run["noise"] for run in inputs(8)]))
+    assert np.array_equal(report.preview.reference, expected)
+    assert np.array_equal(report.preview.candidate, expected + np.float32(0.2))
+
+
+def test_byte_outputs_get_the_gate_for_bytes(house: House) -> None:
+    def in_bytes(error: float) -> Callable[[dict], dict]:
+        def draw(arrays: dict) -> dict:
+            rng = np.random.default_rng(int(abs(arrays["noise"].flat[0]) * 1e6))
+            noise = rng.standard_normal(arrays["noise"].shape) * error
+            return {"image": as_bytes((np.tanh(arrays["noise"]) * 0.9 + noise).astype(np.float32))}
+
+        return draw
+
+    wide = draw_inputs([TensorSpec("noise", (1, 3, 32, 32), "float32")], None, 16)
+    good, bad = house.rung("good", in_bytes(4e-6)), house.rung("bad", in_bytes(2e-4))  # 114 dB and 80 dB as floats
+    report = climb(house.rung("torch", in_bytes(0.0)), [good, bad], wide, 100.0)
+    assert report.output == "uint8"
+    assert (report.gate_db, report.applied_gate_db) == (100.0, byte_gate(100.0))
+    assert [rung.passed for rung in report.rungs] == [True, False]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
+def test_buffers_that_a_backend_reuses_are_copied(house: House, dtype: type) -> None:
+    buffer = np.zeros((1, 4, 4, 1) if dtype is np.uint8 else (1, 1, 4, 4), dtype=dtype)
+
+    def draw(arrays: dict) -> dict:
+        image = np.tanh(arrays["noise"])
+        buffer[...] = as_bytes(image) if dtype is np.uint8 else image
+        return {"image": buffer}
+
+    report = climb(house.constant("torch", 0.0), [house.rung("reuses", draw)], inputs(8), 100.0)
+    assert report.rungs[0].difference.identical
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kind", "message"),
+    [
+        ({"picture": np.zeros((1, 1, 4, 4))}, BackendError, "no output 'image', only picture"),
+        ({}, BackendError, "only none"),
+        ({"image": np.zeros((1, 4, 4))}, BackendError, "has shape"),
+        ({"image": np.zeros((2, 1, 4, 4))}, BackendError, "has shape"),
+        ({"image": np.zeros((1, 1, 8, 8), np.float32)}, CheckpointError, "not the same model"),
+    ],
+)
+def test_runners_that_return_something_else(house: House, outputs, kind, message) -> None:
+    with pytest.raises(kind, match=message):
+        climb(house.constant("torch", 0.0), [house.rung("odd", lambda _: outputs)], inputs(), 60.0)
+    assert not house.open_now
+
+
+def test_a_runner_is_closed_when_it_raises(house: House) -> None:
+    def fail(_: dict) -> dict:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        climb(house.constant("torch", 0.0), [house.rung("odd", fail)], inputs(), 60.0)
+    assert not house.open_now
+
+
+def test_a_ladder_needs_a_rung(house: House) -> None:
+    with pytest.raises(ValueError, match="at least one rung"):
+        climb(house.constant("torch", 0.0), [], inputs(), 60.0)
