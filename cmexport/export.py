@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,30 +28,15 @@ from cmexport.artifact.manifest import (
     TensorRecord,
 )
 from cmexport.graph.capture import CapturedGraph, RewriteReport, capture
-from cmexport.graph.exact import ExactRunner
-from cmexport.graph.rewriting import apply_rewrites, select
 from cmexport.graph.rewrites import REWRITES
+from cmexport.graph.rewriting import apply_rewrites, select
+from cmexport.memory import return_free_memory
 from cmexport.model import ConsistencyModel, SampleRequest
-from cmexport.parity.gates import gate_for
-from cmexport.parity.inputs import draw_inputs
-from cmexport.parity.ladder import ParityReport, Rung, climb
-from cmexport.sampling.reference import TorchRunner
+from cmexport.parity.ladder import ParityReport
 from cmexport.sampling.schedules import SamplingPlan, plan_sampling
 from cmexport.targets.base import LoweredModel, LoweringOptions
 from cmexport.targets.registry import target_named
-
-# Widening 296 M weights to float64 for one picture takes as long as the rest of the ladder; one picture then tells
-# PyTorch's own error well enough.
-_LARGE_MODEL = 100_000_000
-
-
-@dataclass(frozen=True)
-class VerifyOptions:
-    """How much to verify: `pictures` seeds, in about `time_budget_s` seconds (never fewer than 8 pictures)."""
-
-    pictures: int = 64
-    seed: int = 0
-    time_budget_s: float | None = 60.0
+from cmexport.verification import Progress, Reference, VerifyOptions, verify_rungs
 
 
 @dataclass(frozen=True)
@@ -63,14 +46,6 @@ class ExportOptions:
     target: str = "onnx"
     lowering: LoweringOptions = field(default_factory=LoweringOptions)
     verify: VerifyOptions | None = field(default_factory=VerifyOptions)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Callbacks for long work: `step(name)` for stages, `pictures(rung, done, total)` while verifying."""
-
-    step: Callable[[str], None] = lambda _: None
-    pictures: Callable[[str, int, int], None] = lambda _name, _done, _total: None
 
 
 @dataclass(frozen=True)
@@ -109,15 +84,24 @@ def export_model(
         captured = capture(model, plan, request)
         rewritten = apply_rewrites(captured, rewrites, tell.step)
         lowered = target.lower(rewritten, options.lowering, staged.path, tell.step)
+        account = (*rewritten.rewrites, *lowered.rewrites)
+        # Folded weights would stay in memory while the ladder opens its runtimes.
+        del rewritten
+        return_free_memory()
         parity = None
         if options.verify is not None:
             tell.step("verify")
             rungs = target.rungs(staged.path, lowered.files, lowered.session)
-            parity = verify_rungs(model, plan, request, captured, rungs, options, tell)
-        manifest = _describe(model, request, plan, captured, rewritten.rewrites, lowered, options, parity)
+            parity = verify_rungs(
+                Reference(model, plan, request, captured), rungs, options.lowering.precision, options.verify, tell
+            )
+        manifest = _describe(model, request, plan, captured, account, lowered, options, parity)
+        # Only metadata is appended after verification; stamping checks the file it leaves.
         target.stamp(staged.path, lowered.files, metadata_props(manifest))
-        files = [describe_file(staged.path, staged.path / f, "model" if i == 0 else "weights")
-                 for i, f in enumerate(lowered.files)]
+        files = [
+            describe_file(staged.path, staged.path / f, "model" if i == 0 else "weights")
+            for i, f in enumerate(lowered.files)
+        ]
         if parity is not None:
             write_preview(staged.path / "preview.png", parity.preview.reference, parity.preview.candidate)
             files.append(describe_file(staged.path, staged.path / "preview.png", "preview"))
@@ -134,29 +118,6 @@ def _general_names(requested: str) -> str:
         return requested
     known = {rewrite.name for rewrite in REWRITES}
     return ",".join(n for n in (name.strip() for name in requested.split(",")) if n in known) or "none"
-
-
-def verify_rungs(
-    model: ConsistencyModel,
-    plan: SamplingPlan,
-    request: SampleRequest,
-    captured: CapturedGraph,
-    rungs: tuple[Rung, ...],
-    options: ExportOptions,
-    progress: Progress,
-) -> ParityReport:
-    """Climb the ladder: PyTorch float32, float64 on a few pictures, then every rung of the target."""
-    verify = options.verify or VerifyOptions()
-    return climb(
-        Rung("PyTorch float32", partial(TorchRunner, model, plan, request)),
-        rungs,
-        draw_inputs(captured.inputs, captured.classes, verify.pictures, verify.seed),
-        gate_for(options.lowering.precision),
-        exact=Rung("PyTorch float64", partial(ExactRunner, captured)),
-        exact_pictures=1 if model.parameters > _LARGE_MODEL else 4,
-        time_budget_s=verify.time_budget_s,
-        progress=progress.pictures,
-    )
 
 
 def _describe(
@@ -210,7 +171,7 @@ def _describe(
         inputs=tuple(TensorRecord.of_input(s) for s in captured.inputs),
         outputs=tuple(TensorRecord.of_output(s) for s in captured.outputs),
         precision_plan=dict(lowered.precision_plan),
-        rewrites=tuple(_rewrite_record(r) for r in (*rewrites, *lowered.rewrites)),
+        rewrites=tuple(_rewrite_record(r) for r in rewrites),
         parity=None if parity is None else ParityRecord.from_report(parity),
         tools=dict(lowered.tools),
         session=SessionRecord(

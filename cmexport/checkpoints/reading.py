@@ -53,7 +53,7 @@ class Weights:
     Attributes:
         file: the bytes they come from.
         container: "torch zip", "torch legacy" or "safetensors".
-        tensors: by full name; may still be half precision and mapped from the file.
+        tensors: by full name; may still be half precision.
         within: key of the dictionary entry they were taken from, None if the file is a bare state dict.
     """
 
@@ -107,10 +107,11 @@ def read_torch(facts: FileFacts) -> tuple[str, Any]:
     legacy = head[:2] != b"PK"
     try:
         if legacy:
-            inspect_legacy(path)
+            with path.open("rb") as stream:
+                inspect_legacy(stream, facts.size_bytes)
         else:
             inspect_zip(path)
-        return ("torch legacy" if legacy else "torch zip"), load_tensors(path, legacy)
+        return ("torch legacy" if legacy else "torch zip"), load_tensors(path)
     except UnsafeContentError as error:
         raise unsafe_error(path, error.imports) from error
     except PickleRefusedError as error:
@@ -170,7 +171,7 @@ def _is_state_dict(content: Mapping[Any, Any]) -> bool:
 def strict_weights(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     """The found tensors as finite float32, if names and shapes are exactly the expected ones.
 
-    Float32 tensors are passed through (still mapped from the file); half precision is widened, float64 narrowed.
+    Float32 tensors are passed through without a copy; half precision is widened, float64 narrowed.
 
     Raises:
         CheckpointError: missing or extra names, a wrong shape, a wrong type, NaN or Inf.
@@ -214,8 +215,13 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def looks_like_torch(path: Path) -> bool:
-    """Whether the first bytes are those of a zip archive or of torch's old format."""
+def container_of(path: Path) -> str:
+    """What the first bytes say: "torch", "safetensors", "pickle" or "unknown"."""
     with path.open("rb") as stream:
-        head = stream.read(2)
-    return head == b"PK" or (head[:1] == b"\x80" and is_legacy(path))
+        head = stream.read(9)
+    if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and is_legacy(path)):
+        return "torch"
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "pickle"
+    # A safetensors file: the header's length, then the header, a JSON object.
+    return "safetensors" if head[8:9] == b"{" else "unknown"

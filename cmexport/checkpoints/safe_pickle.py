@@ -11,6 +11,7 @@ nested tuples makes hashing take exponential time), and large byte strings stay 
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -409,7 +410,9 @@ def read_pickle(
     """
     machine = _Machine(stream, builders, persistent, max_operations)
     try:
-        return machine.run()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pickletools' own, about escapes in damaged texts
+            return machine.run()
     except PickleRefusedError:
         raise
     except (ValueError, OverflowError, MemoryError, UnicodeError, RecursionError, TypeError, KeyError) as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from cmexport.checkpoints.sidecar import SIDECAR_NAME
 from cmexport.errors import UsageError
 from cmexport.model import NoiseRange, Setting, SettingValue
 from cmexport.networks.adm_unet import QKV_ORDERS
@@ -154,8 +155,8 @@ class Default:
     ambiguous: bool = False
 
 
-def parse_overrides(overrides: Mapping[str, str]) -> dict[str, SettingValue]:
-    """Read the texts of `--set`.
+def parse_overrides(overrides: Mapping[str, str], by: str = "--set ") -> dict[str, SettingValue]:
+    """Read the texts of `--set`, or of another source that `by` names in messages.
 
     Raises:
         UsageError: an unknown field (with the nearest known one) or a value that does not fit it.
@@ -166,12 +167,12 @@ def parse_overrides(overrides: Mapping[str, str]) -> dict[str, SettingValue]:
         if known is None:
             near = difflib.get_close_matches(name, KNOWN_SETTINGS, n=1, cutoff=0.4)
             hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(KNOWN_SETTINGS)}"
-            raise UsageError(f"--set {name}={text}: there is no field '{name}'{hint}")
+            raise UsageError(f"{by}{name}={text}: there is no field '{name}'{hint}")
         try:
             parsed[name] = known.parse(text)
         except ValueError as error:
             reason = str(error) if str(error).startswith("must") else f"'{text}' is no value for it"
-            raise UsageError(f"--set {name}={text}: {name} ({known.meaning}) {reason}") from error
+            raise UsageError(f"{by}{name}={text}: {name} ({known.meaning}) {reason}") from error
     return parsed
 
 
@@ -182,11 +183,13 @@ class Settings:
     Attributes:
         overrides: parsed `--set` values.
         stem: lower-case file name without suffix, matched against `NAMED_DEFAULTS`.
+        sidecar: parsed values of a file beside the weights; `--set` beats them, they beat everything else.
         resolved: settings so far, by name, in order.
     """
 
     overrides: Mapping[str, SettingValue]
     stem: str = ""
+    sidecar: Mapping[str, SettingValue] = field(default_factory=dict)
     resolved: dict[str, Setting] = field(default_factory=dict)
 
     def inferred(self, name: str, value: SettingValue, origin: str = "weights") -> Any:
@@ -195,11 +198,11 @@ class Settings:
         Raises:
             UsageError: `--set` contradicts it.
         """
-        if name in self.overrides and self.overrides[name] != value:
-            raise UsageError(
-                f"--set {name}={_show(self.overrides[name])} contradicts the {origin}, which say {_show(value)}; "
-                "leave it out"
-            )
+        for said, by in ((self.overrides, "--set "), (self.sidecar, SIDECAR_NAME + ": ")):
+            if name in said and said[name] != value:
+                raise UsageError(
+                    f"{by}{name}={_show(said[name])} contradicts the {origin}, which say {_show(value)}; leave it out"
+                )
         self.resolved[name] = Setting(name, value, origin)
         return value
 
@@ -207,6 +210,8 @@ class Settings:
         """Decide what the weights can't tell: `--set`, then `preferred`, then the file's name, then `fallback`."""
         if name in self.overrides:
             decided = Default(self.overrides[name], f"--set {name}")
+        elif name in self.sidecar:
+            decided = Default(self.sidecar[name], SIDECAR_NAME)
         elif preferred:
             decided = preferred[0]
         else:
@@ -230,6 +235,8 @@ class Settings:
         unused = [name for name in self.overrides if name not in self.resolved]
         if unused:
             raise UsageError(f"--set {unused[0]}: this model has no such constant")
+        if unused := [name for name in self.sidecar if name not in self.resolved]:
+            raise UsageError(f"{SIDECAR_NAME}: {unused[0]}: this model has no such constant")
         return tuple(self.resolved.values())
 
 
@@ -250,6 +257,8 @@ class Family:
 
 
 OPENAI = Family("openai/consistency_models")
+# Jumping all the way to sigma_min before each renoising is CTM's gamma = 1, whose noise is sqrt(t^2 - sigma_min^2).
+CTM = Family("sony/ctm", precond="ctm", levels=18)
 
 
 @dataclass(frozen=True)
@@ -295,14 +304,16 @@ def resolve_sampling(
     return SamplingConstants(precond, c_noise, noise, pick("renoise"), pick("clamp"))
 
 
-def settings_for(path: Path, overrides: Mapping[str, str]) -> Settings:
+def settings_for(
+    path: Path, overrides: Mapping[str, str], sidecar: Mapping[str, str] = MappingProxyType({})
+) -> Settings:
     """Start resolving for a file.
 
     Raises:
         UsageError: see `parse_overrides`.
     """
     stem = path.name if path.is_dir() else path.stem
-    return Settings(parse_overrides(overrides), stem.lower())
+    return Settings(parse_overrides(overrides), stem.lower(), parse_overrides(sidecar, f"{SIDECAR_NAME}: "))
 
 
 def _show(value: SettingValue) -> str:

@@ -1,16 +1,20 @@
-"""Files written by `torch.save`: looked through without running anything, then mapped into memory by torch.
+"""Files written by `torch.save`: looked through without running anything, then read by torch.
 
 Order of business: the zip directory is checked against the file's real size, the pickle inside is described by
 `safe_pickle` (never run), every storage it declares is compared with the bytes that exist, every record is checked
-against its checksum. Only then does `torch.load(weights_only=True, mmap=True)` see the file. Nothing is
+against its checksum. Only then does `torch.load(weights_only=True)` see the file. Nothing is
 allocated on the word of the file, so a file that lies about sizes can't exhaust memory.
+
+The file is read, not mapped. Mapping would save nothing, since every weight is looked at anyway, and a training run
+that overwrites its checkpoint while it is mapped kills the reader with a bus error.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import pickle
+import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -28,6 +32,20 @@ from cmexport.checkpoints.safe_pickle import Global, PickleContent, PickleRefuse
 MAX_DESCRIPTION_BYTES = 64 * 2**20
 MAX_RECORDS = 100_000
 _CHUNK = 4 * 2**20
+# What Python's zip reader raises on damaged archives: negative offsets give OSError, bad names KeyError.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    KeyError,
+    IndexError,
+    ValueError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+)
 # torch.serialization.MAGIC_NUMBER: what a file of torch before 1.6 starts with.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -208,7 +226,7 @@ def inspect_zip(path: Path) -> Any:
                     )
             for record in records:
                 _check_crc(raw, record)
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError, ValueError) as error:
+    except _ZIP_ERRORS as error:
         raise PickleRefusedError(f"its zip structure is damaged or truncated ({error})") from error
     return content.value
 
@@ -239,24 +257,23 @@ def _check_crc(raw: BinaryIO, record: zipfile.ZipInfo) -> None:
         raise PickleRefusedError(f"record {record.filename} does not match its checksum: the file is damaged")
 
 
-def inspect_legacy(path: Path) -> Any:
-    """The same for the format before torch 1.6: five pickles, then the storages' raw bytes.
+def inspect_legacy(stream: BinaryIO, total: int) -> Any:
+    """The same for the format before torch 1.6: five pickles, then the storages' raw bytes; `total` bytes in all.
 
     Raises:
         PickleRefusedError: damaged, truncated, lying about sizes.
         UnsafeContentError: it would import something.
     """
-    with path.open("rb") as stream:
-        for _ in range(3):
-            read_pickle(stream, {}, max_operations=1000)
-        content, storages = describe(stream)
-        keys = read_pickle(stream, {}).value
-        if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
-            raise PickleRefusedError("its list of storages does not match its tensors")
-        left = path.stat().st_size - stream.tell()
-        needed = sum(s.size_bytes + 8 for s in storages.values())
-        if needed > left:
-            raise PickleRefusedError(f"its tensors need {needed:,} bytes and {left:,} are there (truncated)")
+    for _ in range(3):
+        read_pickle(stream, {}, max_operations=1000)
+    content, storages = describe(stream)
+    keys = read_pickle(stream, {}).value
+    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+        raise PickleRefusedError("its list of storages does not match its tensors")
+    left = total - stream.tell()
+    needed = sum(s.size_bytes + 8 for s in storages.values())
+    if needed > left:
+        raise PickleRefusedError(f"its tensors need {needed:,} bytes and {left:,} are there (truncated)")
     return content.value
 
 
@@ -269,8 +286,8 @@ def is_legacy(path: Path) -> bool:
             return False
 
 
-def load_tensors(path: Path, legacy: bool) -> Any:
-    """The inspected file's content with real tensors; a zip file is mapped, not read: its pages stay the file's.
+def load_tensors(file: Path | BinaryIO) -> Any:
+    """The inspected file's content with real tensors.
 
     Raises:
         PickleRefusedError: torch refuses it after all.
@@ -279,8 +296,9 @@ def load_tensors(path: Path, legacy: bool) -> Any:
     stand_ins: list[Any] = [(_Inert, name) for name in sorted(_HARMLESS)]
     allowed: AbstractContextManager[None] = torch.serialization.safe_globals(stand_ins)
     try:
-        with allowed:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=not legacy)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, EOFError, OSError) as error:
+        with allowed, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # About pickle protocols, which `describe` has already looked at.
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # A damaged file makes torch's reader fail in any way: AttributeError, IndexError, ...
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise PickleRefusedError(f"torch can't read it: {reason[0][:200]}") from error

@@ -10,6 +10,7 @@ import torch
 
 from cmexport.graph.capture import CapturedGraph, to_module
 from cmexport.graph.evaluate import Float64Interpreter
+from cmexport.memory import page_out, return_free_memory
 from cmexport.runner import Array
 
 
@@ -36,4 +37,6 @@ class ExactRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        page_out(self._module.parameters())
         del self._module
+        return_free_memory()

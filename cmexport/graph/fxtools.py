@@ -75,6 +75,7 @@ class Editor:
 
     module: fx.GraphModule
     _stored: dict[Hashable, str] = field(default_factory=dict)
+    _made: int = 0
 
     @property
     def graph(self) -> fx.Graph:
@@ -104,14 +105,13 @@ class Editor:
         return node
 
     def _fresh_name(self) -> str:
-        index = sum(1 for _ in self.module.buffers())
-        while hasattr(self.module, f"folded_{index}"):
-            index += 1
-        return f"folded_{index}"
+        # Counted, not searched: keys mention names, so the name of a dropped constant must never come back.
+        while hasattr(self.module, f"folded_{self._made}"):
+            self._made += 1
+        self._made += 1
+        return f"folded_{self._made - 1}"
 
-    def call(
-        self, before: fx.Node, target: Callable[..., object], *args: object, **kwargs: object
-    ) -> fx.Node:
+    def call(self, before: fx.Node, target: Callable[..., object], *args: object, **kwargs: object) -> fx.Node:
         """A call inserted before `before`, with shape metadata evaluated from its inputs' metadata."""
         with self.graph.inserting_before(before):
             node = self.graph.call_function(target, args, kwargs)  # type: ignore[arg-type]
@@ -132,6 +132,7 @@ class Editor:
                 for part in path:
                     owner = getattr(owner, part)
                 delattr(owner, leaf)
+        self._stored = {key: name for key, name in self._stored.items() if name in used}
         self.module.recompile()
 
 
@@ -147,7 +148,7 @@ def evaluate_meta(node: fx.Node) -> object:
     args = fx.node.map_aggregate(node.args, abstract)  # type: ignore[arg-type]
     kwargs = fx.node.map_aggregate(node.kwargs, abstract)  # type: ignore[arg-type]
     assert callable(node.target)
-    return node.target(*args, **kwargs)  # type: ignore[misc]
+    return node.target(*args, **kwargs)
 
 
 # Operators that only move or rename elements of their first argument.
@@ -168,6 +169,7 @@ VIEWS = frozenset(
         aten.chunk.default,
         aten.split.Tensor,
         aten.split_with_sizes.default,
+        aten.unbind.int,
         aten.slice.Tensor,
         aten.select.int,
     }
@@ -188,6 +190,13 @@ class Use:
     user: fx.Node
     value: fx.Node
     indices: Tensor
+
+
+def channels_in(indices: Tensor, channels: int) -> Tensor:
+    """Which of `channels` occur in `indices`, as a mask; sorting millions of indices would take seconds."""
+    mask = torch.zeros(channels, dtype=torch.bool)
+    mask[indices.reshape(-1)] = True
+    return mask
 
 
 def uses_through_views(producer: fx.Node, channel_dim: int) -> Iterator[Use]:

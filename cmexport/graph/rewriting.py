@@ -18,7 +18,8 @@ from cmexport.graph.capture import CapturedGraph, RewriteReport, example_tensors
 from cmexport.graph.evaluate import unclamped_picture
 from cmexport.graph.fxtools import Editor, operation_count, weight_elements
 
-# Constants are stored in float32 (relative rounding 6e-8 each); 1e-6 on the picture is what all of them together may do.
+# Constants are stored in float32 (relative rounding 6e-8 each); 1e-6 on the picture is what all of them together may
+# do.
 MAX_RELATIVE_ERROR = 1e-6
 
 

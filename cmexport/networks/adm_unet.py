@@ -101,13 +101,18 @@ class ResBlock(nn.Module):
             nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
         )
 
+    def project(self, embedding: Tensor) -> Tensor:
+        """The block's own linear map of the embedding, (1 or N, width or 2 width)."""
+        result: Tensor = self.emb_layers(embedding)
+        return result
+
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x (N, C, H, W), embedding (1 or N, 4 model_channels)."""
+        """Run on x (N, C, H, W), embedding (1 or N, 4 model_channels)."""
         h = F.silu(self.in_layers[0](x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.in_layers[2](h)
-        emb = self.emb_layers(embedding)[:, :, None, None]
+        emb = self.project(embedding)[:, :, None, None]
         if self.scale_shift:
             scale, shift = emb.chunk(2, dim=1)
             h = self.out_layers[0](h) * (1 + scale) + shift
@@ -131,7 +136,7 @@ class AttentionBlock(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, C, H, W)."""
+        """Run on x (N, C, H, W)."""
         n, c, height, width = x.shape
         positions, width_per_head = height * width, c // self.heads
         qkv = self.qkv(self.norm(x))
@@ -176,6 +181,8 @@ class Upsample(nn.Module):
 class AdmUnet(nn.Module):
     """The whole network F(x, c_noise[, label]); see `AdmUnetConfig` for the variants."""
 
+    block: type[ResBlock] = ResBlock
+
     def __init__(self, config: AdmUnetConfig) -> None:
         super().__init__()
         self.config = config
@@ -192,7 +199,7 @@ class AdmUnet(nn.Module):
         for level, mult in enumerate(config.channel_mult):
             for _ in range(config.num_res_blocks):
                 out = mult * base
-                layers: list[nn.Module] = [ResBlock(config, width, out)]
+                layers: list[nn.Module] = [self.block(config, width, out)]
                 width = out
                 if factor in config.attention_downsampling:
                     layers.append(AttentionBlock(config, width))
@@ -200,7 +207,7 @@ class AdmUnet(nn.Module):
                 skips.append(width)
             if level < len(config.channel_mult) - 1:
                 down: nn.Module = (
-                    ResBlock(config, width, width, "down")
+                    self.block(config, width, width, "down")
                     if config.resblock_updown
                     else Downsample(width, config.conv_resample)
                 )
@@ -210,20 +217,20 @@ class AdmUnet(nn.Module):
         self.input_blocks = nn.ModuleList(nn.ModuleList(layers) for layers in blocks)
 
         self.middle_block = nn.ModuleList(
-            [ResBlock(config, width, width), AttentionBlock(config, width), ResBlock(config, width, width)]
+            [self.block(config, width, width), AttentionBlock(config, width), self.block(config, width, width)]
         )
 
         blocks = []
         for level, mult in reversed(list(enumerate(config.channel_mult))):
             for index in range(config.num_res_blocks + 1):
                 out = mult * base
-                layers = [ResBlock(config, width + skips.pop(), out)]
+                layers = [self.block(config, width + skips.pop(), out)]
                 width = out
                 if factor in config.attention_downsampling:
                     layers.append(AttentionBlock(config, width))
                 if level and index == config.num_res_blocks:
                     layers.append(
-                        ResBlock(config, width, width, "up")
+                        self.block(config, width, width, "up")
                         if config.resblock_updown
                         else Upsample(width, config.conv_resample)
                     )
@@ -235,12 +242,17 @@ class AdmUnet(nn.Module):
             nn.GroupNorm(config.groups, width), nn.SiLU(), nn.Conv2d(width, config.out_channels, 3, padding=1)
         )
 
+    def embed(self, c_noise: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """Time and label embedding, (1 or N, 4 model_channels)."""
+        embedding: Tensor = self.time_embed(timestep_embedding(c_noise, self.config.model_channels).to(dtype))
+        return embedding if label is None else embedding + self.label_emb(label)
+
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (N, C, H, W), c_noise (1,) or (N,), label (N,) int64 for class-conditional networks."""
-        embedding = timestep_embedding(c_noise, self.config.model_channels).to(x.dtype)
-        embedding = self.time_embed(embedding)
-        if label is not None:
-            embedding = embedding + self.label_emb(label)
+        """Run on x (N, C, H, W), c_noise (1,) or (N,), label (N,) int64 for class-conditional networks."""
+        return self.decode(x, self.embed(c_noise, label, x.dtype))
+
+    def decode(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """The convolutional part: x (N, C, H, W) and what `embed` returned."""
         h = x
         skips: list[Tensor] = []
         for layers in self.input_blocks:
@@ -258,5 +270,3 @@ def _run(layers: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
     for layer in layers:
         h = layer(h, embedding) if isinstance(layer, ResBlock) else layer(h)
     return h
-
-

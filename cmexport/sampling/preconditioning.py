@@ -52,12 +52,77 @@ def cm(sigma: float, noise: NoiseRange) -> Scalings:
     )
 
 
+def cm_without_c_in(sigma: float, noise: NoiseRange) -> Scalings:
+    """`cm`, but the network sees the unscaled sample: Kinyugo's and LYMDLUT's iCT re-implementations."""
+    boundary = cm(sigma, noise)
+    return Scalings(c_skip=boundary.c_skip, c_out=boundary.c_out, c_in=1.0)
+
+
+def consistency_pipeline(sigma: float, noise: NoiseRange) -> Scalings:
+    """The third-party diffusers `ConsistencyPipeline` (junhsss): c_skip of `cm`, c_out of `edm`, unscaled sample.
+
+    It keeps no boundary condition exactly: f(x, sigma_min) = x + c_out F with c_out = 0.002.
+    """
+    return Scalings(c_skip=cm(sigma, noise).c_skip, c_out=edm(sigma, noise).c_out, c_in=1.0)
+
+
+def trigflow(sigma: float, noise: NoiseRange) -> Scalings:
+    """TrigFlow (sCM, Lu & Song 2024, arXiv:2410.11081) in the variables of EDM; f(x, 0) = x.
+
+    With t = arctan(s/d), x_t = cos(t) x and f = cos(t) x_t - sin(t) d F(x_t / d): cos^2(t) = d^2/(s^2+d^2),
+    sin(t) d = s d/sqrt(s^2+d^2), cos(t)/d = 1/sqrt(s^2+d^2). It is `edm` with the sign of F turned.
+    """
+    same = edm(sigma, noise)
+    return Scalings(c_skip=same.c_skip, c_out=-same.c_out, c_in=same.c_in)
+
+
+def meanflow(sigma: float, noise: NoiseRange) -> Scalings:  # noqa: ARG001
+    """Average velocity from data to noise (MeanFlow, Geng et al. 2025, arXiv:2505.13447) down to time 0; f(x, 0) = x.
+
+    With t = s/(1+s), z_t = (1-t) x and f = z_t - t u(z_t): c_skip = c_in = 1/(1+s), c_out = -s/(1+s).
+    """
+    return Scalings(c_skip=1.0 / (1.0 + sigma), c_out=-sigma / (1.0 + sigma), c_in=1.0 / (1.0 + sigma))
+
+
+def consistency_flow(sigma: float, noise: NoiseRange) -> Scalings:  # noqa: ARG001
+    """Velocity from noise to data (Consistency-FM, Yang et al. 2024, arXiv:2407.02398); f(x, 0) = x.
+
+    Time runs the other way: t = 1/(1+s), x_t = t x and f = x_t + (1-t) v(x_t).
+    """
+    return Scalings(c_skip=1.0 / (1.0 + sigma), c_out=sigma / (1.0 + sigma), c_in=1.0 / (1.0 + sigma))
+
+
+def ctm(sigma: float, noise: NoiseRange) -> Scalings:
+    """Consistency trajectory model (Kim et al. 2024, arXiv:2310.02279) jumping from sigma to sigma_min; G(x, e, e) = x.
+
+    G = (e/s) x + (1 - e/s) g with g in `edm` form; the network itself also knows the target e.
+    """
+    return ctm_between(sigma, noise.sigma_min, noise)
+
+
+def ctm_between(sigma: float, target: float, noise: NoiseRange) -> Scalings:
+    """G(x, sigma, target) of CTM: the `edm` picture, mixed with x so that G(x, s, s) = x."""
+    inner, kept = edm(sigma, noise), target / sigma
+    return Scalings(c_skip=kept + (1.0 - kept) * inner.c_skip, c_out=(1.0 - kept) * inner.c_out, c_in=inner.c_in)
+
+
 def _log_sigma(sigma: float) -> float:
     # OpenAI writes log(sigma + 1e-44) so that sigma = 0 stays finite; 1e-44 vanishes beside every sigma used.
     return math.log(sigma + 1e-44)
 
 
-PRECONDITIONINGS: Mapping[str, Callable[[float, NoiseRange], Scalings]] = MappingProxyType({"cm": cm, "edm": edm})
+PRECONDITIONINGS: Mapping[str, Callable[[float, NoiseRange], Scalings]] = MappingProxyType(
+    {
+        "cm": cm,
+        "edm": edm,
+        "trigflow": trigflow,
+        "meanflow": meanflow,
+        "consistency_flow": consistency_flow,
+        "ctm": ctm,
+        "cm_without_c_in": cm_without_c_in,
+        "consistency_pipeline": consistency_pipeline,
+    }
+)
 
 C_NOISE: Mapping[str, Callable[[float], float]] = MappingProxyType(
     {
@@ -67,6 +132,13 @@ C_NOISE: Mapping[str, Callable[[float], float]] = MappingProxyType(
         "0.25ln": lambda sigma: 0.25 * _log_sigma(sigma),
         # Third-party re-implementations feed sigma itself.
         "sigma": lambda sigma: sigma,
+        # sCM: the TrigFlow time itself, for pictures of sigma_data 0.5 or 1; 1.5645 at sigma 80 and 0.5.
+        "arctan_0.5": lambda sigma: math.atan(sigma / 0.5),
+        "arctan_1": lambda sigma: math.atan(sigma),
+        # MeanFlow: the interpolation time, 1 at pure noise.
+        "flow": lambda sigma: sigma / (1.0 + sigma),
+        # Consistency-FM: 999 t, where time runs from noise (0) to data (1).
+        "999flow": lambda sigma: 999.0 / (1.0 + sigma),
     }
 )
 

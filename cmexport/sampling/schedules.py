@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 
 from cmexport.errors import UsageError
@@ -56,7 +57,7 @@ RENOISE_RULES: Mapping[str, Callable[[float, NoiseRange], float]] = MappingProxy
         # Song et al. 2023, algorithm 1: x + sqrt(tau^2 - eps^2) z.
         "cm": lambda sigma, noise: math.sqrt(max(sigma**2 - noise.sigma_min**2, 0.0)),
         # locuslab/ect ct_eval.py generator_fn: x + tau z.
-        "ect": lambda sigma, noise: sigma,
+        "ect": lambda sigma, _noise: sigma,
     }
 )
 
@@ -75,6 +76,44 @@ def karras_levels(noise: NoiseRange, levels: int) -> tuple[float, ...]:
     top, bottom = noise.sigma_max ** (1 / noise.rho), noise.sigma_min ** (1 / noise.rho)
     inner = [(top + i / (levels - 1) * (bottom - top)) ** noise.rho for i in range(1, levels - 1)]
     return (noise.sigma_max, *inner, noise.sigma_min)
+
+
+def sigmas_at(noise: NoiseRange, timesteps: Sequence[int], levels: int) -> tuple[float, ...]:
+    """Noise levels of diffusers' `timesteps`: indices counted from sigma_min, so N-1 is sigma_max and 0 is sigma_min.
+
+    `ConsistencyModelPipeline(timesteps=[22, 0])` with 40 levels means OpenAI's `ts=0,22,39`: diffusers turns the list
+    into indices into its descending sigmas. As there, the first evaluation is always at sigma_max, written as 0.
+
+    Args:
+        noise: the trained range.
+        timesteps: descending, ending in 0, e.g. (22, 0).
+        levels: N of the schedule.
+
+    Raises:
+        UsageError: an index out of range, or a list that does not descend to 0.
+    """
+    shown = ",".join(map(str, timesteps))
+    if any(later >= earlier for earlier, later in pairwise(timesteps)):
+        raise UsageError(f"--timesteps {shown}: must descend, as in diffusers; e.g. 22,0 with --levels 40")
+    if not timesteps or timesteps[-1] != 0 or timesteps[0] > levels - 2:
+        raise UsageError(f"--timesteps {shown}: must end in 0 and lie below {levels - 1} with --levels {levels}")
+    table = karras_levels(noise, levels)
+    return tuple(sorted((table[t] for t in timesteps), reverse=True))
+
+
+def sigmas_for_steps(noise: NoiseRange, steps: int) -> tuple[float, ...]:
+    """K evenly spaced indices, as diffusers' `num_inference_steps=K`: stride N // K from sigma_max.
+
+    Raises:
+        UsageError: K outside 1 .. N-1.
+    """
+    if not 1 <= steps <= noise.levels - 1:
+        raise UsageError(
+            f"--steps {steps}: must lie between 1 and {noise.levels - 1} (this model has {noise.levels} levels)"
+        )
+    stride = noise.levels // steps
+    table = karras_levels(noise, noise.levels)
+    return tuple(table[i * stride] for i in range(steps))
 
 
 def plan_sampling(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> SamplingPlan:
@@ -98,7 +137,7 @@ def plan_sampling(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> Samp
             f"sigmas {shown}: every level must lie above sigma_min {noise.sigma_min:g} and at most at sigma_max "
             f"{noise.sigma_max:g}; the closing sigma_min is added for you"
         )
-    if any(later >= earlier for earlier, later in zip(chosen, chosen[1:], strict=False)):
+    if any(later >= earlier for earlier, later in pairwise(chosen)):
         raise UsageError(f"sigmas {shown}: levels must descend strictly, e.g. {noise.sigma_max:g},1.38")
     evaluations = []
     for index, sigma in enumerate(chosen):

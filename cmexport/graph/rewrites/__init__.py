@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from cmexport.graph.rewriting import Rewrite
 from cmexport.graph.rewrites import (
     fold_attention,
     fold_constants,
@@ -11,6 +10,7 @@ from cmexport.graph.rewrites import (
     share_common,
     tabulate_labels,
 )
+from cmexport.graph.rewriting import Rewrite
 
 REWRITES: tuple[Rewrite, ...] = (
     share_common.REWRITE,

@@ -15,9 +15,20 @@ import math
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.fxtools import Editor, Use, argument, aten, attribute, is_op, is_view, shape_of, uses_through_views
-from cmexport.graph.rewriting import Outcome, Rewrite
+from cmexport.graph.fxtools import (
+    Editor,
+    Use,
+    argument,
+    aten,
+    attribute,
+    channels_in,
+    is_op,
+    is_view,
+    shape_of,
+    uses_through_views,
+)
 from cmexport.graph.rewrites.fold_scales import add_to_bias, name_of, set_argument
+from cmexport.graph.rewriting import Outcome, Rewrite
 
 SDPA = aten.scaled_dot_product_attention.default
 
@@ -33,8 +44,9 @@ def _fold_norm(editor: Editor, norm: fx.Node) -> bool:
     module = editor.module
     gamma_node, beta_node = argument(norm, 2, "weight"), argument(norm, 3, "bias")
     gamma, beta = attribute(module, gamma_node), attribute(module, beta_node)
-    if gamma is None and beta is None:
-        return False
+    constants = [n is None or attribute(module, n) is not None for n in (gamma_node, beta_node)]
+    if (gamma is None and beta is None) or not all(constants):
+        return False  # nothing to fold, or scales computed from the label
     uses = list(uses_through_views(norm, channel_dim=1))
     orders = [_input_channels(module, use) for use in uses]
     if not uses or any(order is None for order in orders):
@@ -42,7 +54,9 @@ def _fold_norm(editor: Editor, norm: fx.Node) -> bool:
     for use, order in zip(uses, orders, strict=True):
         assert order is not None
         _fold_into(editor, use.user, norm, gamma, beta, order)
-    norm.args = (norm.args[0], norm.args[1], None, None, argument(norm, 4, "eps", 1e-5), False)
+    eps = argument(norm, 4, "eps", 1e-5)
+    assert isinstance(eps, float)
+    norm.args = (norm.args[0], norm.args[1], None, None, eps, False)
     norm.kwargs = {}
     return True
 
@@ -101,24 +115,29 @@ def _fold_query_scale(editor: Editor, attention: fx.Node) -> bool:
     if weight is None or (bias is not None and bias_value is None):
         return False
     channel_dim = 1 if is_op(producer, aten.conv2d.default) else len(shape_of(producer)) - 1
-    mine: Tensor | None = None
-    others = []
+    mine = torch.zeros(weight.shape[0], dtype=torch.bool)
+    others = torch.zeros_like(mine)
     for use in uses_through_views(producer, channel_dim):
-        if use.user is attention and use.value is query and attention.args[1] is not query:
-            mine = use.indices.unique()
-        else:
-            others.append(use.indices.unique())
-    if mine is None or (others and bool(torch.isin(mine, torch.cat(others)).any())):
+        is_query = use.user is attention and use.value is query and attention.args[1] is not query
+        (mine if is_query else others).logical_or_(channels_in(use.indices, len(mine)))
+    if not bool(mine.any()) or bool((mine & others).any()):
         return False
-    factors = torch.ones(weight.shape[0], dtype=torch.float64)
-    factors[mine] = factor
+    factors = torch.where(mine, torch.tensor(factor, dtype=torch.float64), 1.0)
     column = factors.reshape(-1, *([1] * (weight.dim() - 1)))
     rows = (tuple(mine.tolist()), factor)
-    set_argument(producer, 1, "weight", editor.constant(
-        producer, lambda: weight.double() * column, key=("query", name_of(producer.args[1]), rows)))
+    set_argument(
+        producer,
+        1,
+        "weight",
+        editor.constant(producer, lambda: weight.double() * column, key=("query", name_of(producer.args[1]), rows)),
+    )
     if bias_value is not None:
-        set_argument(producer, 2, "bias", editor.constant(
-            producer, lambda: bias_value.double() * factors, key=("query", name_of(bias), rows)))
+        set_argument(
+            producer,
+            2,
+            "bias",
+            editor.constant(producer, lambda: bias_value.double() * factors, key=("query", name_of(bias), rows)),
+        )
     attention.kwargs = {**attention.kwargs, "scale": 1.0}
     if len(attention.args) > 6:
         attention.args = attention.args[:6]

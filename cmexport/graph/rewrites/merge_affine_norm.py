@@ -1,20 +1,19 @@
 """merge_affine_norm: GroupNorm's gamma and beta, (1 + scale) and shift become one multiply-add.
 
-    (norm(h) gamma + beta) (1 + scale) + shift  =  norm(h) a + b,   a = gamma (1 + scale),   b = beta (1 + scale) + shift
+    (norm(h) gamma + beta) (1 + scale) + shift = norm(h) a + b,  a = gamma (1 + scale),  b = beta (1 + scale) + shift
 
-a and b depend on the label at most. With one row for all samples (batch 1, or no label at all) they become the norm's own
-gamma and beta; otherwise they stay as one per-sample multiply-add. `fold_constants` or `tabulate_labels` then turn the
-arithmetic on a and b into stored numbers.
+a and b depend on the label at most. With one row for all samples (batch 1, or no label at all) they become the norm's
+own gamma and beta; otherwise they stay as one per-sample multiply-add. `fold_constants` or `tabulate_labels` then turn
+the arithmetic on a and b into stored numbers.
 """
 
 from __future__ import annotations
 
-
 from torch import fx
 
 from cmexport.graph.fxtools import Depends, Editor, argument, aten, dependence, is_op, shape_of
-from cmexport.graph.rewriting import Outcome, Rewrite
 from cmexport.graph.rewrites.fold_constants import fold_fixed_values
+from cmexport.graph.rewriting import Outcome, Rewrite
 
 
 def _apply(editor: Editor, classes: int | None) -> Outcome:
@@ -77,9 +76,7 @@ def _merge(editor: Editor, norm: fx.Node, total: fx.Node, scale: fx.Node, shift:
         merged = editor.call(total, aten.group_norm.default, x, groups, weight, bias, eps or 1e-5, False)
     else:
         plain = editor.call(total, aten.group_norm.default, x, groups, None, None, eps or 1e-5, False)
-        merged = editor.call(
-            total, aten.add.Tensor, editor.call(total, aten.mul.Tensor, plain, scale), shift
-        )
+        merged = editor.call(total, aten.add.Tensor, editor.call(total, aten.mul.Tensor, plain, scale), shift)
     total.replace_all_uses_with(merged)
 
 

@@ -37,7 +37,12 @@ def _apply(editor: Editor, classes: int | None) -> Outcome:
         _tabulate(editor, label, border, classes)
         return Outcome(len(border), f"{classes} x {_row_elements(border, batch)} table replaces {replaced} weights")
     for waist in reversed(branch):
-        if waist in border or not _is_tensor(waist) or not _one_row_per_sample(waist, batch) or not waist.all_input_nodes:
+        if (
+            waist in border
+            or not _is_tensor(waist)
+            or not _one_row_per_sample(waist, batch)
+            or not waist.all_input_nodes
+        ):
             continue
         if waist.all_input_nodes == [label] or not _separates(label, waist, border):
             continue
@@ -46,7 +51,8 @@ def _apply(editor: Editor, classes: int | None) -> Outcome:
             _tabulate(editor, label, [waist], classes)
             note = (
                 f"a full table of {classes} x {_row_elements(border, batch)} = {table_size} would be larger than the "
-                f"{replaced} weights it replaces; tabulated the embedding ({classes} x {_row_elements([waist], batch)}) only"
+                f"{replaced} weights it replaces; tabulated the embedding "
+                f"({classes} x {_row_elements([waist], batch)}) only"
             )
             return Outcome(1, note)
     return Outcome(0, f"a table of {table_size} would be larger than the {replaced} weights it replaces")
@@ -64,8 +70,8 @@ def _row_elements(nodes: Sequence[fx.Node], batch: int) -> int:
     return sum(math.prod(shape_of(n)) // batch for n in nodes)
 
 
-def _weights_behind(module: fx.GraphModule, nodes: Sequence[fx.Node]) -> int:
-    """Stored numbers that only these nodes need."""
+def _ancestors(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """The nodes themselves and everything they are computed from."""
     reached: set[fx.Node] = set()
     pending = list(nodes)
     while pending:
@@ -73,6 +79,12 @@ def _weights_behind(module: fx.GraphModule, nodes: Sequence[fx.Node]) -> int:
         if node not in reached:
             reached.add(node)
             pending.extend(node.all_input_nodes)
+    return reached
+
+
+def _weights_behind(module: fx.GraphModule, nodes: Sequence[fx.Node]) -> int:
+    """Stored numbers that only these nodes need."""
+    reached = _ancestors(nodes)
     weights = {n.target: attribute(module, n) for n in reached if n.op == "get_attr"}
     outside = {n.target for n in module.graph.nodes if n.op == "get_attr" and any(u not in reached for u in n.users)}
     return sum(t.numel() for name, t in weights.items() if t is not None and name not in outside)
@@ -93,9 +105,13 @@ def _separates(label: fx.Node, waist: fx.Node, border: Sequence[fx.Node]) -> boo
 
 def _tabulate(editor: Editor, label: fx.Node, nodes: Sequence[fx.Node], classes: int) -> None:
     batch = shape_of(label)[0]
+    shared = PartialEvaluator(editor.module, {})
+    for constant in _ancestors(nodes):
+        if not constant.all_input_nodes and constant is not label:
+            shared.value(constant)
     rows = []
     for value in range(classes):
-        evaluator = PartialEvaluator(editor.module, {label: torch.full((batch,), value, dtype=torch.int64)})
+        evaluator = shared.extended({label: torch.full((batch,), value, dtype=torch.int64)})
         rows.append(torch.cat([_first_row(evaluator.value(n), batch) for n in nodes]))
     order = {n: i for i, n in enumerate(editor.graph.nodes)}
     first = min(nodes, key=order.__getitem__)

@@ -18,13 +18,15 @@ import torch
 
 from cmexport.errors import BackendError
 from cmexport.graph.capture import CapturedGraph, example_tensors
-from cmexport.graph.rewriting import apply_rewrites, select
+from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import TensorSpec
 from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
 from cmexport.targets.onnx.forms import forms_for
 from cmexport.targets.onnx.half import to_half
 from cmexport.targets.onnx.providers import OPSET, profile_for
+from cmexport.targets.onnx.sharing import share_matrices
 from cmexport.targets.onnx.translations import contrib_translations, standard_translations
+from cmexport.targets.onnx.writing import write_model
 
 MODEL_FILE = "model.onnx"
 # Protobuf refuses messages of 2 GiB; weights beyond this go to a file beside the model.
@@ -41,15 +43,15 @@ def lower(captured: CapturedGraph, options: LoweringOptions, folder: Path, progr
         OSError: the file can't be written.
     """
     profile = profile_for(options.ep)
-    shaped = apply_rewrites(captured, select(forms_for(profile), options.rewrites), progress)
+    shaped = apply_rewrites(captured, forms_for(profile, options.rewrites), progress)
     progress("translate to ONNX")
     plain = options.rewrites == "none"
-    translations = (
-        {} if plain else contrib_translations() if profile.contrib_ops else standard_translations()
-    )
+    translations = {} if plain else contrib_translations() if profile.contrib_ops else standard_translations()
     model = _translate(shaped, translations)
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common_passes.DeduplicateInitializersPass()(model)
+    if any(spec.name == "renoise" for spec in captured.inputs):
+        share_matrices(model)
     plan: dict[str, Any] = {"default": "float32"}
     if options.precision == "fp16":
         progress("half precision")
@@ -125,8 +127,11 @@ def _name_border(model: ir.Model, inputs: Sequence[TensorSpec], outputs: Sequenc
 def _save(model: ir.Model, folder: Path) -> tuple[str, ...]:
     weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     external = f"{MODEL_FILE}.data" if weights > EXTERNAL_DATA_BYTES else None
-    ir.save(model, folder / MODEL_FILE, external_data=external)
-    return (MODEL_FILE, external) if external else (MODEL_FILE,)
+    if external:
+        ir.save(model, folder / MODEL_FILE, external_data=external)
+        return (MODEL_FILE, external)
+    write_model(model, folder / MODEL_FILE)
+    return (MODEL_FILE,)
 
 
 def _check(path: Path) -> None:
@@ -148,3 +153,4 @@ def stamp(folder: Path, files: tuple[str, ...], facts: dict[str, str]) -> None:
         entry.key, entry.value = key, value
     with (folder / files[0]).open("ab") as file:
         file.write(proto.SerializeToString())
+    _check(folder / files[0])

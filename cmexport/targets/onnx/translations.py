@@ -17,8 +17,18 @@ aten = torch.ops.aten
 Translations = dict[Callable[..., Any], Callable[..., Any]]
 
 
+def _ints(values: Sequence[int]) -> Any:
+    """An int64 vector constant."""
+    return op.Constant(value_ints=values)
+
+
+def _floats(values: Sequence[float]) -> Any:
+    """A float32 vector constant."""
+    return op.Constant(value_floats=values)
+
+
 def group_norm(
-    input: Any,  # noqa: A002  the names are ATen's
+    input: Any,
     num_groups: int,
     weight: Any = None,
     bias: Any = None,
@@ -34,14 +44,14 @@ def group_norm(
     del cudnn_enabled
     shape = [int(d) for d in input.shape]
     batch, channels = shape[:2]
-    rows = op.Reshape(input, op.Constant(value_ints=[batch, num_groups, -1]))
-    ones, zeros = op.Constant(value_floats=[1.0] * num_groups), op.Constant(value_floats=[0.0] * num_groups)
-    normalized = op.Reshape(
-        op.InstanceNormalization(rows, ones, zeros, epsilon=eps), op.Constant(value_ints=shape)
-    )
-    if weight is None or bias is None:
+    rows = op.Reshape(input, _ints([batch, num_groups, -1]))
+    ones, zeros = _floats([1.0] * num_groups), _floats([0.0] * num_groups)
+    normalized = op.Reshape(op.InstanceNormalization(rows, ones, zeros, epsilon=eps), _ints(shape))
+    if weight is None and bias is None:
         return normalized
-    mean, variance = op.Constant(value_floats=[0.0] * channels), op.Constant(value_floats=[1.0] * channels)
+    weight = _floats([1.0] * channels) if weight is None else weight
+    bias = _floats([0.0] * channels) if bias is None else bias
+    mean, variance = _floats([0.0] * channels), _floats([1.0] * channels)
     return op.BatchNormalization(normalized, weight, bias, mean, variance, epsilon=0.0)
 
 
@@ -66,7 +76,7 @@ def scaled_dot_product_attention(
 
 
 def upsample_nearest2d(
-    input: Any,  # noqa: A002
+    input: Any,
     output_size: Sequence[int] | None = None,
     scale_factors: Sequence[float] | None = None,
 ) -> Any:
@@ -75,7 +85,7 @@ def upsample_nearest2d(
     if scale_factors is None:
         assert output_size is not None
         scale_factors = [int(size) / old for size, old in zip(output_size, shape[2:], strict=True)]
-    scales = op.Constant(value_floats=[1.0, 1.0, *(float(s) for s in scale_factors)])
+    scales = _floats([1.0, 1.0, *(float(s) for s in scale_factors)])
     return op.Resize(
         input, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
     )

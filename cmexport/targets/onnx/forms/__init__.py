@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from cmexport.graph.rewriting import Rewrite
+from cmexport.graph.rewrites import REWRITES
+from cmexport.graph.rewriting import Rewrite, select
 from cmexport.targets.onnx.forms import pack_attention
 from cmexport.targets.onnx.providers import ProviderProfile
 
 
-def forms_for(profile: ProviderProfile) -> tuple[Rewrite, ...]:
-    """The target's own rewrites for an execution provider."""
-    return (pack_attention.REWRITE,) if profile.contrib_ops else ()
+FORMS: tuple[Rewrite, ...] = (pack_attention.REWRITE,)
+
+
+def forms_for(profile: ProviderProfile, request: str = "all") -> tuple[Rewrite, ...]:
+    """The target's own rewrites for an execution provider, as far as `--rewrites` names them.
+
+    Raises:
+        UsageError: the request names a rewrite that neither this target nor the general ones have.
+    """
+    named = select((*REWRITES, *FORMS), request)
+    return tuple(form for form in FORMS if form in named) if profile.contrib_ops else ()

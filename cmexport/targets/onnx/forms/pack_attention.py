@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from cmexport.graph.fxtools import Editor, argument, aten, attribute, is_op, is_view, shape_of, uses_through_views
+from cmexport.graph.rewrites.fold_scales import name_of
 from cmexport.graph.rewriting import Outcome, Rewrite
 from cmexport.targets.onnx import contrib as contrib  # registers cmexport::packed_attention
 
@@ -50,7 +51,7 @@ def _pack(editor: Editor, attention: fx.Node) -> bool:
     weight = torch.cat([p.weight.reshape(channels, -1) for p in (q, k, v)]).t()
     bias = torch.cat([p.bias.reshape(-1) for p in (q, k, v)])
     before = merged.node
-    names = tuple(str(n) for n in (_layer(a).args[1] for a in attention.args[:3]))  # type: ignore[arg-type]
+    names = tuple(name_of(_layer(a).args[1]) for a in attention.args[:3])  # type: ignore[arg-type]
     x = q.source
     if q.channel_major:
         x = editor.call(before, aten.reshape.default, x, [batch, channels, tokens])
@@ -133,7 +134,7 @@ def _project_channel_major(editor: Editor, conv: fx.Node, tokens: fx.Node) -> fx
     """The 1x1 output convolution as a linear layer on tokens, then back to (N, C, H, W)."""
     weight, bias = attribute(editor.module, conv.args[1]), argument(conv, 2, "bias")
     assert weight is not None
-    matrix = editor.constant(conv, weight.flatten(1), key=("matrix", str(conv.args[1])))
+    matrix = editor.constant(conv, weight.flatten(1), key=("matrix", name_of(conv.args[1])))
     projected = editor.call(conv, LINEAR, tokens, matrix, bias)
     columns = editor.call(conv, aten.transpose.int, projected, 1, 2)
     return editor.call(conv, aten.reshape.default, columns, list(shape_of(conv)))

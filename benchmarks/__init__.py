@@ -1,0 +1,1 @@
+"""cmexport measured against its rivals; not part of the installed package."""

@@ -1,0 +1,5 @@
+"""`python -m cmexport`."""
+
+from cmexport.cli.main import run
+
+run()

@@ -1,0 +1,128 @@
+"""`cmexport inspect CKPT|ARTIFACT`: what a file is and every constant that will be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from cmexport.artifact import Manifest, read_manifest
+from cmexport.artifact.manifest import MANIFEST_NAME
+from cmexport.cli import console
+from cmexport.cli import options as o
+from cmexport.model import ConsistencyModel, Setting
+from cmexport.sampling.schedules import plan_sampling
+
+Subject = Annotated[
+    str | None, typer.Argument(metavar="[CKPT|ARTIFACT]", help="Checkpoint or artefact folder.", show_default=False)
+]
+
+
+def artifact_folder(subject: str | None) -> Path | None:
+    """The artefact folder a path means (the folder, or a file in it), or None if it is something else."""
+    if subject is None:
+        return None
+    path = Path(subject)
+    folder = path if path.is_dir() else path.parent
+    is_part = path.is_dir() or path.suffix in (".onnx", ".json", ".png")
+    return folder if is_part and (folder / MANIFEST_NAME).is_file() else None
+
+
+def command(subject: Subject = None, assignments: o.Set = None, as_json: o.AsJson = False) -> None:
+    """What a checkpoint or artefact is: every constant with its origin, what is ambiguous, what rewriting removed."""
+    folder = artifact_folder(subject)
+    if folder is not None:
+        manifest = read_manifest(folder)
+        if as_json:
+            console.emit_json({"folder": str(folder), "manifest": manifest.model_dump(mode="json")})
+        else:
+            _show_artifact(folder, manifest)
+        return
+    model = o.open_checkpoint(subject, assignments)
+    if as_json:
+        console.emit_json(_checkpoint_facts(model))
+    else:
+        _show_checkpoint(model)
+
+
+def _checkpoint_facts(model: ConsistencyModel) -> dict[str, Any]:
+    first = plan_sampling(model).evaluations[0]
+    return {
+        "file": str(model.source.path),
+        "format": model.source.format,
+        "sha256": model.source.sha256,
+        "bytes": model.source.size_bytes,
+        "parameters": model.parameters,
+        "settings": [
+            {"name": s.name, "value": s.value, "origin": s.origin, "ambiguous": s.ambiguous} for s in model.settings
+        ],
+        "one_step": {
+            "sigma": first.sigma,
+            "c_skip": first.c_skip,
+            "c_out": first.c_out,
+            "c_in": first.c_in,
+            "c_noise": first.c_noise,
+        },
+    }
+
+
+def _show_checkpoint(model: ConsistencyModel) -> None:
+    source = model.source
+    console.say(
+        f"{source.path}: {source.format}, {model.parameters:,} parameters, {source.size_bytes / 1e6:.1f} MB\n"
+        f"sha256 {source.sha256}"
+    )
+    table = Table("constant", "value", "origin")
+    for setting in model.settings:
+        table.add_row(*_row(setting))
+    console.say(table)
+    first = plan_sampling(model).evaluations[0]
+    console.say(
+        f"one step at sigma {first.sigma:g}: c_skip {first.c_skip:.6e}, c_out {first.c_out:.9f}, "
+        f"c_in {first.c_in:.6e}, c_noise {first.c_noise:.4f}"
+    )
+    if ambiguous := [s.name for s in model.settings if s.ambiguous]:
+        console.say(f"Ambiguous (a guess; confirm with --set): {', '.join(ambiguous)}")
+    console.say("f(x, sigma_min) = x holds.")
+
+
+def _row(setting: Setting) -> tuple[Text, Text, Text]:
+    style = "yellow" if setting.ambiguous else ""
+    value = ", ".join(map(str, setting.value)) if isinstance(setting.value, tuple) else str(setting.value)
+    origin = f"{setting.origin} (ambiguous)" if setting.ambiguous else setting.origin
+    return Text(setting.name), Text(value, style), Text(origin, style)
+
+
+def _show_artifact(folder: Path, manifest: Manifest) -> None:
+    console.say(
+        f"{folder}: {manifest.name}, {manifest.target} {manifest.precision}, cmexport {manifest.cmexport_version}"
+    )
+    for file in manifest.files:
+        console.say(f"  {file.path}  {file.bytes / 1e6:.2f} MB  {file.role}")
+    border = Table("graph", "name", "dtype", "shape", "meaning")
+    for kind, tensors in (("input", manifest.inputs), ("output", manifest.outputs)):
+        for tensor in tensors:
+            shape = " x ".join(map(str, tensor.shape))
+            border.add_row(kind, tensor.name, tensor.dtype, shape, Text(tensor.meaning))
+    console.say(border)
+    steps = Table("step", "sigma", "c_skip", "c_out", "c_in", "c_noise", "noise std")
+    for index, e in enumerate(manifest.sampling.evaluations):
+        values = (e.sigma, e.c_skip, e.c_out, e.c_in, e.c_noise, e.noise_std)
+        steps.add_row(str(index + 1), *(f"{v:.7g}" for v in values))
+    console.say(steps)
+    account = Table("rewrite", "weights removed", "operations removed", "relative error", "note")
+    for r in manifest.rewrites:
+        error = "not applied" if r.max_relative_error is None else f"{r.max_relative_error:.1e}"
+        account.add_row(r.name, f"{r.parameters_removed:,}", f"{r.nodes_removed:,}", error, Text(r.note))
+    if manifest.rewrites:
+        console.say(account)
+    if manifest.parity is None:
+        console.say("Not verified.")
+    else:
+        state = "passed" if manifest.parity.passed else "FAILED"
+        rung = manifest.parity.rungs[-1]
+        found = "identical" if rung.difference.identical else f"{rung.difference.mean_db} dB"
+        console.say(f"Parity {state}: {rung.name} {found} over {manifest.parity.pictures} pictures.")

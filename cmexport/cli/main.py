@@ -1,0 +1,110 @@
+"""`cmexport VERB ...`: the application, and how failures leave it.
+
+Expected failures print one to three lines on stderr and return their exit code; `CMEXPORT_DEBUG=1` shows the traceback
+of anything.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from cmexport import __version__
+from cmexport.cli import console, doctor, inspect, onnx, sample, verify
+from cmexport.errors import CmexportError
+
+INTERRUPTED = 130
+INTERRUPTED_MESSAGE = "interrupted; nothing was left behind"
+DEFECT = 1
+
+app = typer.Typer(
+    name="cmexport",
+    help="Consistency models to ONNX Runtime: one checkpoint in, one verified graph out.",
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("inspect")(inspect.command)
+app.command("onnx")(onnx.command)
+app.command("verify")(verify.command)
+app.command("sample")(sample.command)
+app.command("doctor")(doctor.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cmexport {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise KeyboardInterrupt
+
+
+def run() -> None:
+    """Entry point of the `cmexport` command."""
+    # A job scheduler's SIGTERM cleans up like Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command line and return the exit code; nothing escapes."""
+    try:
+        code = app(arguments or ["--help"], standalone_mode=False, prog_name="cmexport")
+        # typer turns Ctrl-C and its own Exit into a returned code.
+        return _fail(INTERRUPTED_MESSAGE, INTERRUPTED) if code == INTERRUPTED else int(code or 0)
+    except TyperException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(INTERRUPTED_MESSAGE, INTERRUPTED)
+    except CmexportError as error:
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output (head, say) has gone: that is its right.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        return _fail("out of memory: this model needs more than the machine has free", 5)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        code = 5 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 3
+        return _fail(f"{where}{error.strerror or error}", code)
+    except Exception as error:
+        return _fail(
+            f"a defect in cmexport: {type(error).__name__}: {_first_line(error)}\nrun with CMEXPORT_DEBUG=1 "
+            "and report the traceback",
+            DEFECT,
+        )
+    return 0
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no message"
+
+
+def _fail(message: str, code: int) -> int:
+    if os.environ.get("CMEXPORT_DEBUG") == "1":
+        traceback.print_exc()
+    console.complain(message)
+    return code

@@ -1,0 +1,86 @@
+"""`cmexport verify ARTIFACT`: the parity ladder again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmexport.artifact.parity_record import DifferenceRecord, ParityRecord
+from cmexport.cli import console
+from cmexport.cli import options as o
+from cmexport.cli.inspect import artifact_folder
+from cmexport.drawing import compare_arrays, read_arrays
+from cmexport.errors import CheckpointError, ParityError, UsageError
+from cmexport.parity.table import parity_table, verdict
+from cmexport.verification import VerifyOptions, verify_artifact
+
+Artifact = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Artefact folder, or the model file in it.")]
+Against = Annotated[
+    str | None, typer.Option("--against", metavar="CKPT", help="Checkpoint to compare with; default: the recorded one.")
+]
+Inputs = Annotated[Path | None, typer.Option("--inputs", metavar="X.npz", help="Given graph inputs, by name.")]
+Expected = Annotated[Path | None, typer.Option("--expected", metavar="Y.npz", help="Expected pictures, named image.")]
+Seeds = Annotated[int, typer.Option("--seeds", metavar="N", help="Pictures compared on every rung.")]
+
+
+def command(
+    artifact: Artifact,
+    against: Against = None,
+    inputs: Inputs = None,
+    expected: Expected = None,
+    seeds: Seeds = 64,
+    assignments: o.Set = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Compare a written artefact with its checkpoint, or with recorded pictures. Exit code 4 if the gate fails."""
+    folder = artifact_folder(str(artifact))
+    if folder is None:
+        raise CheckpointError(f"{artifact}: not an artefact; expected a folder with manifest.json, or a file in one")
+    if (inputs is None) != (expected is None):
+        raise UsageError("--inputs and --expected belong together")
+    if inputs is not None and expected is not None:
+        if against is not None:
+            raise UsageError("compare either --against a checkpoint or with --expected pictures")
+        _verify_arrays(folder, inputs, expected, as_json)
+        return
+    if seeds < 8:
+        raise UsageError(f"--seeds {seeds}: at least 8 pictures are compared")
+    with console.working("read") as progress:
+        report = verify_artifact(
+            folder, against, o.parse_set(assignments), VerifyOptions(pictures=seeds, time_budget_s=None), progress
+        )
+    if as_json:
+        console.emit_json({"folder": str(folder), "parity": ParityRecord.from_report(report).model_dump(mode="json")})
+    else:
+        console.say(parity_table(report))
+    if not report.passed:
+        raise ParityError(f"{folder}: {verdict(report)}")
+    console.say(verdict(report), quiet=as_json)
+
+
+def _verify_arrays(folder: Path, inputs: Path, expected: Path, as_json: bool) -> None:
+    wanted = read_arrays(expected)
+    if set(wanted) != {"image"}:
+        raise CheckpointError(f"{expected}: expected one array named image, found {', '.join(wanted) or 'none'}")
+    found = compare_arrays(folder, read_arrays(inputs), wanted["image"])
+    difference = DifferenceRecord.from_difference(found.difference)
+    if as_json:
+        console.emit_json(
+            {
+                "folder": str(folder),
+                "gate_db": found.gate_db,
+                "passed": found.passed,
+                "difference": difference.model_dump(mode="json"),
+            }
+        )
+    shown = "identical" if difference.identical else f"{_db(difference.mean_db)} mean, {_db(difference.min_db)} worst"
+    summary = f"{difference.pictures} pictures: {shown}, max abs {difference.max_abs:.1e}, gate {found.gate_db:.4g} dB"
+    if not found.passed:
+        raise ParityError(f"{folder}: {summary}")
+    console.say(f"Passed: {summary}.", quiet=as_json)
+
+
+def _db(value: float | None) -> str:
+    return "no PSNR (NaN or Inf)" if value is None else f"{value:.1f} dB"

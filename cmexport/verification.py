@@ -1,0 +1,142 @@
+"""Verify: the parity ladder on a file that is being written, or again on one that was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from cmexport.artifact import Manifest, read_manifest
+from cmexport.checkpoints import load_checkpoint
+from cmexport.demo import demo_checkpoint
+from cmexport.errors import CheckpointError, UsageError
+from cmexport.graph.capture import CapturedGraph, capture
+from cmexport.graph.exact import ExactRunner
+from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.parity.gates import gate_for
+from cmexport.parity.inputs import draw_inputs
+from cmexport.parity.ladder import ParityReport, Rung, climb
+from cmexport.sampling.reference import TorchRunner
+from cmexport.sampling.schedules import SamplingPlan, plan_sampling
+from cmexport.targets.registry import target_named
+
+# Widening 296 M weights to float64 for one picture takes as long as the rest of the ladder; one picture then tells
+# PyTorch's own error well enough.
+_LARGE_MODEL = 100_000_000
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How much to verify: `pictures` seeds, in about `time_budget_s` seconds (never fewer than 8 pictures)."""
+
+    pictures: int = 64
+    seed: int = 0
+    time_budget_s: float | None = 40.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Callbacks for long work: `step(name)` for stages, `pictures(rung, done, total)` while verifying."""
+
+    step: Callable[[str], None] = lambda _: None
+    pictures: Callable[[str, int, int], None] = lambda _name, _done, _total: None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an artefact must equal: the model, its sampler's constants, the request, and the graph before rewrites."""
+
+    model: ConsistencyModel
+    plan: SamplingPlan
+    request: SampleRequest
+    captured: CapturedGraph
+
+
+def verify_rungs(
+    reference: Reference, rungs: tuple[Rung, ...], precision: str, options: VerifyOptions, progress: Progress
+) -> ParityReport:
+    """Climb the ladder: PyTorch float32, float64 on a few pictures, then every rung of the target."""
+    captured, model = reference.captured, reference.model
+    return climb(
+        Rung("PyTorch float32", partial(TorchRunner, model, reference.plan, reference.request)),
+        rungs,
+        draw_inputs(captured.inputs, captured.classes, options.pictures, options.seed),
+        gate_for(precision),
+        exact=Rung("PyTorch float64", partial(ExactRunner, captured)),
+        exact_pictures=1 if model.parameters > _LARGE_MODEL else 4,
+        time_budget_s=options.time_budget_s,
+        progress=progress.pictures,
+    )
+
+
+def artifact_rungs(folder: Path, manifest: Manifest) -> tuple[Rung, ...]:
+    """The ladder of a written artefact."""
+    files = tuple(f.path for f in manifest.files if f.role in ("model", "weights"))
+    session = {"ep": manifest.session.ep, **manifest.session.options}
+    return target_named(manifest.target).rungs(folder, files, session)
+
+
+def request_of(manifest: Manifest) -> SampleRequest:
+    """The request an artefact was exported for."""
+    noise = next(t for t in manifest.inputs if t.name == "noise")
+    return SampleRequest(
+        sigmas=manifest.sampling.sigmas,
+        label=manifest.label,
+        batch=noise.shape[0],
+        output="uint8" if manifest.outputs[0].dtype == "uint8" else "float",
+    )
+
+
+def checkpoint_of(manifest: Manifest, against: str | None, overrides: Mapping[str, str]) -> ConsistencyModel:
+    """The checkpoint to verify an artefact against, read with the constants it was exported with.
+
+    Raises:
+        UsageError: no checkpoint was given and the recorded one is not there any more.
+        CheckpointError: the file can't be used.
+    """
+    record = manifest.checkpoint
+    # What the user set then is set again; what was inferred or defaulted is found again.
+    known = {s.name: _text(s.value) for s in record.settings if s.origin.startswith("--set")}
+    settings = {**known, **overrides}
+    if against is not None:
+        return load_checkpoint(against, settings)
+    for candidate in (Path(record.path), demo_checkpoint()):
+        if candidate.is_file() and candidate.stat().st_size == record.bytes:
+            model = load_checkpoint(candidate, settings)
+            if model.source.sha256 == record.sha256:
+                return model
+    raise UsageError(
+        f"the checkpoint {record.file} is not at {record.path} any more; name it: --against CKPT\n"
+        "or compare with recorded pictures: --inputs x.npz --expected y.npz"
+    )
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def verify_artifact(
+    folder: Path, against: str | None, overrides: Mapping[str, str], options: VerifyOptions, progress: Progress
+) -> ParityReport:
+    """The ladder again on a written artefact.
+
+    Raises:
+        CheckpointError: the artefact or the checkpoint is damaged, or they don't belong together.
+        UsageError: there is no checkpoint to compare with.
+    """
+    manifest = read_manifest(folder)
+    progress.step("load")
+    model = checkpoint_of(manifest, against, overrides)
+    request = request_of(manifest)
+    plan = plan_sampling(model, request.sigmas)
+    progress.step("capture")
+    captured = capture(model, plan, request)
+    if captured.inputs != tuple(t.spec for t in manifest.inputs):
+        raise CheckpointError(
+            f"{model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "
+            f"{', '.join(f'{t.name} {t.shape}' for t in manifest.inputs)}"
+        )
+    progress.step("verify")
+    reference = Reference(model, plan, request, captured)
+    return verify_rungs(reference, artifact_rungs(folder, manifest), manifest.precision, options, progress)

@@ -1,0 +1,104 @@
+"""Consistency trajectory models: a second time, and G(x, t, s) as published."""
+
+import math
+
+import pytest
+import torch
+
+from cmexport.checkpoints import load_checkpoint
+from cmexport.model import SampleRequest
+from cmexport.networks.adm_unet import AdmUnetConfig
+from cmexport.networks.ctm_unet import CtmUnet
+from cmexport.sampling.deterministic import DeterministicGraph, plan_jumps
+from cmexport.sampling.samplers import SamplerGraph
+from cmexport.sampling.schedules import plan_sampling
+
+FIELDS = {"num_head_channels": "32", "image_size": "16"}
+
+
+@pytest.fixture(params=[True, False], ids=["scale_shift", "additive"])
+def weights(request, adm):
+    plain = adm(num_classes=4, use_scale_shift_norm=request.param)
+    network = CtmUnet(AdmUnetConfig(**vars(plain.config)))
+    generator = torch.Generator().manual_seed(7)
+    state = {
+        key: plain.state_dict().get(key, 0.2 * torch.randn(value.shape, generator=generator))
+        for key, value in network.state_dict().items()
+    }
+    return plain, state
+
+
+@pytest.fixture
+def model(weights, save):
+    return load_checkpoint(save(weights[1]), FIELDS)
+
+
+X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+LABEL = torch.tensor([1, 3])
+
+
+def time(value):
+    return torch.tensor([value], dtype=torch.float64)
+
+
+def test_without_its_own_linear_layers_the_target_does_nothing(weights, save):
+    plain, state = weights
+    silent = {k: torch.zeros_like(v) if "emb_layers_s" in k else v for k, v in state.items()}
+    model = load_checkpoint(save(silent), FIELDS)
+    got = model.network(X, time(80.0), LABEL, time(-300.0))
+    assert torch.allclose(got, plain(X, time(80.0), LABEL), atol=1e-5)
+
+
+def test_the_target_acts_as_a_time_of_its_own(weights, save):
+    """With the roles of the two embeddings exchanged, the network must equal the plain one at the target's time."""
+    plain, state = weights
+    swapped = dict(state)
+    for key in state:
+        if "emb_layers_s" in key:
+            swapped[key] = state[key.replace("_s.", ".")]
+            swapped[key.replace("_s.", ".")] = torch.zeros_like(state[key])
+        if key.startswith("time_embed."):
+            swapped[key.replace("time_embed", "time_embed_s")] = state[key]
+    without_label = load_checkpoint(save({**swapped, "label_emb.weight": torch.zeros(4, 128)}), FIELDS)
+    reference = load_checkpoint(save({k: v for k, v in plain.state_dict().items() if "label" not in k}), FIELDS)
+    got = without_label.network(X, time(-9.0), LABEL, time(41.0))
+    assert torch.allclose(got, reference.network(X, time(41.0)), atol=1e-5)
+    assert not torch.allclose(got, reference.network(X, time(40.0)), atol=1e-3)
+
+
+def published_g(network, x, t, s, d=0.5):
+    """CTM's equation 9 with the EDM inner form, in float64."""
+    c = math.sqrt(t * t + d * d)
+    raw = network((x / c).float(), time(250 * math.log(t)), LABEL, time(250 * math.log(s))).double()
+    g = d * d / c**2 * x + t * d / c * raw
+    return s / t * x + (1 - s / t) * g
+
+
+def test_one_step(model):
+    assert model.source.format.startswith("ctm")
+    graph = SamplerGraph(model, plan_sampling(model), SampleRequest(batch=2))
+    with torch.no_grad():
+        got = graph(X, label=LABEL)
+        expected = published_g(model.network, 80.0 * X.double(), 80.0, 0.002).clamp(-1, 1)
+    assert (got - expected).abs().max() < 1e-5
+
+
+def test_exact_steps(model):
+    with torch.no_grad():
+        got = DeterministicGraph(model, plan_jumps(model, (80.0, 5.0, 0.4)))(X, label=LABEL)
+        x = 80.0 * X.double()
+        for t, s in ((80.0, 5.0), (5.0, 0.4), (0.4, 0.002)):
+            x = published_g(model.network, x, t, s)
+    assert (got - x.clamp(-1, 1)).abs().max() < 1e-4
+
+
+def test_gamma_one_renoises_from_sigma_min(model):
+    """gamma = 1: jump to sigma_min, then add sqrt(t^2 - sigma_min^2) z."""
+    z = torch.randn(X.shape, generator=torch.Generator().manual_seed(3))
+    graph = SamplerGraph(model, plan_sampling(model, (80.0, 2.0)), SampleRequest(batch=2))
+    with torch.no_grad():
+        got = graph(X, renoise=z[None], label=LABEL)
+        x = published_g(model.network, 80.0 * X.double(), 80.0, 0.002).clamp(-1, 1)
+        x = x + math.sqrt(2.0**2 - 0.002**2) * z.double()
+        expected = published_g(model.network, x, 2.0, 0.002).clamp(-1, 1)
+    assert (got - expected).abs().max() < 1e-4
