@@ -33,10 +33,11 @@ from cmexport.graph.rewriting import apply_rewrites, select
 from cmexport.memory import return_free_memory
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.ladder import ParityReport
+from cmexport.progress import Progress
 from cmexport.sampling.schedules import SamplingPlan, plan_sampling
 from cmexport.targets.base import LoweredModel, LoweringOptions
 from cmexport.targets.registry import target_named
-from cmexport.verification import Progress, Reference, VerifyOptions, verify_rungs
+from cmexport.verification import Reference, VerifyOptions, verify_rungs
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-# Linux 5.4: reclaim these pages now. Unlike MADV_DONTNEED it never loses data: mapped files are read again when touched.
+# Linux 5.4: reclaim these pages now. Unlike MADV_DONTNEED it never loses data: mapped files are read again on touch.
 _MADV_PAGEOUT = 21
 
 

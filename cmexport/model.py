@@ -1,7 +1,8 @@
 """The nouns that every room shares: what a checkpoint is, once it has been read.
 
-Nothing here knows a file format or a target. A `ConsistencyModel` is a network F plus the six choices that turn it into
-f(x, sigma) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma)) (Song et al. 2023, arXiv:2303.01469, eq. 5).
+Nothing here knows a file format or a target. A `ConsistencyModel` is a network F plus the six choices that turn it
+into f(x, sigma) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma))
+(Song et al. 2023, arXiv:2303.01469, eq. 5).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,30 +17,30 @@ from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.gates import gate_for
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.ladder import ParityReport, Rung, climb
+from cmexport.progress import Progress
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.schedules import SamplingPlan, plan_sampling
 from cmexport.targets.registry import target_named
 
-# Widening 296 M weights to float64 for one picture takes as long as the rest of the ladder; one picture then tells
-# PyTorch's own error well enough.
+# Above this many weights a picture takes a second or more on a laptop's cores: the ladder then keeps to a time budget,
+# and one picture in float64 must tell PyTorch's own error. Below it all pictures are run, however slow the machine.
 _LARGE_MODEL = 100_000_000
 
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """How much to verify: `pictures` seeds, in about `time_budget_s` seconds (never fewer than 8 pictures)."""
+    """How much to verify.
+
+    Attributes:
+        pictures: seeds compared on every rung.
+        seed: seed of picture 0.
+        large_model_budget_s: seconds that models beyond 100 M weights should take (ImageNet-64: 1.2 s a picture and
+            rung); fewer pictures, never under 8, are compared to keep to it, and the report says so. None: all.
+    """
 
     pictures: int = 64
     seed: int = 0
-    time_budget_s: float | None = 40.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Callbacks for long work: `step(name)` for stages, `pictures(rung, done, total)` while verifying."""
-
-    step: Callable[[str], None] = lambda _: None
-    pictures: Callable[[str, int, int], None] = lambda _name, _done, _total: None
+    large_model_budget_s: float | None = 30.0
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,15 @@ def verify_rungs(
 ) -> ParityReport:
     """Climb the ladder: PyTorch float32, float64 on a few pictures, then every rung of the target."""
     captured, model = reference.captured, reference.model
+    large = model.parameters > _LARGE_MODEL
     return climb(
         Rung("PyTorch float32", partial(TorchRunner, model, reference.plan, reference.request)),
         rungs,
         draw_inputs(captured.inputs, captured.classes, options.pictures, options.seed),
         gate_for(precision),
         exact=Rung("PyTorch float64", partial(ExactRunner, captured)),
-        exact_pictures=1 if model.parameters > _LARGE_MODEL else 4,
-        time_budget_s=options.time_budget_s,
+        exact_pictures=1 if large else 4,
+        time_budget_s=options.large_model_budget_s if large else None,
         progress=progress.pictures,
     )
 

@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from cmexport.verification import Progress as Callbacks
+from cmexport.progress import Progress as Callbacks
 
 # Narrower than this a parity table wraps its figures; a pipe has no width of its own.
 _PIPE_WIDTH = 120

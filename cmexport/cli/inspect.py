@@ -13,6 +13,7 @@ from cmexport.artifact import Manifest, read_manifest
 from cmexport.artifact.manifest import MANIFEST_NAME
 from cmexport.cli import console
 from cmexport.cli import options as o
+from cmexport.cli.requests import open_checkpoint
 from cmexport.model import ConsistencyModel, Setting
 from cmexport.sampling.schedules import plan_sampling
 
@@ -41,7 +42,7 @@ def command(subject: Subject = None, assignments: o.Set = None, as_json: o.AsJso
         else:
             _show_artifact(folder, manifest)
         return
-    model = o.open_checkpoint(subject, assignments)
+    model = open_checkpoint(subject, assignments)
     if as_json:
         console.emit_json(_checkpoint_facts(model))
     else:

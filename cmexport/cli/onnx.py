@@ -9,12 +9,12 @@ import typer
 
 from cmexport.cli import console
 from cmexport.cli import options as o
-from cmexport.errors import ParityError, UsageError
+from cmexport.cli.requests import build_request, open_checkpoint, verify_options
+from cmexport.errors import ParityError
 from cmexport.export import ExportOptions, ExportResult, export_model
 from cmexport.parity.table import parity_table, verdict
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.registry import target_named
-from cmexport.verification import VerifyOptions
 
 Ep = Annotated[
     str,
@@ -25,7 +25,6 @@ Ep = Annotated[
         "qnn, coreml, nnapi. All but cpu and cuda get plain ONNX operators.",
     ),
 ]
-Seeds = Annotated[int, typer.Option("--seeds", metavar="N", help="Pictures compared on every rung of the ladder.")]
 
 
 def command(
@@ -43,7 +42,7 @@ def command(
     ep: Ep = "cpu",
     rewrites: o.Rewrites = "all",
     assignments: o.Set = None,
-    seeds: Seeds = 64,
+    seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -54,15 +53,13 @@ def command(
     """
     target = target_named("onnx")
     chosen = o.choose_precision(precision, {"fp16": fp16}, target.precisions)
-    if seeds < 8:
-        raise UsageError(f"--seeds {seeds}: at least 8 pictures are compared; --no-verify skips the comparison")
     with console.working("load") as progress:
-        model = o.open_checkpoint(checkpoint, assignments)
-        request = o.build_request(model, o.ScheduleText(steps, timesteps, levels, sigmas), label, batch, output)
+        model = open_checkpoint(checkpoint, assignments)
+        request = build_request(model, o.ScheduleText(steps, timesteps, levels, sigmas), label, batch, output)
         options = ExportOptions(
             target="onnx",
             lowering=LoweringOptions(precision=chosen, ep=ep, rewrites=rewrites),
-            verify=None if no_verify else VerifyOptions(pictures=seeds),
+            verify=None if no_verify else verify_options(seeds),
         )
         result = export_model(model, request, options, out, progress)
     _report(result, as_json)

@@ -13,6 +13,7 @@ from cmexport.artifact import write_atomically, write_grid
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.inspect import artifact_folder
+from cmexport.cli.requests import build_request, open_checkpoint
 from cmexport.drawing import (
     PictureSource,
     draw_pictures,
@@ -23,8 +24,8 @@ from cmexport.drawing import (
 )
 from cmexport.errors import UsageError
 from cmexport.parity.inputs import split_inputs
+from cmexport.progress import Progress
 from cmexport.runner import Array
-from cmexport.verification import Progress
 
 Subject = Annotated[
     str | None, typer.Argument(metavar="[CKPT|ARTIFACT]", help="Checkpoint or artefact folder.", show_default=False)
@@ -93,10 +94,10 @@ def _source(
 ) -> PictureSource:
     folder = artifact_folder(subject)
     if folder is None:
-        model = o.open_checkpoint(subject, assignments)
+        model = open_checkpoint(subject, assignments)
         if label is not None and model.conditioning.classes is None:
             raise UsageError(f"--label {label}: this model is unconditional and takes no label")
-        return source_from_model(model, o.build_request(model, schedule, None, 1, "float"))
+        return source_from_model(model, build_request(model, schedule, None, 1, "float"))
     if assignments or schedule != o.ScheduleText():
         raise UsageError(f"{folder}: an artefact's constants and schedule are fixed; export again to change them")
     return source_from_artifact(folder)

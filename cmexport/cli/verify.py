@@ -11,10 +11,11 @@ from cmexport.artifact.parity_record import DifferenceRecord, ParityRecord
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.inspect import artifact_folder
+from cmexport.cli.requests import verify_options
 from cmexport.drawing import compare_arrays, read_arrays
 from cmexport.errors import CheckpointError, ParityError, UsageError
 from cmexport.parity.table import parity_table, verdict
-from cmexport.verification import VerifyOptions, verify_artifact
+from cmexport.verification import verify_artifact
 
 Artifact = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Artefact folder, or the model file in it.")]
 Against = Annotated[
@@ -22,7 +23,6 @@ Against = Annotated[
 ]
 Inputs = Annotated[Path | None, typer.Option("--inputs", metavar="X.npz", help="Given graph inputs, by name.")]
 Expected = Annotated[Path | None, typer.Option("--expected", metavar="Y.npz", help="Expected pictures, named image.")]
-Seeds = Annotated[int, typer.Option("--seeds", metavar="N", help="Pictures compared on every rung.")]
 
 
 def command(
@@ -30,7 +30,7 @@ def command(
     against: Against = None,
     inputs: Inputs = None,
     expected: Expected = None,
-    seeds: Seeds = 64,
+    seeds: o.Seeds = None,
     assignments: o.Set = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -45,12 +45,8 @@ def command(
             raise UsageError("compare either --against a checkpoint or with --expected pictures")
         _verify_arrays(folder, inputs, expected, as_json)
         return
-    if seeds < 8:
-        raise UsageError(f"--seeds {seeds}: at least 8 pictures are compared")
     with console.working("read") as progress:
-        report = verify_artifact(
-            folder, against, o.parse_set(assignments), VerifyOptions(pictures=seeds, time_budget_s=None), progress
-        )
+        report = verify_artifact(folder, against, o.parse_set(assignments), verify_options(seeds), progress)
     if as_json:
         console.emit_json({"folder": str(folder), "parity": ParityRecord.from_report(report).model_dump(mode="json")})
     else:

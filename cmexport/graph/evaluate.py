@@ -65,12 +65,13 @@ class PartialEvaluator:
     """Evaluates chosen nodes of a graph in float64 from given values, remembering what it has computed."""
 
     def __init__(self, module: fx.GraphModule, known: Mapping[fx.Node, Tensor]) -> None:
+        self._module = module
         self._interpreter = Float64Interpreter(module, garbage_collect_values=False)
         self._interpreter.env = {node: _widen(value) for node, value in known.items()}
 
     def extended(self, known: Mapping[fx.Node, Tensor]) -> PartialEvaluator:
         """Another evaluator that starts with everything known here and `known` besides."""
-        return PartialEvaluator(self._interpreter.module, {**self._interpreter.env, **known})
+        return PartialEvaluator(self._module, {**self._interpreter.env, **known})
 
     def value(self, node: fx.Node) -> Any:
         """The node's value; every input must lead to weights or to known nodes."""

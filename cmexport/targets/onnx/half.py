@@ -204,7 +204,9 @@ def _half_weight(value: ir.Value, state: _Conversion) -> ir.Value:
 def round_to_normal_half(numbers: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float16], int]:
     """Nearest float16 that is zero or normal, and how many numbers would have been subnormal."""
     # torch converts 296 M numbers on all cores in 0.1 s; numpy takes 2 s on one.
-    halves = torch.from_numpy(np.array(numbers, ndmin=1, copy=None)).half().numpy().reshape(numbers.shape)
+    # It warns about read-only arrays, which is what weights read from a file are.
+    writable = np.require(np.atleast_1d(numbers), requirements="W")
+    halves = torch.from_numpy(writable).half().numpy().reshape(numbers.shape)
     bits = halves.view(np.uint16) & 0x7FFF
     subnormal = (bits > 0) & (bits < 0x0400)
     count = int(np.count_nonzero(subnormal))

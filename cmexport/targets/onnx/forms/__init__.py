@@ -7,7 +7,6 @@ from cmexport.graph.rewriting import Rewrite, select
 from cmexport.targets.onnx.forms import pack_attention
 from cmexport.targets.onnx.providers import ProviderProfile
 
-
 FORMS: tuple[Rewrite, ...] = (pack_attention.REWRITE,)
 
 
