@@ -1,7 +1,7 @@
 """cmexport against its rivals on this machine's CPU: JSON under benchmarks/results/, a table in docs/benchmarks.md.
 
-Without options everything is measured (up to 10 minutes on 2 cores) and the page is written again. With `--quick` it is
-the demo model at batch 1 only, in few turns, and record and page go to out/bench.
+Without options everything is measured (within 10 minutes on 2 cores) and the page is written again. With `--quick` it
+is the demo model at batch 1 only, in few turns, and record and page go to out/bench.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +21,7 @@ if __name__ == "__main__":  # run as a script: import from the checkout, not fro
     sys.path[0] = str(ROOT)
 
 from benchmarks.harness.machine import describe_machine, slug  # noqa: E402
-from benchmarks.harness.measure import Say, measure_case  # noqa: E402
+from benchmarks.harness.measure import Say, measure_case, prepare_cases  # noqa: E402
 from benchmarks.harness.plan import FULL, QUICK, TINY, CasePlan  # noqa: E402
 from benchmarks.harness.process import EngineFailedError  # noqa: E402
 from benchmarks.harness.records import SCHEMA_VERSION, BenchmarkRecord  # noqa: E402
@@ -30,13 +32,21 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 
-def measure(cases: tuple[CasePlan, ...], threads: int, quick: bool, say: Say) -> BenchmarkRecord:
-    """Measure all cases, each with its files in a temporary folder that is gone before the next one."""
+def measure(cases: Sequence[CasePlan], threads: int, quick: bool, seconds: float, say: Say) -> BenchmarkRecord:
+    """Make all files (ImageNet-64 needs 5 GB in the temporary folder), then measure case by case.
+
+    What is left of `seconds` after preparing is shared out by the cases' weights; a case that needs less than its
+    share leaves the rest to those after it.
+    """
     begin = time.monotonic()
     records = []
-    for case in cases:
-        with tempfile.TemporaryDirectory(prefix="cmexport-bench-") as folder:
-            records.append(measure_case(case, Path(folder), threads, say))
+    with ExitStack() as stack:
+        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cmexport-bench-"))) for _ in cases]
+        prepare_cases(cases, folders, threads, say)
+        for index, (case, folder) in enumerate(zip(cases, folders, strict=True)):
+            left = seconds - (time.monotonic() - begin)
+            share = case.weight / sum(later.weight for later in cases[index:])
+            records.append(measure_case(case, folder, threads, share * left, say))
     return BenchmarkRecord(
         schema_version=SCHEMA_VERSION,
         created=datetime.now(UTC).replace(microsecond=0),
@@ -71,6 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=["demo", "imagenet64"], help="cases of one model only, written to out/bench")
     parser.add_argument("--render", action="store_true", help="write the page from the stored records and stop")
     parser.add_argument("--threads", type=int, default=usable, help="intra-op threads (default: usable cores)")
+    parser.add_argument("--minutes", type=float, default=10, help="time to stay within (default: 10)")
     parser.add_argument("--out", type=Path, help="folder for the record and the page instead of the checkout's own")
     chosen = parser.parse_args(arguments)
     if chosen.render:
@@ -87,6 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
             cases,
             chosen.threads,
             partial,
+            60 * chosen.minutes,
             lambda text: print(f"{time.monotonic() - begin:5.0f} s  {text}", file=sys.stderr, flush=True),
         )
     except EngineFailedError as error:

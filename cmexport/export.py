@@ -42,11 +42,16 @@ from cmexport.verification import Reference, VerifyOptions, verify_rungs
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """A whole export: target, lowering, verification (None skips it)."""
+    """A whole export: target, lowering, verification (None skips it).
+
+    `expendable` frees the model's weights once the reference pictures are drawn: for callers that export once and
+    want the smallest memory, as the command line does.
+    """
 
     target: str = "onnx"
     lowering: LoweringOptions = field(default_factory=LoweringOptions)
     verify: VerifyOptions | None = field(default_factory=VerifyOptions)
+    expendable: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,11 @@ def export_model(
             tell.step("verify")
             rungs = target.rungs(staged.path, lowered.files, lowered.session)
             parity = verify_rungs(
-                Reference(model, plan, request, captured), rungs, options.lowering.precision, options.verify, tell
+                Reference(model, plan, request, captured, options.expendable),
+                rungs,
+                options.lowering.precision,
+                options.verify,
+                tell,
             )
         manifest = _describe(model, request, plan, captured, account, lowered, options, parity)
         # Only metadata is appended after verification; stamping checks the file it leaves.
@@ -139,7 +148,8 @@ def _describe(
         name=source.path.stem,
         target=options.target,
         precision=options.lowering.precision,
-        task="generate",
+        task=request.task,
+        patch=request.patch,
         files=(),
         checkpoint=CheckpointRecord(
             file=source.path.name,
@@ -166,6 +176,7 @@ def _describe(
             c_noise=model.c_noise,
             renoise=plan.renoise,
             clamp=plan.clamp,
+            schedule=request.schedule,
         ),
         label=request.label,
         classes=model.conditioning.classes,

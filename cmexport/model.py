@@ -14,6 +14,10 @@ from typing import Any
 
 from torch import nn
 
+EDITED = "edited"
+"""Output of graphs with an `image` input: in ONNX and Core ML an input and an output can't share a name. Runners return
+it as `image` all the same."""
+
 SettingValue = bool | int | float | str | tuple[int, ...] | None
 
 
@@ -111,12 +115,18 @@ class SampleRequest:
         label: class to bake into the graph; None keeps the `label` input of a class-conditional model.
         batch: N of the exported graph.
         output: "float" (N, C, H, W) in [-1, 1] or "uint8" (N, H, W, C) bytes.
+        task: key into `sampling.editing.TASKS`.
+        patch: side of the blocks whose means are known, for task "superres" only.
+        schedule: how the levels were chosen, in words, for the manifest; changes nothing.
     """
 
     sigmas: tuple[float, ...] = ()
     label: int | None = None
     batch: int = 1
     output: str = "float"
+    task: str = "generate"
+    patch: int | None = None
+    schedule: str = ""
 
 
 @dataclass(frozen=True)

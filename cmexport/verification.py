@@ -13,11 +13,13 @@ from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.graph.capture import CapturedGraph, capture
 from cmexport.graph.exact import ExactRunner
+from cmexport.memory import drop_weights
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.gates import gate_for
-from cmexport.parity.inputs import draw_inputs
+from cmexport.parity.inputs import batch_of, draw_inputs
 from cmexport.parity.ladder import ParityReport, Rung, climb
 from cmexport.progress import Progress
+from cmexport.sampling.editing import task_named
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.schedules import SamplingPlan, plan_sampling
 from cmexport.targets.registry import target_named
@@ -45,12 +47,22 @@ class VerifyOptions:
 
 @dataclass(frozen=True)
 class Reference:
-    """What an artefact must equal: the model, its sampler's constants, the request, and the graph before rewrites."""
+    """What an artefact must equal: the model, its sampler's constants, the request, and the graph before rewrites.
+
+    `expendable` says that the model is not needed after the reference pictures: its weights are then freed before a
+    runtime loads its own copies, and the model can't be used again.
+    """
 
     model: ConsistencyModel
     plan: SamplingPlan
     request: SampleRequest
     captured: CapturedGraph
+    expendable: bool = False
+
+    def release(self) -> None:
+        """Free the weights, if they are expendable."""
+        if self.expendable:
+            drop_weights([*self.model.network.parameters(), *self.captured.program.state_dict.values()])
 
 
 def verify_rungs(
@@ -62,9 +74,15 @@ def verify_rungs(
     return climb(
         Rung("PyTorch float32", partial(TorchRunner, model, reference.plan, reference.request)),
         rungs,
-        draw_inputs(captured.inputs, captured.classes, options.pictures, options.seed),
+        draw_inputs(
+            captured.inputs,
+            captured.classes,
+            options.pictures,
+            options.seed,
+            image_noise=0.0 if task_named(reference.request.task).adds_noise else reference.plan.sigmas[0],
+        ),
         gate_for(precision),
-        exact=Rung("PyTorch float64", partial(ExactRunner, captured)),
+        exact=Rung("PyTorch float64", partial(ExactRunner, captured, reference.release)),
         exact_pictures=1 if large else 4,
         time_budget_s=options.large_model_budget_s if large else None,
         progress=progress.pictures,
@@ -80,12 +98,14 @@ def artifact_rungs(folder: Path, manifest: Manifest) -> tuple[Rung, ...]:
 
 def request_of(manifest: Manifest) -> SampleRequest:
     """The request an artefact was exported for."""
-    noise = next(t for t in manifest.inputs if t.name == "noise")
     return SampleRequest(
         sigmas=manifest.sampling.sigmas,
         label=manifest.label,
-        batch=noise.shape[0],
+        batch=batch_of([t.spec for t in manifest.inputs]),
         output="uint8" if manifest.outputs[0].dtype == "uint8" else "float",
+        task=manifest.task,
+        patch=manifest.patch,
+        schedule=manifest.sampling.schedule,
     )
 
 
@@ -139,5 +159,5 @@ def verify_artifact(
             f"{', '.join(f'{t.name} {t.shape}' for t in manifest.inputs)}"
         )
     progress.step("verify")
-    reference = Reference(model, plan, request, captured)
+    reference = Reference(model, plan, request, captured, expendable=True)
     return verify_rungs(reference, artifact_rungs(folder, manifest), manifest.precision, options, progress)

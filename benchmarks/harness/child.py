@@ -20,7 +20,7 @@ from benchmarks.harness.engines import KINDS, Engine
 from benchmarks.harness.specs import EngineSpec
 
 WARM_UP = 2
-"""Untimed runs at the start of a turn: the caches hold another engine's weights by then."""
+"""Untimed runs at the start of a turn (one if the turn is a run or two): caches hold another engine's weights."""
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -67,7 +67,7 @@ def serve(engine: Engine, commands: Iterator[dict[str, Any]]) -> Iterator[dict[s
 
 
 def _turn(engine: Engine, runs: int) -> list[float]:
-    for _ in range(min(WARM_UP, runs)):
+    for _ in range(min(WARM_UP, (runs + 1) // 2)):
         engine.run()
     seconds = []
     for _ in range(runs):

@@ -7,7 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,32 +47,67 @@ class Observed:
     runs: int = 0
 
 
-def measure_case(plan: CasePlan, folder: Path, threads: int, say: Say) -> CaseRecord:
-    """Prepare and measure a case; files are made in `folder`.
+def prepare_cases(plans: Sequence[CasePlan], folders: Sequence[Path], threads: int, say: Say) -> None:
+    """Make all files, and fill inductor's cache: two jobs at a time, for nothing is measured here.
 
     Raises:
-        EngineFailedError: the preparation or the baseline failed, so that there is nothing to compare with.
+        EngineFailedError: a file could not be made.
     """
+    jobs: list[Callable[[], None]] = []
+    half = max(threads // 2, 1)
+    for plan, folder in zip(plans, folders, strict=True):
+        _make(plan, folder, threads, "work")
+        jobs.append(partial(_make, plan, folder, half, *needed(plan)))
+        jobs += [
+            partial(_compile, spec, folder, threads)
+            for spec in _specs(plan, folder, threads)[1]
+            if spec.options.get("compile")
+        ]
+    done = 0
+    # The last case is the largest model: begin with it, so that no job is left to run alone for long.
+    with ThreadPoolExecutor(2) as pool:
+        for job in as_completed([pool.submit(job) for job in reversed(jobs)]):
+            job.result()
+            done += 1
+            say(f"making files: {done} of {len(jobs)} jobs done")
+
+
+def _compile(spec: EngineSpec, folder: Path, threads: int) -> None:
+    """One process that compiles and ends. A failure shows itself again, and is recorded, when the engine is started."""
+    with suppress(EngineFailedError):
+        EngineProcess(spec, _environment(folder, threads)).close()
+
+
+def measure_case(plan: CasePlan, folder: Path, threads: int, seconds: float, say: Say) -> CaseRecord:
+    """Measure a case whose files `prepare_cases` has made in `folder`.
+
+    At least one generation is measured; another one begins only if it should be over within `seconds`.
+
+    Raises:
+        EngineFailedError: the baseline failed, so that there is nothing to compare with.
+    """
+    begin = time.monotonic()
     subject = SUBJECTS[plan.subject]
-    environment = child_environment(threads, {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")})
-    say(f"{subject.title}, batch {plan.batch}: making files")
-    _python("prepare", [plan.subject, str(plan.batch), str(folder), *needed(plan)], environment)
-    work = json.loads(path_of(folder, "work").read_text(encoding="utf-8"))
-    specs = specs_for(plan, work, folder, subject.checkpoint(folder), subject.overrides, threads)
+    environment = _environment(folder, threads)
+    work, specs = _specs(plan, folder, threads)
     engines = {spec.name: Observed(index, spec) for index, spec in enumerate(specs)}
-    _fill_compile_cache(engines, environment, say)
-    products = _python("products", [str(plan.product_edge)], environment, json.dumps(work["products"]))
-    number = 0
+    shapes = json.dumps(work["products"])
+    products = _python("products", [str(plan.product_edge)], environment, shapes)
+    number, longest = 0, 0.0
     for generation in range(plan.generations):
-        say(f"{subject.title}, batch {plan.batch}: generation {generation + 1} of {plan.generations}")
+        start = time.monotonic()
+        if generation and start - begin + longest > seconds:
+            break
+        say(f"{plan.subject}, batch {plan.batch}: generation {generation + 1} of {plan.generations}")
         taking_part = [
-            e.spec.name
-            for e in engines.values()
-            if e.failed is None and not (e.spec.costly and generation >= plan.costly_generations)
+            engine
+            for engine in engines.values()
+            if engine.failed is None and not (engine.spec.costly and generation >= plan.costly_generations)
         ]
         run = _generation_together if plan.together else _generation_one_by_one
-        number = run(plan, [engines[name] for name in taking_part], number, generation, folder, environment)
-    again = _python("products", [str(plan.product_edge)], environment, json.dumps(work["products"]))
+        number = run(plan, taking_part, number, generation, folder, environment)
+        longest = max(longest, time.monotonic() - start)
+    again = _python("products", [str(plan.product_edge)], environment, shapes)
     rates = {a: {k: max(v, again[a][k]) for k, v in found.items()} for a, found in products.items()}
     if not engines[NAIVE].times:
         raise EngineFailedError(f"the baseline did not run: {engines[NAIVE].failed}")
@@ -83,6 +121,21 @@ def measure_case(plan: CasePlan, folder: Path, threads: int, say: Say) -> CaseRe
         products=tuple(ProductRecord(arithmetic=a, edge=plan.product_edge, **found) for a, found in rates.items()),
         engines=tuple(_records(engines, sum(work["flops"].values()), rates)),
     )
+
+
+def _environment(folder: Path, threads: int) -> dict[str, str]:
+    return child_environment(threads, {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")})
+
+
+def _make(plan: CasePlan, folder: Path, threads: int, *names: str) -> None:
+    _python("prepare", [plan.subject, str(plan.batch), str(folder), *names], _environment(folder, threads))
+
+
+def _specs(plan: CasePlan, folder: Path, threads: int) -> tuple[dict[str, Any], list[EngineSpec]]:
+    """What `prepare` wrote about the network, and the engines pointed at their files."""
+    work = json.loads(path_of(folder, "work").read_text(encoding="utf-8"))
+    subject = SUBJECTS[plan.subject]
+    return work, specs_for(plan, work, folder, subject.checkpoint(folder), subject.overrides, threads)
 
 
 def _python(module: str, arguments: Sequence[str], environment: dict[str, str], given: str | None = None) -> Any:
@@ -101,25 +154,14 @@ def _python(module: str, arguments: Sequence[str], environment: dict[str, str], 
     return json.loads(done.stdout.splitlines()[-1]) if given is not None else None
 
 
-def _fill_compile_cache(engines: Mapping[str, Observed], environment: dict[str, str], say: Say) -> None:
-    for engine in engines.values():
-        if engine.spec.options.get("compile"):
-            say(f"{engine.spec.name}: compiling")
-            _open(engine, environment, None)
-
-
-def _open(engine: Observed, environment: dict[str, str], keep: list[EngineProcess] | None) -> EngineProcess | None:
-    """A fresh process, or None when the engine can't run here; without `keep` it is closed again."""
+def _open(engine: Observed, environment: dict[str, str]) -> EngineProcess | None:
+    """A fresh process whose load time is noted, or None when the engine can't run here."""
     try:
         process = EngineProcess(engine.spec, environment)
     except EngineFailedError as error:
         engine.failed = str(error)
         return None
-    if keep is None:
-        process.close()
-    else:
-        engine.loads.append(process.load_s)
-        keep.append(process)
+    engine.loads.append(process.load_s)
     return process
 
 
@@ -132,8 +174,8 @@ def _look(engine: Observed, process: EngineProcess, folder: Path) -> None:
 
 def _turn(engine: Observed, process: EngineProcess, plan: CasePlan, number: int) -> None:
     if not engine.runs:
-        pilot = min(process.run(2))
-        engine.runs = max(2, min(MOST_RUNS, round(plan.turn_s / pilot)))
+        pilot = min(process.run(1))
+        engine.runs = max(1, min(MOST_RUNS, round(plan.turn_s / pilot)))
     time.sleep(PAUSE_S)
     engine.times[number] = summarize(process.run(engine.runs)).median
 
@@ -147,8 +189,9 @@ def _generation_together(
     try:
         for name in shuffled_orders([e.spec.name for e in engines], 1, seed)[0]:
             engine = next(e for e in engines if e.spec.name == name)
-            process = _open(engine, environment, alive)
+            process = _open(engine, environment)
             if process is not None:
+                alive.append(process)
                 by_name[name] = (engine, process)
         for engine, process in by_name.values():
             _guard(engine, _look, process, folder)
@@ -173,8 +216,7 @@ def _generation_one_by_one(
     """One process at a time: models of gigabytes. Each generation is one round."""
     for name in shuffled_orders([e.spec.name for e in engines], 1 + seed % 2, seed - seed % 2)[-1]:
         engine = next(e for e in engines if e.spec.name == name)
-        alive: list[EngineProcess] = []
-        process = _open(engine, environment, alive)
+        process = _open(engine, environment)
         if process is None:
             continue
         try:

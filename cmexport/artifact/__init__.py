@@ -3,7 +3,7 @@
 from cmexport.artifact.manifest import Manifest
 from cmexport.artifact.metadata import metadata_props
 from cmexport.artifact.parity_record import ParityRecord
-from cmexport.artifact.preview import write_grid, write_preview
+from cmexport.artifact.preview import write_grid, write_preview, write_row
 from cmexport.artifact.reading import check_files, describe_file, read_manifest, write_manifest
 from cmexport.artifact.writing import StagedFolder, artifact_name, reject_name, staged_folder, write_atomically
 
@@ -22,4 +22,5 @@ __all__ = [
     "write_grid",
     "write_manifest",
     "write_preview",
+    "write_row",
 ]

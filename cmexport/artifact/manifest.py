@@ -72,7 +72,10 @@ class EvaluationRecord(Record):
 
 
 class SamplingRecord(Record):
-    """The sampler that the graph holds, and the range the model was trained on."""
+    """The sampler that the graph holds, and the range the model was trained on.
+
+    `schedule` says in words how the levels were chosen; empty where it was not recorded.
+    """
 
     sigmas: tuple[float, ...] = Field(min_length=1)
     evaluations: tuple[EvaluationRecord, ...] = Field(min_length=1)
@@ -85,6 +88,7 @@ class SamplingRecord(Record):
     c_noise: str
     renoise: str
     clamp: bool
+    schedule: str = ""
 
 
 _MEANINGS = {
@@ -142,8 +146,8 @@ class SessionRecord(Record):
 class Manifest(Record):
     """The whole of `manifest.json`.
 
-    `label` is the class baked into the graph, null if none; `classes` is null for unconditional models; `parity` is
-    null when verification was switched off.
+    `patch` is the block size of task "superres", null for others; `label` is the class baked into the graph, null if
+    none; `classes` is null for unconditional models; `parity` is null when verification was switched off.
     """
 
     schema_version: Literal[1]
@@ -153,6 +157,7 @@ class Manifest(Record):
     target: str
     precision: str
     task: str
+    patch: PositiveInt | None = None
     files: tuple[FileRecord, ...]
     checkpoint: CheckpointRecord
     sampling: SamplingRecord

@@ -36,6 +36,7 @@ def metadata_props(manifest: Manifest) -> dict[str, str]:
         "target": manifest.target,
         "precision": manifest.precision,
         "task": manifest.task,
+        "patch": _or_none(manifest.patch),
         "checkpoint.file": checkpoint.file,
         "checkpoint.format": checkpoint.format,
         "checkpoint.sha256": checkpoint.sha256,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,21 @@ def write_grid(path: Path, pictures: Array) -> None:
         OutputError: the file can't be written.
     """
     _save(path, _tile(_to_rgb(pictures), math.isqrt(len(pictures) - 1) + 1))
+
+
+def write_row(path: Path, pictures: Sequence[tuple[str, Array]]) -> None:
+    """Write captioned pictures side by side as PNG: before | masked | after.
+
+    Args:
+        path: a `.png` file.
+        pictures: caption and one picture each, float (C, H, W) in [-1, 1] or uint8 (H, W, C), of one size.
+
+    Raises:
+        UsageError: the name doesn't end in `.png`.
+        OutputError: the file can't be written.
+    """
+    tiles = [(caption, _tile(_to_rgb(picture[None]), 1)) for caption, picture in pictures]
+    _save(path, np.concatenate([np.concatenate([_caption(c, t.shape[1]), t]) for c, t in tiles], axis=1))
 
 
 def _three_channels(pixels: Pixels) -> Pixels:

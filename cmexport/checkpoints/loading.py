@@ -52,8 +52,8 @@ def load_checkpoint(
 ) -> ConsistencyModel:
     """Read a checkpoint of any supported format.
 
-    The network comes back in eval mode and float32. Every constant
-    is listed in `settings` with its origin; those marked ambiguous are guesses that `--set` should confirm.
+    The network comes back in eval mode and float32. Every constant is listed in `settings` with its origin; those
+    marked ambiguous are guesses that `--set` should confirm.
 
     Args:
         path: a checkpoint file, a diffusers folder, a hub id (`openai/diffusers-cd_imagenet64_l2`), or

@@ -73,8 +73,8 @@ def _check_header(header: Any, data_bytes: int) -> None:
             raise ValueError(f"{name[:80]} has the unknown type {str(entry['dtype'])[:20]}")
         if any(type(n) is not int or n < 0 for n in (*shape, start, stop)) or len(shape) > 8:
             raise ValueError(f"{name[:80]} has an impossible shape")
-        if stop - start != math.prod(shape) * _TYPES[entry["dtype"]].itemsize or stop > data_bytes:
-            raise ValueError(f"{name[:80]} does not fit into the file")
+        if stop - start != math.prod(shape) * _TYPES[entry["dtype"]].itemsize:
+            raise ValueError(f"{name[:80]} has a shape that its bytes do not fill")
         end = max(end, stop)
     if end != data_bytes:
         raise ValueError(f"{data_bytes:,} bytes of data, {end:,} described")

@@ -11,15 +11,24 @@ from rich.text import Text
 
 from cmexport.artifact import Manifest, read_manifest
 from cmexport.artifact.manifest import MANIFEST_NAME
+from cmexport.checkpoints.selfcheck import SelfCheck, default_pictures, read_pictures, self_check
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.requests import open_checkpoint
 from cmexport.model import ConsistencyModel, Setting
-from cmexport.sampling.schedules import plan_sampling
+from cmexport.sampling.schedules import Schedule, default_schedule, plan_sampling, schedule_for_steps
 
 Subject = Annotated[
     str | None, typer.Argument(metavar="[CKPT|ARTIFACT]", help="Checkpoint or artefact folder.", show_default=False)
 ]
+
+Pictures = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--pictures", metavar="FILE", help="Pictures to try the readings on; default: four of CIFAR-10. Repeatable."
+    ),
+]
+NoCheck = Annotated[bool, typer.Option("--no-check", help="Skip trying other readings on pictures.")]
 
 
 def artifact_folder(subject: str | None) -> Path | None:
@@ -32,7 +41,14 @@ def artifact_folder(subject: str | None) -> Path | None:
     return folder if is_part and (folder / MANIFEST_NAME).is_file() else None
 
 
-def command(subject: Subject = None, assignments: o.Set = None, as_json: o.AsJson = False) -> None:
+def command(
+    subject: Subject = None,
+    pictures: Pictures = None,
+    no_check: NoCheck = False,
+    assignments: o.Set = None,
+    trust: o.Trust = False,
+    as_json: o.AsJson = False,
+) -> None:
     """What a checkpoint or artefact is: every constant with its origin, what is ambiguous, what rewriting removed."""
     folder = artifact_folder(subject)
     if folder is not None:
@@ -42,15 +58,21 @@ def command(subject: Subject = None, assignments: o.Set = None, as_json: o.AsJso
         else:
             _show_artifact(folder, manifest)
         return
-    model = open_checkpoint(subject, assignments)
+    model = open_checkpoint(subject, assignments, trust=trust)
+    check = None if no_check else _self_check(model, pictures)
     if as_json:
-        console.emit_json(_checkpoint_facts(model))
+        console.emit_json(_checkpoint_facts(model, check))
     else:
-        _show_checkpoint(model)
+        _show_checkpoint(model, check)
 
 
-def _checkpoint_facts(model: ConsistencyModel) -> dict[str, Any]:
+def _self_check(model: ConsistencyModel, pictures: list[Path] | None) -> SelfCheck:
+    return self_check(model, read_pictures(pictures or default_pictures(), model))
+
+
+def _checkpoint_facts(model: ConsistencyModel, check: SelfCheck | None) -> dict[str, Any]:
     first = plan_sampling(model).evaluations[0]
+    steps = _two_steps(model)
     return {
         "file": str(model.source.path),
         "format": model.source.format,
@@ -60,6 +82,16 @@ def _checkpoint_facts(model: ConsistencyModel) -> dict[str, Any]:
         "settings": [
             {"name": s.name, "value": s.value, "origin": s.origin, "ambiguous": s.ambiguous} for s in model.settings
         ],
+        "self_check": None
+        if check is None
+        else {
+            "boundary": check.boundary,
+            "interpretations": [
+                {"fields": dict(i.fields), "error": i.error, "chosen": i.chosen} for i in check.interpretations
+            ],
+            "spread": check.spread,
+            "warnings": list(check.warnings),
+        },
         "one_step": {
             "sigma": first.sigma,
             "c_skip": first.c_skip,
@@ -67,10 +99,15 @@ def _checkpoint_facts(model: ConsistencyModel) -> dict[str, Any]:
             "c_in": first.c_in,
             "c_noise": first.c_noise,
         },
+        "two_steps": {"sigmas": list(steps.sigmas), "schedule": steps.origin},
     }
 
 
-def _show_checkpoint(model: ConsistencyModel) -> None:
+def _two_steps(model: ConsistencyModel) -> Schedule:
+    return schedule_for_steps(model, 2) if model.noise.levels > 2 else default_schedule(model, "generate")
+
+
+def _show_checkpoint(model: ConsistencyModel, check: SelfCheck | None) -> None:
     source = model.source
     console.say(
         f"{source.path}: {source.format}, {model.parameters:,} parameters, {source.size_bytes / 1e6:.1f} MB\n"
@@ -85,9 +122,22 @@ def _show_checkpoint(model: ConsistencyModel) -> None:
         f"one step at sigma {first.sigma:g}: c_skip {first.c_skip:.6e}, c_out {first.c_out:.9f}, "
         f"c_in {first.c_in:.6e}, c_noise {first.c_noise:.4f}"
     )
+    steps = _two_steps(model)
+    console.say(f"--steps 2 evaluates at {', '.join(f'{s:.7g}' for s in steps.sigmas)}: {steps.origin}")
     if ambiguous := [s.name for s in model.settings if s.ambiguous]:
         console.say(f"Ambiguous (a guess; confirm with --set): {', '.join(ambiguous)}")
-    console.say("f(x, sigma_min) = x holds.")
+    if check is not None:
+        _show_check(check)
+
+
+def _show_check(check: SelfCheck) -> None:
+    console.say(f"|f(x, sigma_min) - x| is {check.boundary:.1e}.")
+    table = Table("reading", "denoising error", "")
+    for interpretation in check.interpretations:
+        table.add_row(Text(str(interpretation)), f"{interpretation.error:.3f}", "used" if interpretation.chosen else "")
+    console.say(table)
+    for warning in check.warnings:
+        console.say(Text(f"Warning: {warning}", style="yellow"))
 
 
 def _row(setting: Setting) -> tuple[Text, Text, Text]:
@@ -101,6 +151,9 @@ def _show_artifact(folder: Path, manifest: Manifest) -> None:
     console.say(
         f"{folder}: {manifest.name}, {manifest.target} {manifest.precision}, cmexport {manifest.cmexport_version}"
     )
+    patch = "" if manifest.patch is None else f" of {manifest.patch} x {manifest.patch} blocks"
+    schedule = f" ({manifest.sampling.schedule})" if manifest.sampling.schedule else ""
+    console.say(f"task {manifest.task}{patch}, {len(manifest.sampling.sigmas)} step(s){schedule}")
     for file in manifest.files:
         console.say(f"  {file.path}  {file.bytes / 1e6:.2f} MB  {file.role}")
     border = Table("graph", "name", "dtype", "shape", "meaning")

@@ -9,7 +9,7 @@ import typer
 
 from cmexport.cli import console
 from cmexport.cli import options as o
-from cmexport.cli.requests import build_request, open_checkpoint, verify_options
+from cmexport.cli.requests import build_request, open_checkpoint, tuned_sigmas, verify_options
 from cmexport.errors import ParityError
 from cmexport.export import ExportOptions, ExportResult, export_model
 from cmexport.parity.table import parity_table, verdict
@@ -36,12 +36,15 @@ def command(
     timesteps: o.Timesteps = None,
     levels: o.Levels = None,
     sigmas: o.Sigmas = None,
+    task: o.Task = "generate",
+    patch: o.Patch = None,
     label: o.Label = None,
     batch: o.Batch = 1,
     output: o.Output = "float",
     ep: Ep = "cpu",
     rewrites: o.Rewrites = "all",
     assignments: o.Set = None,
+    trust: o.Trust = False,
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
     as_json: o.AsJson = False,
@@ -54,12 +57,22 @@ def command(
     target = target_named("onnx")
     chosen = o.choose_precision(precision, {"fp16": fp16}, target.precisions)
     with console.working("load") as progress:
-        model = open_checkpoint(checkpoint, assignments)
-        request = build_request(model, o.ScheduleText(steps, timesteps, levels, sigmas), label, batch, output)
+        model = open_checkpoint(checkpoint, assignments, trust=trust)
+        request = build_request(
+            model,
+            o.ScheduleText(steps, timesteps, levels, sigmas),
+            label,
+            batch,
+            output,
+            task=task,
+            patch=patch,
+            tuned=tuned_sigmas(checkpoint),
+        )
         options = ExportOptions(
             target="onnx",
             lowering=LoweringOptions(precision=chosen, ep=ep, rewrites=rewrites),
             verify=None if no_verify else verify_options(seeds),
+            expendable=True,
         )
         result = export_model(model, request, options, out, progress)
     _report(result, as_json)

@@ -30,7 +30,18 @@ Set = Annotated[
         "--set", metavar="FIELD=VALUE", help="Override a constant of the model; repeatable.", show_default=False
     ),
 ]
-Steps = Annotated[int | None, typer.Option("--steps", metavar="K", help="K evaluations, spaced as diffusers does.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-checkpoint", help="Let the file run its own code while it is read. Never needed for supported formats."
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps", metavar="K", help="K evaluations: the release's tuned levels for K = 2, else diffusers' spacing."
+    ),
+]
 Timesteps = Annotated[
     str | None,
     typer.Option("--timesteps", metavar="I,J", help="diffusers' timesteps, descending: 22,0 with --levels 40."),
@@ -40,6 +51,12 @@ Levels = Annotated[
 ]
 Sigmas = Annotated[
     str | None, typer.Option("--sigmas", metavar="A,B", help="Noise levels evaluated, descending: 80,1.38.")
+]
+Task = Annotated[
+    str, typer.Option("--task", metavar="T", help="generate, inpaint, colorize, superres, stroke or denoise.")
+]
+Patch = Annotated[
+    int | None, typer.Option("--patch", metavar="N", help="superres: side of the blocks whose means are known.")
 ]
 Label = Annotated[int | None, typer.Option("--label", metavar="N", help="Class; baked into an exported graph.")]
 Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Pictures per run of the exported graph.")]
@@ -67,17 +84,18 @@ class ScheduleText:
 
 @dataclass(frozen=True)
 class Project:
-    """`cmexport.toml` of the current folder."""
+    """`cmexport.toml` of the current folder; `sigmas` is the schedule that `cmexport tune` found."""
 
     checkpoint: Path | None = None
     overrides: Mapping[str, str] = field(default_factory=dict)
+    sigmas: tuple[float, ...] = ()
 
 
 def read_project(folder: Path) -> Project:
     """The project file of a folder; empty when there is none.
 
     Raises:
-        UsageError: it is not TOML, or holds something else than `checkpoint` and `[set]`.
+        UsageError: it is not TOML, or holds something else than `checkpoint`, `[set]` and `[schedule] sigmas`.
     """
     path = folder / PROJECT_FILE
     if not path.is_file():
@@ -86,14 +104,25 @@ def read_project(folder: Path) -> Project:
         content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
-    if unknown := sorted(set(content) - {"checkpoint", "set"}):
-        raise UsageError(f"{path}: unknown entry '{unknown[0]}'; known: checkpoint, [set]")
+    # [network] belongs to a checkpoint that a sidecar of the same name describes; the loader reads it.
+    if unknown := sorted(set(content) - {"checkpoint", "set", "network", "schedule"}):
+        raise UsageError(f"{path}: unknown entry '{unknown[0]}'; known: checkpoint, [set], [schedule], [network]")
     overrides = content.get("set", {})
     checkpoint = content.get("checkpoint")
     if not isinstance(overrides, dict) or not isinstance(checkpoint, str | None):
         raise UsageError(f"{path}: checkpoint must be a path and [set] a table of fields")
     text = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in overrides.items()}
-    return Project(None if checkpoint is None else folder / checkpoint, text)
+    return Project(
+        None if checkpoint is None else folder / checkpoint, text, _sigmas(path, content.get("schedule", {}))
+    )
+
+
+def _sigmas(path: Path, schedule: Any) -> tuple[float, ...]:
+    """Levels of the `[schedule]` table; empty without one."""
+    sigmas = schedule.get("sigmas", []) if isinstance(schedule, dict) and set(schedule) <= {"sigmas"} else None
+    if not isinstance(sigmas, list) or not all(type(s) in (int, float) for s in sigmas):
+        raise UsageError(f"{path}: [schedule] holds sigmas = [80.0, 1.4], a list of numbers, and nothing else")
+    return tuple(float(s) for s in sigmas)
 
 
 def parse_set(assignments: Sequence[str] | None) -> dict[str, str]:

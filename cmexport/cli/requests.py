@@ -12,25 +12,36 @@ from cmexport.cli.options import PROJECT_FILE, ScheduleText, parse_set, read_pro
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
-from cmexport.sampling.schedules import sigmas_at, sigmas_for_steps
+from cmexport.sampling.editing import task_named
+from cmexport.sampling.schedules import Schedule, default_schedule, schedule_for_steps, sigmas_at
 from cmexport.verification import VerifyOptions
 
 
-def open_checkpoint(checkpoint: str | None, assignments: Sequence[str] | None) -> ConsistencyModel:
+def open_checkpoint(
+    checkpoint: str | None, assignments: Sequence[str] | None, *, trust: bool = False
+) -> ConsistencyModel:
     """Load the checkpoint a command names, or the project's, or the demo; the latter two are said on stderr."""
     overrides = parse_set(assignments)
     if checkpoint is not None:
-        return load_checkpoint(checkpoint, overrides)
+        return load_checkpoint(checkpoint, overrides, trust=trust)
     project = read_project(Path())
     if project.checkpoint is not None:
         console.remark(f"no checkpoint given: using {project.checkpoint} from {PROJECT_FILE}")
-        return load_checkpoint(project.checkpoint, {**project.overrides, **overrides})
+        return load_checkpoint(project.checkpoint, {**project.overrides, **overrides}, trust=trust)
     console.remark("no checkpoint given: using the demo model that ships with cmexport (CIFAR-10, 32x32, 10 classes)")
     return load_checkpoint(demo_checkpoint(), overrides)
 
 
-def resolve_sigmas(model: ConsistencyModel, schedule: ScheduleText) -> tuple[float, ...]:
-    """Noise levels of a schedule; empty for the default, one step at sigma_max.
+def resolve_schedule(
+    model: ConsistencyModel, schedule: ScheduleText, task: str = "generate", tuned: Sequence[float] = ()
+) -> Schedule:
+    """The levels a schedule means, and how they were chosen.
+
+    Args:
+        model: supplies the noise range and the release's name.
+        schedule: as typed.
+        task: decides where sampling starts when no levels are given.
+        tuned: levels from the project file; used for task "generate" where the number of steps is not said or the same.
 
     Raises:
         UsageError: two forms at once, text that is no number, or an impossible schedule.
@@ -41,13 +52,16 @@ def resolve_sigmas(model: ConsistencyModel, schedule: ScheduleText) -> tuple[flo
     if schedule.levels is not None and schedule.timesteps is None:
         raise UsageError("--levels only says what --timesteps counts in; for the model's own N use --set levels=N")
     if schedule.sigmas is not None:
-        return tuple(_numbers("--sigmas", schedule.sigmas, float))
+        return Schedule(tuple(_numbers("--sigmas", schedule.sigmas, float)), "--sigmas")
     if schedule.timesteps is not None:
         indices = tuple(_numbers("--timesteps", schedule.timesteps, int))
-        return sigmas_at(model.noise, indices, schedule.levels or model.noise.levels)
+        levels = schedule.levels or model.noise.levels
+        return Schedule(sigmas_at(model.noise, indices, levels), f"--timesteps {schedule.timesteps} of {levels} levels")
+    if tuned and task == "generate" and schedule.steps in (None, len(tuned)):
+        return Schedule(tuple(tuned), f"tuned, from {PROJECT_FILE}")
     if schedule.steps is not None:
-        return sigmas_for_steps(model.noise, schedule.steps)
-    return ()
+        return schedule_for_steps(model, schedule.steps, task)
+    return default_schedule(model, task)
 
 
 def _numbers(option: str, text: str, kind: type) -> list[Any]:
@@ -61,16 +75,41 @@ def _numbers(option: str, text: str, kind: type) -> list[Any]:
 
 
 def build_request(
-    model: ConsistencyModel, schedule: ScheduleText, label: int | None, batch: int, output: str
+    model: ConsistencyModel,
+    schedule: ScheduleText,
+    label: int | None,
+    batch: int,
+    output: str,
+    *,
+    task: str = "generate",
+    patch: int | None = None,
+    tuned: Sequence[float] = (),
 ) -> SampleRequest:
     """The request behind the options.
 
     Raises:
-        UsageError: an unknown output form or an impossible schedule.
+        UsageError: an unknown output form or task, or an impossible schedule.
     """
     if output not in ("float", "uint8"):
         raise UsageError(f"--output {output}: known are float and uint8")
-    return SampleRequest(sigmas=resolve_sigmas(model, schedule), label=label, batch=batch, output=output)
+    task_named(task)
+    chosen = resolve_schedule(model, schedule, task, tuned)
+    if chosen.origin.startswith("tuned"):
+        console.remark(f"sigmas {', '.join(f'{s:.7g}' for s in chosen.sigmas)}: {chosen.origin}")
+    return SampleRequest(
+        sigmas=chosen.sigmas,
+        label=label,
+        batch=batch,
+        output=output,
+        task=task,
+        patch=patch,
+        schedule=chosen.origin,
+    )
+
+
+def tuned_sigmas(checkpoint: str | None) -> tuple[float, ...]:
+    """Levels that `cmexport tune` left in the project file, for the checkpoint that is used when none is named."""
+    return () if checkpoint is not None else read_project(Path()).sigmas
 
 
 def verify_options(seeds: int | None) -> VerifyOptions:

@@ -3,83 +3,134 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
-from cmexport.artifact import write_atomically, write_grid
+from cmexport.artifact import write_atomically, write_grid, write_row
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.inspect import artifact_folder
-from cmexport.cli.requests import build_request, open_checkpoint
+from cmexport.cli.requests import build_request, open_checkpoint, tuned_sigmas
 from cmexport.drawing import (
     PictureSource,
+    draw_between,
     draw_pictures,
+    given_runs,
     read_arrays,
     run_all,
+    shown_to_people,
     source_from_artifact,
     source_from_model,
 )
 from cmexport.errors import UsageError
-from cmexport.parity.inputs import split_inputs
+from cmexport.photos import read_mask, read_photo
 from cmexport.progress import Progress
 from cmexport.runner import Array
+
+# What to write above the part of a picture that a task knows.
+_KNOWN = {"inpaint": "masked", "colorize": "grey", "superres": "low-res"}
 
 Subject = Annotated[
     str | None, typer.Argument(metavar="[CKPT|ARTIFACT]", help="Checkpoint or artefact folder.", show_default=False)
 ]
 Picture = Annotated[Path | None, typer.Option("-o", "--out", metavar="GRID.png", help="Write the pictures as a grid.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the first picture; the next has one more.")]
-Count = Annotated[int, typer.Option("--count", metavar="N", help="How many pictures.")]
+Count = Annotated[
+    int | None,
+    typer.Option(
+        "--count",
+        metavar="N",
+        show_default=False,
+        help="How many pictures. Default: 16; when editing, one, or one of each class (up to 10) without --label.",
+    ),
+]
 SampleLabel = Annotated[
     int | None, typer.Option("--label", metavar="N", help="Class of every picture; default: all in turn.")
 ]
 Inputs = Annotated[Path | None, typer.Option("--inputs", metavar="X.npz", help="Given graph inputs instead of seeds.")]
+ImageFile = Annotated[
+    Path | None,
+    typer.Option("--image", metavar="PHOTO", help="Picture to edit; its middle square is resized to the model's size."),
+]
+MaskFile = Annotated[
+    Path | None, typer.Option("--mask", metavar="MASK", help="inpaint: a picture of the same size, white = keep.")
+]
+SampleTask = Annotated[
+    str | None,
+    typer.Option("--task", metavar="T", help="generate, inpaint, colorize, superres, stroke or denoise."),
+]
+Interpolate = Annotated[
+    str | None, typer.Option("--interpolate", metavar="A,B", help="Pictures on the way from seed A to seed B.")
+]
 Save = Annotated[
     Path | None, typer.Option("--save", metavar="Y.npz", help="Write the pictures as an array named image.")
 ]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What to draw, as typed."""
+
+    count: int | None
+    seed: int
+    label: int | None
+    inputs: Path | None
+    image: Path | None
+    mask: Path | None
+    ends: tuple[int, int] | None
 
 
 def command(
     subject: Subject = None,
     out: Picture = None,
     seed: Seed = 0,
-    count: Count = 16,
+    count: Count = None,
     label: SampleLabel = None,
     steps: o.Steps = None,
     timesteps: o.Timesteps = None,
     levels: o.Levels = None,
     sigmas: o.Sigmas = None,
+    task: SampleTask = None,
+    patch: o.Patch = None,
+    image: ImageFile = None,
+    mask: MaskFile = None,
+    interpolate: Interpolate = None,
     inputs: Inputs = None,
     save: Save = None,
     assignments: o.Set = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Draw pictures from a checkpoint (in PyTorch) or an artefact (in its runtime)."""
+    """Draw pictures from a checkpoint (in PyTorch) or an artefact (in its runtime); or edit one: --task, --image."""
     if out is None and save is None:
         raise UsageError("nothing to write: give -o GRID.png, --save Y.npz or both")
     if save is not None and save.suffix != ".npz":
         raise UsageError(f"--save {save}: must end in .npz")
-    if not 0 <= seed < 2**63 or count < 1:
+    if not 0 <= seed < 2**63 or (count is not None and count < 1):
         raise UsageError("--seed must not be negative and --count must be at least 1")
+    wanted = _Wanted(count, seed, label, inputs, image, mask, _ends(interpolate))
+    _check_contradictions(wanted)
     schedule = o.ScheduleText(steps, timesteps, levels, sigmas)
     with console.working("load") as progress:
-        source = _source(subject, schedule, label, assignments)
-        pictures = _pictures(source, inputs, count, seed, label, progress)
+        source = _source(subject, schedule, label, task, patch, assignments)
+        given = _given(source, wanted)
+        pictures = _pictures(source, wanted, given, progress)
     if save is not None:
         buffer = io.BytesIO()
         np.savez(buffer, image=pictures)
         write_atomically(save, buffer.getvalue())
     if out is not None:
-        write_grid(out, pictures)
+        _draw(out, source, given, pictures)
     if as_json:
         console.emit_json(
             {
                 "pictures": len(pictures),
                 "shape": list(pictures.shape),
                 "dtype": str(pictures.dtype),
+                "task": source.request.task,
                 "grid": None if out is None else str(out),
                 "arrays": None if save is None else str(save),
             }
@@ -89,27 +140,97 @@ def command(
             console.say(f"{path}: {len(pictures)} pictures", quiet=as_json)
 
 
+def _ends(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() and int(part) < 2**63 for part in parts):
+        raise UsageError(f"--interpolate {text}: two seeds are expected, e.g. --interpolate 3,8")
+    return int(parts[0]), int(parts[1])
+
+
+def _check_contradictions(wanted: _Wanted) -> None:
+    if wanted.inputs is not None:
+        for name in ("label", "image", "mask", "ends"):
+            if getattr(wanted, name) is not None:
+                shown = "interpolate" if name == "ends" else name
+                raise UsageError(f"--{shown} and --inputs contradict each other: the inputs hold everything")
+    if wanted.mask is not None and wanted.image is None:
+        raise UsageError(f"--mask {wanted.mask}: a mask belongs to a picture; give --image PHOTO too")
+
+
 def _source(
-    subject: str | None, schedule: o.ScheduleText, label: int | None, assignments: list[str] | None
+    subject: str | None,
+    schedule: o.ScheduleText,
+    label: int | None,
+    task: str | None,
+    patch: int | None,
+    assignments: list[str] | None,
 ) -> PictureSource:
     folder = artifact_folder(subject)
     if folder is None:
         model = open_checkpoint(subject, assignments)
         if label is not None and model.conditioning.classes is None:
             raise UsageError(f"--label {label}: this model is unconditional and takes no label")
-        return source_from_model(model, build_request(model, schedule, None, 1, "float"))
+        request = build_request(
+            *(model, schedule, None, 1, "float"), task=task or "generate", patch=patch, tuned=tuned_sigmas(subject)
+        )
+        return source_from_model(model, request)
     if assignments or schedule != o.ScheduleText():
         raise UsageError(f"{folder}: an artefact's constants and schedule are fixed; export again to change them")
-    return source_from_artifact(folder)
+    source = source_from_artifact(folder)
+    if task not in (None, source.request.task) or patch not in (None, source.request.patch):
+        raise UsageError(f"{folder}: this artefact's task is {source.request.task}; export again to change it")
+    return source
 
 
-def _pictures(
-    source: PictureSource, inputs: Path | None, count: int, seed: int, label: int | None, progress: Progress
-) -> Array:
+def _given(source: PictureSource, wanted: _Wanted) -> dict[str, Array]:
+    """The picture to edit and its mask; empty when there is none."""
+    if wanted.image is None:
+        return {}
+    task = source.request.task
+    if not source.takes("image"):
+        raise UsageError(f"--image {wanted.image}: task {task} edits no picture; give --task")
+    if source.takes("mask") and wanted.mask is None:
+        raise UsageError(f"--task {task}: say what to keep with --mask MASK, white = keep")
+    if wanted.mask is not None and not source.takes("mask"):
+        raise UsageError(f"--mask {wanted.mask}: task {task} takes no mask")
+    channels, size, _ = source.picture_shape
+    image, geometry = read_photo(wanted.image, size, channels)
+    given: dict[str, Array] = {"image": image}
+    if geometry.remark:
+        console.remark(f"{wanted.image}: {geometry.remark}")
+    if wanted.mask is not None:
+        given["mask"] = read_mask(wanted.mask, geometry)
+        if given["mask"].all():
+            console.remark(f"{wanted.mask}: keeps the whole picture (white = keep), nothing is painted")
+    return given
+
+
+def _pictures(source: PictureSource, wanted: _Wanted, given: dict[str, Array], progress: Progress) -> Array:
     progress.step("sample")
-    if inputs is None:
-        return draw_pictures(source, count, seed, label, lambda done, total: progress.pictures("pictures", done, total))
-    if label is not None:
-        raise UsageError("--label and --inputs contradict each other: the inputs hold the labels")
-    runs = split_inputs(source.inputs, read_arrays(inputs))
-    return run_all(source, runs, len(runs), lambda done, total: progress.pictures("pictures", done, total))
+
+    def tell(done: int, total: int) -> None:
+        progress.pictures("pictures", done, total)
+
+    if wanted.inputs is not None:
+        runs = given_runs(source, read_arrays(wanted.inputs))
+        return run_all(source, runs, len(runs), tell)
+    if wanted.ends is not None:
+        if given:
+            raise UsageError("--interpolate and --image contradict each other")
+        return draw_between(source, *wanted.ends, wanted.count or 8, wanted.label, tell)
+    several = source.takes("label") and wanted.label is None
+    usual = 16 if not source.takes("image") else min(source.classes or 1, 10) if several else 1
+    return draw_pictures(source, wanted.count or usual, wanted.seed, wanted.label, tell, given=given)
+
+
+def _draw(out: Path, source: PictureSource, given: dict[str, Array], pictures: Array) -> None:
+    """A grid; when one picture was edited, before | what the graph knows of it | after."""
+    if not given:
+        write_grid(out, pictures)
+        return
+    row: list[tuple[str, Array]] = [("before", given["image"])]
+    if source.request.task in _KNOWN:
+        row.append((_KNOWN[source.request.task], shown_to_people(source, given)))
+    write_row(out, [*row, *(("after" if i == 0 else "", picture) for i, picture in enumerate(pictures))])

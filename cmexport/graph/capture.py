@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from cmexport.errors import UsageError
-from cmexport.model import ConsistencyModel, SampleRequest, TensorSpec
+from cmexport.model import EDITED, ConsistencyModel, SampleRequest, TensorSpec
+from cmexport.sampling.editing import check_editing
 from cmexport.sampling.samplers import SamplerGraph
 from cmexport.sampling.schedules import SamplingPlan
 
@@ -44,7 +45,7 @@ class CapturedGraph:
     Attributes:
         program: inputs and outputs named as in `inputs` and `outputs`; static shapes.
         inputs: what the graph takes, in order.
-        outputs: always one tensor, `image`.
+        outputs: always one tensor, `image`, or `edited` where an input has that name.
         classes: number of labels the `label` input accepts, None without that input.
         rewrites: the account of every rewrite applied so far.
     """
@@ -60,7 +61,8 @@ def graph_inputs(model: ConsistencyModel, plan: SamplingPlan, request: SampleReq
     """Names, shapes and dtypes at the border of the graph for this request.
 
     Raises:
-        UsageError: a label for an unconditional model, a label out of range, or a batch below 1.
+        UsageError: a label for an unconditional model, a label out of range, a batch below 1, or a task that doesn't
+            fit the model.
     """
     classes = model.conditioning.classes
     if request.batch < 1:
@@ -70,24 +72,30 @@ def graph_inputs(model: ConsistencyModel, plan: SamplingPlan, request: SampleReq
             raise UsageError(f"--label {request.label}: this model is unconditional and takes no label")
         if not 0 <= request.label < classes:
             raise UsageError(f"--label {request.label}: out of range, this model has labels 0 to {classes - 1}")
+    task = check_editing(model, request, plan.steps)
     picture = (request.batch, model.channels, model.image_size, model.image_size)
-    specs = [TensorSpec("noise", picture, "float32")]
+    specs = [TensorSpec("noise", picture, "float32")] if task.adds_noise else []
     if plan.steps > 1:
         specs.append(TensorSpec("renoise", (plan.steps - 1, *picture), "float32"))
     if classes is not None and request.label is None:
         specs.append(TensorSpec("label", (request.batch,), "int64"))
+    if "image" in task.inputs:
+        specs.append(TensorSpec("image", picture, "float32"))
+    if "mask" in task.inputs:
+        specs.append(TensorSpec("mask", (request.batch, 1, *picture[2:]), "float32"))
     return tuple(specs)
 
 
 def example_tensors(specs: tuple[TensorSpec, ...], classes: int | None, seed: int = 0) -> dict[str, Tensor]:
-    """One valid set of inputs: unit noise, labels spread over the classes; deterministic in `seed`."""
+    """One valid set of inputs: unit noise, labels spread over the classes, half a mask; deterministic in `seed`."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     for spec in specs:
         if spec.dtype == "int64":
             tensors[spec.name] = (torch.arange(spec.shape[0]) + seed) % (classes or 1)
         else:
-            tensors[spec.name] = torch.randn(spec.shape, generator=generator)
+            drawn = torch.randn(spec.shape, generator=generator)
+            tensors[spec.name] = (drawn > 0).float() if spec.name == "mask" else drawn
     return tensors
 
 
@@ -101,11 +109,12 @@ def capture(model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest)
     classes = model.conditioning.classes if any(s.name == "label" for s in inputs) else None
     sampler = SamplerGraph(model, plan, request).eval().requires_grad_(False)
     program = trace(sampler, example_tensors(inputs, classes))
-    batch, channels, height, width = inputs[0].shape
+    batch, channels, side = request.batch, model.channels, model.image_size
+    name = EDITED if any(s.name == "image" for s in inputs) else "image"
     output = (
-        TensorSpec("image", (batch, height, width, channels), "uint8")
+        TensorSpec(name, (batch, side, side, channels), "uint8")
         if request.output == "uint8"
-        else TensorSpec("image", (batch, channels, height, width), "float32")
+        else TensorSpec(name, (batch, channels, side, side), "float32")
     )
     return CapturedGraph(program=program, inputs=inputs, outputs=(output,), classes=classes)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -10,15 +10,15 @@ import torch
 
 from cmexport.graph.capture import CapturedGraph, to_module
 from cmexport.graph.evaluate import Float64Interpreter
-from cmexport.memory import page_out, return_free_memory
 from cmexport.runner import Array
 
 
 class ExactRunner:
-    """Interprets a graph with every weight widened to float64 as it is used."""
+    """Interprets a graph with every weight widened to float64 as it is used; `closed` is called on leaving."""
 
-    def __init__(self, captured: CapturedGraph) -> None:
+    def __init__(self, captured: CapturedGraph, closed: Callable[[], None] = lambda: None) -> None:
         self._module = to_module(captured.program)
+        self._closed = closed
         self._names = tuple(n.name for n in self._module.graph.nodes if n.op == "placeholder")
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -37,6 +37,5 @@ class ExactRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        page_out(self._module.parameters())
         del self._module
-        return_free_memory()
+        self._closed()

@@ -1,8 +1,9 @@
 """Inputs that anybody can draw again: picture i depends on nothing but its seed.
 
 Picture i comes from `torch.Generator().manual_seed(seed + i)`: one `randn` for `noise` (C, H, W), then one for
-`renoise` (K-1, C, H, W) where the graph has it; its label is i modulo the number of classes. The same picture is
-drawn whatever the batch size.
+`renoise` (K-1, C, H, W) where the graph has it; its label is i modulo the number of classes. Editing graphs also take a
+made-up `image` and a `mask` with a hole a quarter of the picture large (see `_made_up_picture` and `_hole`), drawn from
+the same generator afterwards. The same picture is drawn whatever the batch size.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.model import TensorSpec
 from cmexport.runner import Array
 
-_DRAWN = ("noise", "renoise", "label")
+_DRAWN = ("noise", "renoise", "label", "image", "mask")
 # Where pictures lie: renoise is (K-1, N, C, H, W), everything else starts with N.
 _PICTURE_AXIS = {"renoise": 1}
 
@@ -32,12 +34,14 @@ class VerificationInputs(Sequence[dict[str, Array]]):
         classes: number of classes; needed when the graph has a `label` input.
         pictures: pictures over all runs, a multiple of `batch`.
         seed: seed of picture 0.
+        image_noise: standard deviation of the noise on `image`, for graphs that remove it.
     """
 
     specs: tuple[TensorSpec, ...]
     classes: int | None
     pictures: int
     seed: int
+    image_noise: float = 0.0
 
     @property
     def batch(self) -> int:
@@ -76,29 +80,63 @@ class VerificationInputs(Sequence[dict[str, Array]]):
     def _picture(self, index: int) -> dict[str, Array]:
         generator = torch.Generator().manual_seed(self.seed + index)
         shapes = {spec.name: spec.shape for spec in self.specs}
-        drawn: dict[str, Array] = {"noise": torch.randn(shapes["noise"][1:], generator=generator).numpy()}
+        drawn: dict[str, Array] = {}
+        if "noise" in shapes:
+            drawn["noise"] = torch.randn(shapes["noise"][1:], generator=generator).numpy()
         if "renoise" in shapes:
             steps, _, *picture = shapes["renoise"]
             drawn["renoise"] = torch.randn((steps, *picture), generator=generator).numpy()
         if "label" in shapes:
             assert self.classes is not None
             drawn["label"] = np.asarray(index % self.classes)
+        if "image" in shapes:
+            made_up = _made_up_picture(shapes["image"][1:], generator)
+            if self.image_noise:
+                made_up += self.image_noise * torch.randn(made_up.shape, generator=generator).numpy()
+            drawn["image"] = made_up
+        if "mask" in shapes:
+            drawn["mask"] = _hole(shapes["mask"][1:], generator)
         return drawn
 
 
+def _made_up_picture(shape: Sequence[int], generator: torch.Generator) -> npt.NDArray[np.float64]:
+    """Soft coloured shapes: 4 x 4 cosines a channel, weaker the finer, as in photographs; (C, H, W) in [-1, 1]."""
+    channels, height, width = shape
+    waves = 4
+    strength = torch.randn((channels, waves, waves), generator=generator).double().numpy()
+    order = np.arange(waves)
+    strength /= 1.0 + order[:, None] + order[None, :]
+    down, across = (np.cos(np.pi * order[:, None] * (np.arange(n) + 0.5) / n) for n in (height, width))
+    picture: npt.NDArray[np.float64] = np.einsum("cuv,uy,vx->cyx", strength, down, across)
+    return np.clip(0.5 * picture, -1.0, 1.0)
+
+
+def _hole(shape: Sequence[int], generator: torch.Generator) -> npt.NDArray[np.float64]:
+    """A mask (1, H, W) of ones with a hole of half the height and width somewhere."""
+    _, height, width = shape
+    mask = np.ones(shape)
+    top = int(torch.randint(height - height // 2 + 1, (1,), generator=generator))
+    left = int(torch.randint(width - width // 2 + 1, (1,), generator=generator))
+    mask[:, top : top + height // 2, left : left + width // 2] = 0.0
+    return mask
+
+
 def batch_of(specs: Sequence[TensorSpec]) -> int:
-    """N of a graph: the first axis of its `noise` input.
+    """N of a graph: the first axis of its `noise` input, or of the noisy `image` that stands for it.
 
     Raises:
-        CheckpointError: there is no `noise` input, so this is no graph of ours.
+        CheckpointError: there is neither, so this is no graph of ours.
     """
-    for spec in specs:
-        if spec.name == "noise":
-            return spec.shape[0]
+    for name in ("noise", "image"):
+        for spec in specs:
+            if spec.name == name:
+                return spec.shape[0]
     raise CheckpointError(f"the graph has no input 'noise', only {', '.join(s.name for s in specs) or 'none'}")
 
 
-def draw_inputs(specs: Sequence[TensorSpec], classes: int | None, pictures: int, seed: int = 0) -> VerificationInputs:
+def draw_inputs(
+    specs: Sequence[TensorSpec], classes: int | None, pictures: int, seed: int = 0, *, image_noise: float = 0.0
+) -> VerificationInputs:
     """Inputs for at least `pictures` pictures, rounded up to whole runs of the graph.
 
     Args:
@@ -106,20 +144,22 @@ def draw_inputs(specs: Sequence[TensorSpec], classes: int | None, pictures: int,
         classes: number of classes for `label`.
         pictures: how many pictures, at least 1.
         seed: seed of picture 0; picture i uses seed + i.
+        image_noise: standard deviation of the noise on `image`, for graphs that remove it.
 
     Raises:
-        UsageError: no pictures asked for, or an input that can't be drawn (an image to edit must be given).
+        UsageError: no pictures asked for, or an input that can't be drawn.
         CheckpointError: the graph has no `noise` input, or a `label` input without classes.
     """
     batch = batch_of(specs)
-    unknown = [spec.name for spec in specs if spec.name not in _DRAWN]
+    names = {spec.name for spec in specs}
+    unknown = [n for n in (s.name for s in specs) if n not in _DRAWN or (n == "mask" and "image" not in names)]
     if unknown:
         raise UsageError(f"input '{unknown[0]}' can't be drawn at random; give it with --inputs FILE.npz")
     if pictures < 1:
         raise UsageError(f"{pictures} pictures: at least 1 is needed")
     if any(spec.name == "label" for spec in specs) and not classes:
         raise CheckpointError("the graph has an input 'label', but its number of classes is unknown")
-    return VerificationInputs(tuple(specs), classes, -(-pictures // batch) * batch, seed)
+    return VerificationInputs(tuple(specs), classes, -(-pictures // batch) * batch, seed, image_noise)
 
 
 def split_inputs(specs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> list[dict[str, Array]]:

@@ -8,7 +8,6 @@ from typing import Self
 
 import torch
 
-from cmexport.memory import page_out
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.runner import Array
 from cmexport.sampling.samplers import SamplerGraph
@@ -34,6 +33,4 @@ class TorchRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # The rungs that follow load the weights again in their own form; mapped ones need not stay resident meanwhile.
-        page_out(self._sampler.parameters())
         del self._sampler

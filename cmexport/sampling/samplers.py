@@ -1,4 +1,4 @@
-"""The sampler as one module: unit noise (and a label) in, finished pictures out.
+"""The sampler as one module: unit noise (a label, a picture to edit) in, finished pictures out.
 
 This is the PyTorch reference and, at the same time, what `graph.capture` traces. Nothing random is drawn inside.
 """
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.sampling.editing import check_editing
 from cmexport.sampling.schedules import SamplingPlan
 
 
@@ -16,11 +17,14 @@ class SamplerGraph(nn.Module):
     """K-step consistency sampling (Song et al. 2023, algorithm 1) with constants folded.
 
     The first sample is sigma * noise; the graph multiplies unit noise by c_in*sigma and c_skip*sigma (at sigma 80:
-    0.99998 and 0.0031), never by 80, so that every constant and activation is a normal half-precision number.
+    0.99998 and 0.0031), never by 80, so that every constant and activation is a normal half-precision number. Editing
+    tasks start at P image + sigma * noise (see `sampling.editing`), evaluated as sigma * (noise + P image / sigma) for
+    the same reason, and put the known part back after each evaluation.
 
-    Inputs of `forward`, by name: `noise` (N, C, H, W) unit variance; `renoise` (K-1, N, C, H, W) only when K > 1;
-    `label` (N,) int64 only for class-conditional models without a baked label. Returns `image` (N, C, H, W) in
-    [-1, 1], or (N, H, W, C) bytes for output "uint8".
+    Inputs of `forward`, by name: `noise` (N, C, H, W) unit variance, except for task "denoise"; `renoise`
+    (K-1, N, C, H, W) only when K > 1; `label` (N,) int64 only for class-conditional models without a baked label;
+    `image` (N, C, H, W) for editing tasks and `mask` (N, 1, H, W), 1 = keep, for "inpaint". Returns `image`
+    (N, C, H, W) in [-1, 1], or (N, H, W, C) bytes for output "uint8".
     """
 
     def __init__(self, model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest) -> None:
@@ -29,6 +33,9 @@ class SamplerGraph(nn.Module):
         self.plan = plan
         self.output = request.output
         self.baked_label = request.label
+        task = check_editing(model, request, plan.steps)
+        self.adds_noise = task.adds_noise
+        self.editing = None if task.build is None else task.build(request)
         for step, evaluation in enumerate(plan.evaluations):
             self.register_buffer(
                 f"c_noise_{step}", torch.tensor([evaluation.c_noise], dtype=torch.float64), persistent=False
@@ -41,21 +48,46 @@ class SamplerGraph(nn.Module):
         result: Tensor = self.network(x, c_noise) if label is None else self.network(x, c_noise, label)
         return result
 
-    def forward(self, noise: Tensor, renoise: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        noise: Tensor | None = None,
+        renoise: Tensor | None = None,
+        label: Tensor | None = None,
+        image: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Sample; see the class docstring for names and shapes."""
         first, *later = self.plan.evaluations
-        image = (first.c_skip * first.sigma) * noise + first.c_out * self._network(
-            (first.c_in * first.sigma) * noise, 0, label
-        )
-        image = self._clamp(image)
+        sample, scale = self._start(noise, image, mask)
+        x = (first.c_skip * scale) * sample + first.c_out * self._network((first.c_in * scale) * sample, 0, label)
+        x = self._keep(self._clamp(x), image, mask)
         for step, evaluation in enumerate(later, start=1):
             assert renoise is not None
-            x = image + evaluation.noise_std * renoise[step - 1]
-            image = evaluation.c_skip * x + evaluation.c_out * self._network(evaluation.c_in * x, step, label)
-            image = self._clamp(image)
+            x = x + evaluation.noise_std * renoise[step - 1]
+            x = evaluation.c_skip * x + evaluation.c_out * self._network(evaluation.c_in * x, step, label)
+            x = self._keep(self._clamp(x), image, mask)
         if self.output == "uint8":
-            return to_bytes(image)
-        return image
+            return to_bytes(x)
+        return x
+
+    def _start(self, noise: Tensor | None, image: Tensor | None, mask: Tensor | None) -> tuple[Tensor, float]:
+        """The first sample, divided by a number."""
+        sigma = self.plan.evaluations[0].sigma
+        if not self.adds_noise:
+            assert image is not None
+            return image, 1.0
+        assert noise is not None
+        if self.editing is None:
+            return noise, sigma
+        assert image is not None
+        return noise + (1.0 / sigma) * self.editing.known(image, mask), sigma
+
+    def _keep(self, x: Tensor, image: Tensor | None, mask: Tensor | None) -> Tensor:
+        if self.editing is None:
+            return x
+        assert image is not None
+        kept: Tensor = self.editing.keep(x, image, mask)
+        return kept
 
     def _clamp(self, image: Tensor) -> Tensor:
         return image.clamp(-1.0, 1.0) if self.plan.clamp else image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -99,6 +100,119 @@ def sigmas_at(noise: NoiseRange, timesteps: Sequence[int], levels: int) -> tuple
         raise UsageError(f"--timesteps {shown}: must end in 0 and lie below {levels - 1} with --levels {levels}")
     table = karras_levels(noise, levels)
     return tuple(sorted((table[t] for t in timesteps), reverse=True))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Levels to evaluate, descending (empty: one step at sigma_max), and how they were chosen, in words."""
+
+    sigmas: tuple[float, ...]
+    origin: str
+
+
+@dataclass(frozen=True)
+class TunedSchedule:
+    """Two steps that a release was tuned for: OpenAI's `ts=0,index,N-1` of `levels` = N."""
+
+    index: int
+    levels: int
+
+
+# openai/consistency_models scripts/launch.sh; FID ternary search of its authors (Song et al. 2023, appendix).
+TUNED_TWO_STEPS: Mapping[str, TunedSchedule] = MappingProxyType(
+    {
+        "cd_imagenet64_l2": TunedSchedule(22, 40),
+        "cd_imagenet64_lpips": TunedSchedule(22, 40),
+        "cd_bedroom256_lpips": TunedSchedule(17, 40),
+        "cd_bedroom256_l2": TunedSchedule(18, 40),
+        "ct_imagenet64": TunedSchedule(106, 201),
+        "ct_bedroom256": TunedSchedule(67, 151),
+        "ct_cat256": TunedSchedule(62, 151),
+    }
+)
+
+# Stroke-guided pictures of the paper start at 5.38 and evaluate again at 2.24 (Song et al. 2023, appendix D): levels
+# 16 and 20 of 40, kept as fractions of the range for models with other levels.
+_STROKE_FRACTIONS = (16 / 39, 20 / 39)
+
+MAX_STEPS = 200
+"""Every step is unrolled; ImageNet-64's own schedule has 200."""
+
+# Paper and notebook edit with every level, 39 steps; 13 (every third level) cost a third and look the same on CIFAR-10.
+EDITING_STEPS = 13
+
+
+def tuned_two_steps(name: str, noise: NoiseRange) -> tuple[str, tuple[float, ...]] | None:
+    """The tuned two-step levels of a released checkpoint, with the release's name; None for any other.
+
+    Args:
+        name: file or folder name of the checkpoint; `cd_imagenet64_l2.pt` and `diffusers-cd_imagenet64_l2` both count.
+        noise: the model's range; with another N than the release's the name is not believed.
+    """
+    # The longest name first: ct_imagenet64 must not claim a future ct_imagenet64_l2.
+    for release in sorted(TUNED_TWO_STEPS, key=len, reverse=True):
+        tuned = TUNED_TWO_STEPS[release]
+        if re.search(rf"(?<![a-z0-9]){release}(?![a-z0-9_])", name.lower()) and noise.levels == tuned.levels:
+            return release, (noise.sigma_max, karras_levels(noise, tuned.levels)[tuned.index])
+    return None
+
+
+def schedule_for_steps(model: ConsistencyModel, steps: int, task: str = "generate") -> Schedule:
+    """Levels for `--steps K`.
+
+    Generating takes the tuned levels of a release that is known to have them, else diffusers' spacing of the model's N
+    levels. Editing, and more steps than the model has levels, takes the first K of K + 1 Karras levels: diffusers'
+    stride N // K would leave out the lower levels (of 18, 13 steps end at sigma 0.4). "stroke" starts at 5.38 of 80.
+
+    Raises:
+        UsageError: K below 1 or beyond `MAX_STEPS`.
+    """
+    noise = model.noise
+    if not 1 <= steps <= MAX_STEPS:
+        raise UsageError(f"--steps {steps}: must lie between 1 and {MAX_STEPS}")
+    if task == "stroke":
+        return _stroke_schedule(noise, steps)
+    if task != "generate" or steps >= noise.levels:
+        return Schedule(_spread(noise, 0.0, steps), f"the first {steps} of {steps + 1} Karras levels")
+    if steps == 2:
+        tuned = tuned_two_steps(model.source.path.name, noise)
+        if tuned is not None:
+            return Schedule(tuned[1], f"tuned two-step schedule of {tuned[0]}")
+    return Schedule(sigmas_for_steps(noise, steps), f"{steps} evenly spaced of {noise.levels} levels, as diffusers")
+
+
+def default_schedule(model: ConsistencyModel, task: str) -> Schedule:
+    """Levels when the user names none.
+
+    Raises:
+        UsageError: task "denoise", whose level only the user knows.
+    """
+    if task == "denoise":
+        raise UsageError("--task denoise: say how noisy the picture is, e.g. --sigmas 0.5 (pictures span -1 to 1)")
+    if task == "generate":
+        return Schedule((), "one step at sigma_max")
+    return schedule_for_steps(model, 2 if task == "stroke" else EDITING_STEPS, task)
+
+
+def _stroke_schedule(noise: NoiseRange, steps: int) -> Schedule:
+    if steps <= 2:
+        levels = tuple(_level_at(noise, fraction) for fraction in _STROKE_FRACTIONS)
+        return Schedule(levels[:steps], "stroke-guided levels of the paper")
+    levels = _spread(noise, _STROKE_FRACTIONS[0], steps)
+    return Schedule(levels, f"{steps} Karras levels from {levels[0]:.3g} down")
+
+
+def _spread(noise: NoiseRange, first: float, steps: int) -> tuple[float, ...]:
+    """K levels from a fraction of the range on, in equal parts of what is left; the closing sigma_min is not one."""
+    return tuple(_level_at(noise, first + (1.0 - first) * i / steps) for i in range(steps))
+
+
+def _level_at(noise: NoiseRange, fraction: float) -> float:
+    """Level at a fraction of the way from sigma_max (0) to sigma_min (1)."""
+    if fraction == 0.0:
+        return noise.sigma_max
+    top, bottom = noise.sigma_max ** (1 / noise.rho), noise.sigma_min ** (1 / noise.rho)
+    return float((top + fraction * (bottom - top)) ** noise.rho)
 
 
 def sigmas_for_steps(noise: NoiseRange, steps: int) -> tuple[float, ...]:

@@ -167,3 +167,38 @@ def test_the_installed_command_returns_the_exit_code() -> None:
     assert process.returncode == 3
     assert "/nowhere/x.pt" in process.stderr
     assert process.stdout == ""
+
+
+def test_inspect_catches_a_wrong_reading_of_the_demo(cmexport) -> None:
+    for wrong, right in (("qkv_order=head_major", "qkv_order=thirds"), ("c_noise=0.25ln", "c_noise=250ln")):
+        outcome = cmexport("inspect", "--set", wrong, "--json")
+        assert outcome.code == 0, outcome.stderr
+        assert right in " ".join(outcome.json["self_check"]["warnings"])
+    assert cmexport("inspect", "--json").json["self_check"]["warnings"] == []
+
+
+def test_an_own_network_goes_the_whole_way(cmexport, tmp_path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)\n"
+        "    def forward(self, x, c_noise):\n"
+        "        return torch.tanh(self.conv(x)) * torch.cos(c_noise).to(x.dtype)\n"
+        "def build():\n"
+        "    torch.manual_seed(0)\n"
+        "    return Net().eval()\n"
+    )
+    sets = ("--set", "precond=cm", "--set", "c_noise=0.25ln", "--set", "image_size=8")
+    outcome = cmexport("onnx", f"{tmp_path / 'mine.py'}:build", *sets, "-o", tmp_path / "out", "--seeds", 8, "--json")
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.json["manifest"]["parity"]["passed"]
+
+
+def test_the_library_loads_lazily_and_offers_the_same() -> None:
+    code = (
+        "import sys, cmexport; assert 'torch' not in sys.modules; "
+        "assert callable(cmexport.load) and callable(cmexport.export_model) and 'torch' in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

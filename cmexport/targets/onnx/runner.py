@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from cmexport.errors import BackendError, CheckpointError
+from cmexport.model import EDITED
 from cmexport.runner import Array
 
 LEVELS = {
@@ -63,7 +64,10 @@ class OnnxRuntimeRunner:
             results = self._session.run(self._outputs, dict(inputs))
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed while running: {str(error).strip().splitlines()[0]}") from error
-        return {name: np.asarray(result) for name, result in zip(self._outputs, results, strict=True)}
+        return {
+            "image" if name == EDITED else name: np.asarray(result)
+            for name, result in zip(self._outputs, results, strict=True)
+        }
 
     def __enter__(self) -> Self:
         return self

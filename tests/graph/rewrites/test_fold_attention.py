@@ -31,6 +31,8 @@ class Block(nn.Module):
     def forward(self, noise):
         n, width = noise.shape[0], C // HEADS
         h = self.norm(noise)
+        if self.layout == "shuffled":
+            h = h.reshape(n, 2, C // 2, SIDE, SIDE).transpose(1, 2).reshape(noise.shape)
         if self.layout in ("separate", "tokens"):
             tokens = h.flatten(2).transpose(1, 2)
             parts = (
@@ -39,7 +41,7 @@ class Block(nn.Module):
                 else self.qkv(tokens).chunk(3, dim=-1)
             )
             q, k, v = (p.reshape(n, -1, HEADS, width).transpose(1, 2) for p in parts)
-        elif self.layout == "thirds":
+        elif self.layout in ("thirds", "shuffled"):
             parts = self.qkv(h).reshape(n, 3 * HEADS, width, -1).chunk(3, dim=1)
             q, k, v = (p.transpose(2, 3) for p in parts)
         elif self.layout == "head_major":
@@ -63,7 +65,7 @@ def only(module, target):
     return node
 
 
-@pytest.mark.parametrize("layout", ["thirds", "head_major", "tokens", "separate", "interleaved"])
+@pytest.mark.parametrize("layout", ["thirds", "head_major", "tokens", "separate", "interleaved", "shuffled"])
 def test_affine_and_scale_move_into_every_layout(layout):
     torch.manual_seed(1)
     network, x = Block(layout), torch.randn(2, C, SIDE, SIDE)

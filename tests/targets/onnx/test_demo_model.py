@@ -20,7 +20,7 @@ def test_the_fp16_file_is_half_the_fp32_file(demo):
     assert demo("fp16").path.stat().st_size <= 0.51 * demo("fp32").path.stat().st_size
 
 
-# Half of issue-level goals' distance to the gates: 110 dB measured as 130, 74 dB measured as 77.
+# Measured: 139 dB and 84.7 dB; PyTorch's own float16 autocast reaches 78.0 dB.
 @pytest.mark.parametrize(("precision", "least_db", "levels"), [("fp32", 110.0, 0.01), ("fp16", 74.0, 1.0)])
 def test_the_pictures_are_the_same(demo, psnr, precision, least_db, levels):
     exported = demo(precision)

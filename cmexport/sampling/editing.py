@@ -1,0 +1,190 @@
+"""Zero-shot editing: what each task knows of a picture and keeps (Song et al. 2023, arXiv:2303.01469, algorithm 4).
+
+The paper picks an orthogonal map A and a set of known coordinates of A y: the kept pixels, the grey value, the mean of
+each block. Written out, A^T (known A y) = P y with the projection P = A^T diag(known) A, and replacing the known
+coordinates of x by those of y is x + P (y - x). Only P matters, so A never enters the graph:
+
+* inpaint: P is the mask,
+* colorize: P = a a^T on each pixel's colour, a = (0.2989, 0.5870, 0.1140) of length 1,
+* superres: P is the mean over each p x p block,
+* stroke (SDEdit, Meng et al. 2022, arXiv:2108.01073): starts from the picture plus noise, keeps nothing,
+* denoise: one evaluation of a picture that is noisy already.
+
+The first sample is P y + sigma_0 z, as the algorithm has it; the notebook of openai/consistency_models_cifar10 leaves
+the noise out while evaluating at sigma 80. As in OpenAI's code the known part is put back after the clamp, also after
+the last evaluation: where P is not the mask, a picture may pass -1 and 1 slightly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmexport.errors import UsageError
+from cmexport.model import ConsistencyModel, SampleRequest
+
+LUMA = (0.2989, 0.5870, 0.1140)
+"""Weights of red, green and blue in a grey value (ITU-R BT.601), as OpenAI's colorization has them."""
+
+
+class Editing(nn.Module):
+    """What a task knows of the picture y, `image` (N, C, H, W), and does with it."""
+
+    def known(self, image: Tensor, mask: Tensor | None) -> Tensor:
+        """P y, where sampling starts."""
+        raise NotImplementedError
+
+    def keep(self, x: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:
+        """The sample x with its known part replaced by the picture's: x + P (y - x)."""
+        return x + self.known(image - x, mask)
+
+    def shown(self, image: Tensor, mask: Tensor | None) -> Tensor:
+        """P y as people would draw it."""
+        return self.known(image, mask)
+
+
+class Inpaint(Editing):
+    """Keeps the pixels where `mask` (N, 1, H, W) is 1."""
+
+    def known(self, image: Tensor, mask: Tensor | None) -> Tensor:
+        """The picture with the unknown pixels at 0."""
+        assert mask is not None
+        return mask * image
+
+    def keep(self, x: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:
+        """Written as a choice, so that kept pixels are equal to the last bit; x + mask (y - x) would round."""
+        assert mask is not None
+        return mask * image + (1.0 - mask) * x
+
+
+class Colorize(Editing):
+    """Keeps each pixel's grey value."""
+
+    projection: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        direction = torch.tensor(LUMA, dtype=torch.float64)
+        direction = direction / direction.norm()
+        # A 1x1 convolution with a constant matrix: every backend has it, and it is exact in the picture's own dtype.
+        self.register_buffer("projection", torch.outer(direction, direction)[:, :, None, None], persistent=False)
+
+    def known(self, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
+        """Each pixel's colour projected on the direction of grey."""
+        return F.conv2d(image, self.projection.to(image.dtype))
+
+    def shown(self, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
+        """The grey picture."""
+        weights = torch.tensor(LUMA, dtype=image.dtype)[:, None, None] / sum(LUMA)
+        return (weights * image).sum(dim=1, keepdim=True).expand_as(image)
+
+
+class Superres(Editing):
+    """Keeps the mean of each block of `patch` x `patch` pixels."""
+
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+
+    def known(self, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
+        """The picture at low resolution, enlarged again."""
+        return F.interpolate(F.avg_pool2d(image, self.patch), scale_factor=float(self.patch), mode="nearest")
+
+
+class Stroke(Editing):
+    """Starts from the whole picture and keeps nothing of it."""
+
+    def known(self, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
+        """The picture itself."""
+        return image
+
+    def keep(self, x: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
+        """The sample as it is."""
+        return x
+
+
+@dataclass(frozen=True)
+class Task:
+    """One `--task`.
+
+    Attributes:
+        summary: a sentence for documentation and help.
+        inputs: what the graph takes besides noise and label.
+        adds_noise: whether the graph has a `noise` input; False where the picture is noisy already.
+        build: the module for a request; None for tasks that know nothing of a picture.
+    """
+
+    summary: str
+    inputs: tuple[str, ...]
+    adds_noise: bool
+    build: Callable[[SampleRequest], Editing] | None
+
+
+def _superres(request: SampleRequest) -> Editing:
+    assert request.patch is not None
+    return Superres(request.patch)
+
+
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {
+        "generate": Task("a picture from noise", (), True, None),
+        "inpaint": Task("paint what the mask leaves open", ("image", "mask"), True, lambda _: Inpaint()),
+        "colorize": Task("colour a grey picture", ("image",), True, lambda _: Colorize()),
+        "superres": Task("detail for blocks whose means are known", ("image",), True, _superres),
+        "stroke": Task("a picture after a sketch in colours", ("image",), True, lambda _: Stroke()),
+        "denoise": Task("a clean picture from a noisy one", ("image",), False, lambda _: Stroke()),
+    }
+)
+
+
+def task_named(name: str) -> Task:
+    """The task behind `--task`.
+
+    Raises:
+        UsageError: the name is unknown.
+    """
+    if name not in TASKS:
+        raise UsageError(f"--task {name}: known are {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def check_editing(model: ConsistencyModel, request: SampleRequest, steps: int) -> Task:
+    """The request's task, once it is known to fit the model.
+
+    Raises:
+        UsageError: an unknown task, a patch that doesn't divide the picture or has no task to serve, colours of a model
+            that has none, or several evaluations of a task that has one.
+    """
+    task, size = task_named(request.task), model.image_size
+    if (request.patch is not None) != (request.task == "superres"):
+        if request.patch is None:
+            raise UsageError(f"--task superres: how large are the blocks? Give --patch N, a divisor of {size}")
+        raise UsageError(f"--patch {request.patch}: only --task superres has patches, not {request.task}")
+    if request.patch is not None and not (1 < request.patch <= size and size % request.patch == 0):
+        raise UsageError(f"--patch {request.patch}: must divide the picture's {size} pixels and be at least 2")
+    if request.task == "colorize" and model.channels != 3:
+        raise UsageError(f"--task colorize: this model has {model.channels} channels, not red, green and blue")
+    if request.task == "denoise" and steps != 1:
+        raise UsageError(f"--task denoise: one evaluation at one level, not {steps}; --task stroke takes several")
+    return task
+
+
+def interpolate(first: Tensor, second: Tensor, weight: float) -> Tensor:
+    """Spherical interpolation of two noises of one shape; weight 0 is `first`, 1 is `second`.
+
+    z = sin((1-w) psi)/sin(psi) z_0 + sin(w psi)/sin(psi) z_1 with psi the angle between them (Song et al. 2023,
+    appendix D): unlike a straight line it keeps the norm, so every z is as likely as a drawn one.
+    """
+    a, b = first.double(), second.double()
+    cosine = float((a * b).sum() / (a.norm() * b.norm()))
+    angle = math.acos(max(-1.0, min(1.0, cosine)))
+    if math.sin(angle) < 1e-9:
+        return first if weight < 0.5 else second
+    mixed = (math.sin((1.0 - weight) * angle) * a + math.sin(weight * angle) * b) / math.sin(angle)
+    return mixed.to(first.dtype)
