@@ -83,7 +83,8 @@ def export_model(
     tell = progress or Progress()
     target = target_named(options.target)
     plan = plan_sampling(model, request.sigmas)
-    rewrites = select(REWRITES, _general_names(options.lowering.rewrites))
+    named = select((*REWRITES, *target.own_rewrites), options.lowering.rewrites)
+    rewrites = [rewrite for rewrite in REWRITES if rewrite in named]
     final = out / artifact_name(model.source.path.stem, target.name, options.lowering.precision)
     with staged_folder(final) as staged:
         tell.step("capture")
@@ -120,14 +121,6 @@ def export_model(
         if parity is not None and not parity.passed:
             staged.reject()
     return ExportResult(folder=staged.final, manifest=manifest, parity=parity)
-
-
-def _general_names(requested: str) -> str:
-    """`--rewrites` names both general and target rewrites; each registry takes its own."""
-    if requested in ("all", "none", ""):
-        return requested
-    known = {rewrite.name for rewrite in REWRITES}
-    return ",".join(n for n in (name.strip() for name in requested.split(",")) if n in known) or "none"
 
 
 def _describe(

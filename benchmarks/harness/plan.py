@@ -71,7 +71,14 @@ ENGINES: Mapping[str, EngineTemplate] = {
         options={"compile": True},
         note="load includes the first run, with inductor's cache filled by an earlier process",
     ),
-    "pipeline": EngineTemplate("diffusers pipeline, 1 step", "diffusers", "pipeline", graph=False, costly=True),
+    "pipeline": EngineTemplate(
+        "diffusers pipeline, 1 step",
+        "diffusers",
+        "pipeline",
+        graph=False,
+        costly=True,
+        note="loading maps the weights; the first run reads them",
+    ),
     "naive": EngineTemplate(NAIVE, "onnxruntime", "naive-diffusers", host_loop=True),
     "naive-ours": EngineTemplate("naive export of our UNet, ONNX Runtime", "onnxruntime", "naive-ours", host_loop=True),
     "openvino-naive": EngineTemplate(
@@ -103,8 +110,8 @@ ENGINES: Mapping[str, EngineTemplate] = {
 
 _ALL = tuple(ENGINES)
 _BATCH = tuple(k for k in _ALL if ENGINES[k].batched and k != "compile")
-# Ten minutes are not enough for everything. Left out at batch 8: torch.compile, which compiles for 1.5 minutes per batch
-# size. Left out for the large network as well: whatever needs another export of it (half a minute each).
+# Ten minutes are not enough for everything. Left out at batch 8: torch.compile, which compiles for 1.5 minutes per
+# batch size. Left out for the large network as well: whatever needs another export of it (half a minute each).
 _LARGE = ("eager", "pipeline", "naive", "openvino-naive", "openvino-naive-bf16", "fp32")
 
 # Upper limits; the time left decides how many generations there are, see `measure.measure_case`.

@@ -21,7 +21,10 @@ times, because two processes of the same file differ by up to 3 %. Given are med
 is the growth of resident memory from before loading to its peak. *dB* is the PSNR against PyTorch eager's picture
 (peak 2.0). *Of peak* is the share of what a 2048 x 2048 x 2048 matrix product reaches on this machine in the same
 arithmetic, *at shapes* of what products of the model's own convolution shapes reach (im2col for free): above 100 %
-means a cheaper algorithm than the plain product.
+means a cheaper algorithm than the plain product, or that torch's product is slow at small shapes.
+
+To stay within ten minutes, batch 8 leaves out torch.compile (it compiles anew per batch size) and the baked label, and
+the ImageNet-64 architecture whatever needs another export of its 1.2 GB.
 """
 
 _HEADER = (

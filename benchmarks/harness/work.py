@@ -38,7 +38,7 @@ def measure_work(model: ConsistencyModel, batch: int) -> tuple[FlopRecord, Count
     if model.conditioning.classes is not None:
         inputs.append(torch.zeros(batch, dtype=torch.int64))
     counter = FlopCounterMode(display=False)
-    # The math backend spells attention out as products; the fused CPU kernel is not in the counter's list.
+    # The math backend spells attention out as products, whichever fused kernel this machine would take.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         model.network(*inputs)
     for hook in hooks:

@@ -33,6 +33,7 @@ VERBS = {
     "onnx": "Export a checkpoint to ONNX: noise in, picture out, checked against PyTorch.",
     "verify": "Compare a written artefact with its checkpoint, or with recorded pictures.",
     "sample": "Draw pictures from a checkpoint or an artefact.",
+    "tune": "Find the levels of a K-step schedule by picture quality; or a table for K = 1, 2, 4.",
     "doctor": "What works on this machine, what is missing, and how to get it.",
 }
 

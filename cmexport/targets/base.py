@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cmexport.graph.capture import CapturedGraph, RewriteReport
+from cmexport.graph.rewriting import Rewrite
 from cmexport.parity.ladder import Rung
 
 Progress = Callable[[str], None]
@@ -58,6 +59,11 @@ class Target(Protocol):
     @property
     def precisions(self) -> tuple[str, ...]:
         """Precisions it can lower to."""
+        ...
+
+    @property
+    def own_rewrites(self) -> tuple[Rewrite, ...]:
+        """Rewrites that only this target applies, by the names `--rewrites` takes."""
         ...
 
     def lower(

@@ -11,25 +11,29 @@ from benchmarks.harness.products import fastest, operands, rates
 from benchmarks.harness.subjects import TINY
 from benchmarks.harness.work import _split, measure_work
 from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange
-from cmexport.networks.adm_unet import AdmUnet
+from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 
 
-@pytest.fixture(scope="module")
-def model():
+def _model(config):
     torch.manual_seed(0)
     return ConsistencyModel(
-        network=AdmUnet(TINY).eval(),
+        network=AdmUnet(config).eval(),
         architecture={},
         channels=3,
-        image_size=8,
+        image_size=config.image_size,
         preconditioning="cm",
         c_noise="250ln",
         noise=NoiseRange(0.002, 80.0, 0.5, 7.0, 40),
-        conditioning=Conditioning(3),
+        conditioning=Conditioning(config.num_classes),
         renoise="cm",
         clamp=True,
         source=CheckpointSource(Path("tiny.pt"), "", "", 0),
     )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return _model(TINY)
 
 
 def test_convolutions_as_products_hold_all_convolution_flops(model):
@@ -42,6 +46,15 @@ def test_attention_is_two_products_per_block(model):
     # 4 x 4 positions, 64 channels; one block down, one in the middle, two up.
     flops, _ = measure_work(model, 1)
     assert flops.attention == 4 * 2 * (2 * 16 * 16 * 64)
+
+
+def test_attention_over_many_positions_counts_as_well():
+    # 16 x 16 positions and 64 channels per head, where PyTorch would take a fused kernel.
+    config = AdmUnetConfig(
+        image_size=16, model_channels=64, channel_mult=(1,), num_res_blocks=1, attention_downsampling=(1,)
+    )
+    flops, _ = measure_work(_model(config), 1)
+    assert flops.attention == 4 * 2 * (2 * 256 * 256 * 64)
 
 
 def test_work_grows_with_the_batch_but_not_the_time_branch(model):

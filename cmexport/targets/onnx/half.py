@@ -32,7 +32,6 @@ FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 SMALLEST_NORMAL = 2.0**-14
 LARGEST = 65504.0
 
-STATISTICS = frozenset({"InstanceNormalization", "LayerNormalization", "GroupNormalization", "BatchNormalization"})
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Clip", "Min", "Max", "Neg"})
 # Operators whose result only rearranges their data input: they follow its type instead of deciding.
 MOVEMENT = frozenset(

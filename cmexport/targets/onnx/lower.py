@@ -31,7 +31,6 @@ from cmexport.targets.onnx.writing import write_model
 MODEL_FILE = "model.onnx"
 # Protobuf refuses messages of 2 GiB; weights beyond this go to a file beside the model.
 EXTERNAL_DATA_BYTES = 1_900_000_000
-_NODE_METADATA = ("namespace", "pkg.torch.onnx.name_scopes")
 
 
 def lower(captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress) -> LoweredModel:

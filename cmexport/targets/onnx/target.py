@@ -11,9 +11,11 @@ from typing import Any
 import onnxruntime as ort
 
 from cmexport.graph.capture import CapturedGraph
+from cmexport.graph.rewriting import Rewrite
 from cmexport.parity.ladder import Rung
 from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
 from cmexport.targets.onnx import lower as lowering
+from cmexport.targets.onnx.forms import FORMS
 from cmexport.targets.onnx.runner import OnnxRuntimeRunner
 
 
@@ -23,6 +25,7 @@ class OnnxTarget:
 
     name: str = "onnx"
     precisions: tuple[str, ...] = ("fp32", "fp16")
+    own_rewrites: tuple[Rewrite, ...] = FORMS
 
     def lower(
         self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress

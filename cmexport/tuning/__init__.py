@@ -1,0 +1,1 @@
+"""Which levels to sample at: a search by picture quality, and what K steps cost and bring."""
