@@ -84,7 +84,7 @@ def export_model(
     target = target_named(options.target)
     plan = plan_sampling(model, request.sigmas)
     named = select((*REWRITES, *target.own_rewrites), options.lowering.rewrites)
-    rewrites = [rewrite for rewrite in REWRITES if rewrite in named]
+    rewrites = [*(r for r in REWRITES if r in named), *target.rewrites_for(options.lowering)]
     final = out / artifact_name(model.source.path.stem, target.name, options.lowering.precision)
     with staged_folder(final) as staged:
         tell.step("capture")

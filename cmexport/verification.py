@@ -24,8 +24,9 @@ from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.schedules import SamplingPlan, plan_sampling
 from cmexport.targets.registry import target_named
 
-# Above this many weights a picture takes a second or more on a laptop's cores: the ladder then keeps to a time budget,
-# and one picture in float64 must tell PyTorch's own error. Below it all pictures are run, however slow the machine.
+# Above this many weights, counted once for each step, a picture takes a second or more on a laptop's cores: the ladder
+# then keeps to a time budget, and one picture in float64 must tell PyTorch's own error. Below it all pictures are run,
+# however slow the machine.
 _LARGE_MODEL = 100_000_000
 
 
@@ -36,8 +37,9 @@ class VerifyOptions:
     Attributes:
         pictures: seeds compared on every rung.
         seed: seed of picture 0.
-        large_model_budget_s: seconds that models beyond 100 M weights should take (ImageNet-64: 1.2 s a picture and
-            rung); fewer pictures, never under 8, are compared to keep to it, and the report says so. None: all.
+        large_model_budget_s: seconds that models beyond 100 M weights, times steps, should take (ImageNet-64: 1.2 s a
+            picture and rung); fewer pictures, never under 8, are compared to keep to it, and the report says so.
+            None: all.
     """
 
     pictures: int = 64
@@ -70,7 +72,7 @@ def verify_rungs(
 ) -> ParityReport:
     """Climb the ladder: PyTorch float32, float64 on a few pictures, then every rung of the target."""
     captured, model = reference.captured, reference.model
-    large = model.parameters > _LARGE_MODEL
+    large = model.parameters * reference.plan.steps > _LARGE_MODEL
     return climb(
         Rung("PyTorch float32", partial(TorchRunner, model, reference.plan, reference.request)),
         rungs,

@@ -13,6 +13,7 @@ from cmexport.cli.requests import build_request, open_checkpoint, tuned_sigmas, 
 from cmexport.errors import ParityError
 from cmexport.export import ExportOptions, ExportResult, export_model
 from cmexport.parity.table import parity_table, verdict
+from cmexport.sampling.schedules import EXPORTED_EDITING_STEPS
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.registry import target_named
 
@@ -67,6 +68,7 @@ def command(
             task=task,
             patch=patch,
             tuned=tuned_sigmas(checkpoint),
+            editing_steps=EXPORTED_EDITING_STEPS,
         )
         options = ExportOptions(
             target="onnx",

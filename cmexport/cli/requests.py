@@ -13,7 +13,7 @@ from cmexport.demo import demo_checkpoint
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.editing import task_named
-from cmexport.sampling.schedules import Schedule, default_schedule, schedule_for_steps, sigmas_at
+from cmexport.sampling.schedules import EDITING_STEPS, Schedule, default_schedule, schedule_for_steps, sigmas_at
 from cmexport.verification import VerifyOptions
 
 
@@ -33,7 +33,11 @@ def open_checkpoint(
 
 
 def resolve_schedule(
-    model: ConsistencyModel, schedule: ScheduleText, task: str = "generate", tuned: Sequence[float] = ()
+    model: ConsistencyModel,
+    schedule: ScheduleText,
+    task: str = "generate",
+    tuned: Sequence[float] = (),
+    editing_steps: int = EDITING_STEPS,
 ) -> Schedule:
     """The levels a schedule means, and how they were chosen.
 
@@ -42,6 +46,7 @@ def resolve_schedule(
         schedule: as typed.
         task: decides where sampling starts when no levels are given.
         tuned: levels from the project file; used for task "generate" where the number of steps is not said or the same.
+        editing_steps: see `default_schedule`.
 
     Raises:
         UsageError: two forms at once, text that is no number, or an impossible schedule.
@@ -61,7 +66,7 @@ def resolve_schedule(
         return Schedule(tuple(tuned), f"tuned, from {PROJECT_FILE}")
     if schedule.steps is not None:
         return schedule_for_steps(model, schedule.steps, task)
-    return default_schedule(model, task)
+    return default_schedule(model, task, editing_steps)
 
 
 def _numbers(option: str, text: str, kind: type) -> list[Any]:
@@ -84,6 +89,7 @@ def build_request(
     task: str = "generate",
     patch: int | None = None,
     tuned: Sequence[float] = (),
+    editing_steps: int = EDITING_STEPS,
 ) -> SampleRequest:
     """The request behind the options.
 
@@ -93,7 +99,7 @@ def build_request(
     if output not in ("float", "uint8"):
         raise UsageError(f"--output {output}: known are float and uint8")
     task_named(task)
-    chosen = resolve_schedule(model, schedule, task, tuned)
+    chosen = resolve_schedule(model, schedule, task, tuned, editing_steps)
     if chosen.origin.startswith("tuned"):
         console.remark(f"sigmas {', '.join(f'{s:.7g}' for s in chosen.sigmas)}: {chosen.origin}")
     return SampleRequest(

@@ -66,6 +66,14 @@ class Target(Protocol):
         """Rewrites that only this target applies, by the names `--rewrites` takes."""
         ...
 
+    def rewrites_for(self, options: LoweringOptions) -> tuple[Rewrite, ...]:
+        """Those of its own rewrites that `options` ask for; applied with the general ones, they cost one trace less.
+
+        Raises:
+            UsageError: an option this target does not know.
+        """
+        ...
+
     def lower(
         self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress
     ) -> LoweredModel:

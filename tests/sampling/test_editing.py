@@ -161,9 +161,7 @@ def test_editing_is_algorithm_4(task, steps, patch, batch, clamp, rule, seed):
             np.einsum("c,nchw->nhw", weights, image), np.einsum("c,nchw->nhw", weights, kept), rtol=0, atol=1e-5
         )
     else:
-        means = [
-            v.reshape(batch, 3, SIZE // patch, patch, SIZE // patch, patch).mean((3, 5)) for v in (image, kept)
-        ]
+        means = [v.reshape(batch, 3, SIZE // patch, patch, SIZE // patch, patch).mean((3, 5)) for v in (image, kept)]
         np.testing.assert_allclose(*means, rtol=0, atol=1e-5)
 
 

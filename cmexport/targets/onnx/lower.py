@@ -14,7 +14,10 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
+import onnxscript.optimizer
 import torch
+from onnxscript import rewriter
+from onnxscript.rewriter.rules.common import reshape_reshape_rule
 
 from cmexport.errors import BackendError
 from cmexport.graph.capture import CapturedGraph, example_tensors
@@ -36,17 +39,22 @@ EXTERNAL_DATA_BYTES = 1_900_000_000
 def lower(captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress) -> LoweredModel:
     """Write `model.onnx` (and `model.onnx.data` beyond 2 GB) into `folder`.
 
+    The execution provider's own rewrites are applied first, unless the caller has applied them with the others.
+
     Raises:
         UsageError: unknown execution provider or rewrite.
         BackendError: an operator has no ONNX form, or the written file is not valid ONNX.
         OSError: the file can't be written.
     """
     profile = profile_for(options.ep)
-    shaped = apply_rewrites(captured, forms_for(profile, options.rewrites), progress)
+    done = {report.name for report in captured.rewrites}
+    shaped = apply_rewrites(captured, [f for f in forms_for(profile, options.rewrites) if f.name not in done], progress)
     progress("translate to ONNX")
     plain = options.rewrites == "none"
     translations = {} if plain else contrib_translations() if profile.contrib_ops else standard_translations()
-    model = _translate(shaped, translations)
+    model = _translate(shaped, translations, tidy=plain)
+    if not plain:
+        _fold_shapes(model)
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common_passes.DeduplicateInitializersPass()(model)
     if any(spec.name == "renoise" for spec in captured.inputs):
@@ -87,7 +95,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _translate(captured: CapturedGraph, translations: dict[Any, Any]) -> ir.Model:
+def _translate(captured: CapturedGraph, translations: dict[Any, Any], *, tidy: bool) -> ir.Model:
     inputs = example_tensors(captured.inputs, captured.classes)
     try:
         with _quiet():
@@ -98,13 +106,28 @@ def _translate(captured: CapturedGraph, translations: dict[Any, Any]) -> ir.Mode
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
+                optimize=tidy,
                 custom_translation_table=translations,
             )
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise BackendError(f"ONNX: this network can't be translated at opset {OPSET}: {reason}") from error
     assert program is not None
-    return program.model
+    model: ir.Model = program.model
+    return model
+
+
+def _fold_shapes(model: ir.Model) -> None:
+    """What the exporter's optimizer would do that matters here: shape arithmetic, reshapes of reshapes, leftovers.
+
+    The whole optimizer tries 200,000 rule matches on ImageNet-64's graph, 6 of the 9 seconds that translating takes.
+    """
+    common_passes.InlinePass()(model)
+    onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True)
+    rewriter.RewritePass([reshape_reshape_rule])(model)
+    common_passes.IdentityEliminationPass()(model)
+    common_passes.RemoveUnusedNodesPass()(model)
+    common_passes.CommonSubexpressionEliminationPass()(model)
 
 
 def _name_border(model: ir.Model, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:

@@ -15,7 +15,8 @@ from cmexport.graph.rewriting import Rewrite
 from cmexport.parity.ladder import Rung
 from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
 from cmexport.targets.onnx import lower as lowering
-from cmexport.targets.onnx.forms import FORMS
+from cmexport.targets.onnx.forms import FORMS, forms_for
+from cmexport.targets.onnx.providers import profile_for
 from cmexport.targets.onnx.runner import OnnxRuntimeRunner
 
 
@@ -26,6 +27,10 @@ class OnnxTarget:
     name: str = "onnx"
     precisions: tuple[str, ...] = ("fp32", "fp16")
     own_rewrites: tuple[Rewrite, ...] = FORMS
+
+    def rewrites_for(self, options: LoweringOptions) -> tuple[Rewrite, ...]:
+        """See `forms.forms_for`."""
+        return forms_for(profile_for(options.ep), options.rewrites)
 
     def lower(
         self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress

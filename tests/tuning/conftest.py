@@ -1,0 +1,43 @@
+"""A checkpoint small enough to be sampled hundreds of times, and a ruler file with random weights."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
+from cmexport.tuning.ruler import Ruler
+
+OVERRIDES = (("image_size", "8"), ("num_head_channels", "32"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    torch.manual_seed(0)
+    config = AdmUnetConfig(
+        image_size=8,
+        model_channels=32,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention_downsampling=(2,),
+        num_classes=3,
+        num_head_channels=32,
+    )
+    path = tmp_path_factory.mktemp("tuning") / "tiny.pt"
+    state = {k: v + 0.05 * torch.randn(v.shape) for k, v in AdmUnet(config).state_dict().items()}
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def ruler_file(tmp_path_factory):
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("ruler") / "ruler.pt"
+    state = {k: v.half() if v.is_floating_point() else v for k, v in Ruler().state_dict().items()}
+    mean, root = torch.rand(256).double(), torch.randn(256, 256).double() / 16
+    torch.save({**state, "_mu": mean, "_cov": root @ root.T}, path)
+    return path
