@@ -84,7 +84,14 @@ def run() -> None:
     """Entry point of the `cmexport` command."""
     # A job scheduler's SIGTERM cleans up like Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if code == INTERRUPTED:
+        # CPython remembers a KeyboardInterrupt that passed through code run from C (torch does that) and would end the
+        # process by signal, exit code -2, although it was handled.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: list[str]) -> int:

@@ -54,6 +54,8 @@ def run_main(*arguments: object, cwd: Path | None = None, **environment: str) ->
     """The command line in this process: importing torch anew for each of 60 cases would take minutes."""
     stdout, stderr = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
+        # pytest's workers pretend a terminal of 80 columns; users' pipes get 120.
+        patch.delenv("COLUMNS", raising=False)
         for name, value in environment.items():
             patch.setenv(name, value)
         if cwd is not None:
