@@ -49,12 +49,20 @@ def _finishing_nodes(graph: fx.Graph) -> Iterator[fx.Node]:
             yield node
 
 
+def exact_picture(module: fx.GraphModule, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The graph's picture with floats in float64 (bytes stay bytes); `inputs` by placeholder name."""
+    return _run(Float64Interpreter(module), inputs)
+
+
 def unclamped_picture(module: fx.GraphModule, inputs: Mapping[str, Tensor]) -> Tensor:
     """The picture (N, C, H, W) in float64 before the final clamp; `inputs` by placeholder name."""
-    names = [n.name for n in module.graph.nodes if n.op == "placeholder"]
+    return _run(_UnclampedInterpreter(module), inputs)
+
+
+def _run(interpreter: Float64Interpreter, inputs: Mapping[str, Tensor]) -> Tensor:
+    names = [n.name for n in interpreter.graph.nodes if n.op == "placeholder"]
     with torch.no_grad():
-        values = [_widen(inputs[name]) for name in names]
-        result = _UnclampedInterpreter(module).run(*values, enable_io_processing=False)
+        result = interpreter.run(*(_widen(inputs[name]) for name in names), enable_io_processing=False)
     while isinstance(result, tuple | list):
         result = result[0]
     assert isinstance(result, Tensor)

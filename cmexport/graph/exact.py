@@ -9,7 +9,7 @@ from typing import Self
 import torch
 
 from cmexport.graph.capture import CapturedGraph, to_module
-from cmexport.graph.evaluate import Float64Interpreter
+from cmexport.graph.evaluate import exact_picture
 from cmexport.runner import Array
 
 
@@ -19,17 +19,11 @@ class ExactRunner:
     def __init__(self, captured: CapturedGraph, closed: Callable[[], None] = lambda: None) -> None:
         self._module = to_module(captured.program)
         self._closed = closed
-        self._names = tuple(n.name for n in self._module.graph.nodes if n.op == "placeholder")
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; the picture comes back as float64 (bytes stay bytes)."""
-        with torch.no_grad():
-            values = [torch.from_numpy(inputs[name]) for name in self._names]
-            widened = [v.double() if v.is_floating_point() else v for v in values]
-            result = Float64Interpreter(self._module).run(*widened, enable_io_processing=False)
-        while isinstance(result, tuple | list):
-            result = result[0]
-        return {"image": result.numpy()}
+        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        return {"image": exact_picture(self._module, tensors).numpy()}
 
     def __enter__(self) -> Self:
         return self
