@@ -17,11 +17,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cmexport.checkpoints.assembling import assemble
 from cmexport.checkpoints.reading import FileFacts, container_of, file_facts, find_weights, read_torch, strict_weights
 from cmexport.checkpoints.safetensors_file import read_safetensors
 from cmexport.checkpoints.settings import OPENAI, Default, Family, Settings, resolve_sampling
 from cmexport.errors import BackendError, CheckpointError
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel
+from cmexport.model import CheckpointSource, ConsistencyModel
 from cmexport.networks.diffusers_unet import DiffusersUnet
 from cmexport.networks.meta import on_meta
 
@@ -121,17 +122,13 @@ def load_folder(folder: Path, settings: Settings) -> ConsistencyModel:
         settings.inferred("num_classes", classes, "unet/config.json")
     preferred = _scheduler(layout.scheduler) if layout.scheduler else {}
     constants = resolve_sampling(settings, layout.family, preferred)
-    return ConsistencyModel(
+    return assemble(
         network=network,
         architecture={"name": "diffusers.UNet2DModel", **{k: v for k, v in config.items() if not k.startswith("_")}},
         channels=channels,
         image_size=size,
-        preconditioning=constants.preconditioning,
-        c_noise=constants.c_noise,
-        noise=constants.noise,
-        conditioning=Conditioning(classes),
-        renoise=constants.renoise,
-        clamp=constants.clamp,
+        classes=classes,
+        constants=constants,
         source=CheckpointSource(folder, f"diffusers ({layout.kind})", facts.sha256, facts.size_bytes),
         settings=settings.finish(),
     )

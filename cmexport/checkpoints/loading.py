@@ -6,10 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from torch import nn
-
+from cmexport.checkpoints.assembling import assemble
 from cmexport.checkpoints.boundary import require_boundary
 from cmexport.checkpoints.diffusers_folder import fetch_from_hub, is_hub_id, load_folder
 from cmexport.checkpoints.edm import ECT, EDM, build_edm_network
@@ -33,7 +31,6 @@ from cmexport.checkpoints.settings import (
     OPENAI,
     Default,
     Family,
-    SamplingConstants,
     Settings,
     resolve_sampling,
     settings_for,
@@ -41,7 +38,7 @@ from cmexport.checkpoints.settings import (
 from cmexport.checkpoints.sidecar import read_sidecar
 from cmexport.checkpoints.sniff import recognize
 from cmexport.errors import CheckpointError
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel
+from cmexport.model import CheckpointSource, ConsistencyModel
 from cmexport.networks.adm_unet import AdmUnet
 from cmexport.networks.ctm_unet import CtmUnet
 from cmexport.sampling.preconditioning import c_noise_at
@@ -186,34 +183,6 @@ def _edm(
         constants=constants,
         source=CheckpointSource(path, f"edm ({weights.container})", weights.file.sha256, weights.file.size_bytes),
         settings=settings.finish(),
-    )
-
-
-def assemble(
-    *,
-    network: nn.Module,
-    architecture: Mapping[str, Any],
-    channels: int,
-    image_size: int,
-    classes: int | None,
-    constants: SamplingConstants,
-    source: CheckpointSource,
-    settings: tuple[Any, ...],
-) -> ConsistencyModel:
-    """Put the parts of a model together."""
-    return ConsistencyModel(
-        network=network,
-        architecture=architecture,
-        channels=channels,
-        image_size=image_size,
-        preconditioning=constants.preconditioning,
-        c_noise=constants.c_noise,
-        noise=constants.noise,
-        conditioning=Conditioning(classes),
-        renoise=constants.renoise,
-        clamp=constants.clamp,
-        source=source,
-        settings=settings,
     )
 
 

@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from cmexport.checkpoints.assembling import assemble
 from cmexport.checkpoints.boundary import require_boundary
 from cmexport.checkpoints.reading import finite
 from cmexport.checkpoints.settings import Default, Family, Settings, parse_overrides, resolve_sampling
 from cmexport.checkpoints.sidecar import as_text
 from cmexport.errors import CheckpointError, UsageError
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, Setting
+from cmexport.model import CheckpointSource, ConsistencyModel, Setting
 
 OWN = Family("a network without a file of its own")
 _REFERENCE = re.compile(r"^(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)$")
@@ -122,17 +123,13 @@ def _wrap(
         digest.update(name.encode())
         digest.update(raw.data)
         size_bytes += raw.nbytes
-    model = ConsistencyModel(
+    model = assemble(
         network=network,
         architecture={"name": f"{type(network).__module__}.{type(network).__qualname__}"},
         channels=channels,
         image_size=size,
-        preconditioning=constants.preconditioning,
-        c_noise=constants.c_noise,
-        noise=constants.noise,
-        conditioning=Conditioning(classes),
-        renoise=constants.renoise,
-        clamp=constants.clamp,
+        classes=classes,
+        constants=constants,
         source=CheckpointSource(path, label, digest.hexdigest(), size_bytes),
         settings=chosen,
     )
