@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -34,11 +35,12 @@ Say = Callable[[str], None]
 
 @dataclass
 class Observed:
-    """What has been seen of one engine so far. `times` has a turn's median (seconds) by round number."""
+    """What has been seen of one engine so far: a turn's median (seconds) by round number in `times`, the best run."""
 
     index: int
     spec: EngineSpec
     times: dict[int, float] = field(default_factory=dict)
+    fastest: float = math.inf
     loads: list[float] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)
     failed: str | None = None
@@ -174,10 +176,13 @@ def _look(engine: Observed, process: EngineProcess, folder: Path) -> None:
 
 def _turn(engine: Observed, process: EngineProcess, plan: CasePlan, number: int) -> None:
     if not engine.runs:
-        pilot = min(process.run(1))
-        engine.runs = max(1, min(MOST_RUNS, round(plan.turn_s / pilot)))
+        # The first run of all may be slow for a reason of its own; a slow model's is representative and dear.
+        pilot = min(process.run(1 if plan.turn_s > 1 else 3))
+        engine.runs = max(2, min(MOST_RUNS, round(plan.turn_s / pilot)))
     time.sleep(PAUSE_S)
-    engine.times[number] = summarize(process.run(engine.runs)).median
+    seconds = process.run(engine.runs)
+    engine.times[number] = summarize(seconds).median
+    engine.fastest = min(engine.fastest, *seconds)
 
 
 def _generation_together(
@@ -245,12 +250,14 @@ def _records(
     steady = steady_rounds(baseline)
     eager = engines.get(EAGER)
     reference = None if eager is None or eager.picture is None else np.load(eager.picture)
-    return [_record(engine, baseline, steady, reference, flops, rates) for engine in engines.values()]
+    best = engines[NAIVE].fastest
+    return [_record(engine, baseline, best, steady, reference, flops, rates) for engine in engines.values()]
 
 
 def _record(
     engine: Observed,
     baseline: Mapping[int, float],
+    best: float,
     steady: frozenset[int],
     reference: Any,
     flops: int,
@@ -274,6 +281,8 @@ def _record(
         note=spec.note,
         latency_ms=_spread(latency, 1e3),
         ratio=_spread(summarize(ratios(engine.times, baseline, steady))),
+        fastest_ms=engine.fastest * 1e3,
+        fastest_ratio=engine.fastest / best,
         turns_dropped=len(engine.times) - len(counted),
         load_ms=_spread(summarize(engine.loads), 1e3),
         peak_memory_bytes=round(summarize(engine.memory).median),

@@ -116,7 +116,7 @@ _LARGE = ("eager", "pipeline", "naive", "openvino-naive", "openvino-naive-bf16",
 
 # Upper limits; the time left decides how many generations there are, see `measure.measure_case`.
 FULL: tuple[CasePlan, ...] = (
-    CasePlan("demo", 1, _ALL, generations=5, rounds=6, turn_s=0.2, costly_generations=2, weight=2),
+    CasePlan("demo", 1, _ALL, generations=5, rounds=8, turn_s=0.2, weight=3),
     CasePlan("demo", 8, _BATCH, generations=3, rounds=4, turn_s=0.4),
     CasePlan("imagenet64", 1, _LARGE, generations=3, rounds=1, turn_s=3.0, weight=2, together=False),
 )

@@ -53,6 +53,8 @@ class EngineRecord(Record):
         skipped: why it did not run; everything below is then None.
         latency_ms: per run (a whole batch); over counted turns, each the median of its runs.
         ratio: latency over the baseline's of the same round.
+        fastest_ms: the fastest of all runs, which other programs of a shared machine disturb least.
+        fastest_ratio: that over the baseline's.
         turns_dropped: turns left out because the round's baseline was slow.
         load_ms: from files to ready to run, in fresh processes with the libraries already imported.
         peak_memory_bytes: growth of resident memory from before loading to its highest point after all runs.
@@ -67,6 +69,8 @@ class EngineRecord(Record):
     note: str = ""
     latency_ms: Spread | None = None
     ratio: Spread | None = None
+    fastest_ms: float | None = None
+    fastest_ratio: float | None = None
     turns_dropped: int = 0
     load_ms: Spread | None = None
     peak_memory_bytes: int | None = None

@@ -21,6 +21,8 @@ def content():
         "arithmetic": "fp32",
         "latency_ms": spread(16.5),
         "ratio": spread(1.0),
+        "fastest_ms": 15.9,
+        "fastest_ratio": 1.0,
         "load_ms": spread(141.0),
         "peak_memory_bytes": 78_000_000,
         "file": {"bytes": 33_300_000, "nodes": 818, "parameters": 7_995_011},
@@ -84,7 +86,7 @@ def test_the_row_says_what_the_record_says(content):
     row = next(line for line in text.splitlines() if line.startswith("| ours "))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == [
-        *("ours", "16.5 [16.2, 17.0]", "0.871 [0.854, 0.897]", "141", "78", "33.3", "818", "8.00"),
+        *("ours", "16.5 [16.2, 17.0]", "0.871 [0.854, 0.897]", "15.9", "1.000", "141", "78", "33.3", "818", "8.00"),
         *("144.8", "52 %", "73 %"),
     ]
     assert "3.64 GFLOP a run" in text
