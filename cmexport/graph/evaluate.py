@@ -31,14 +31,14 @@ class _UnclampedInterpreter(Float64Interpreter):
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self._skipped = set(_finishing_nodes(module.graph))
+        self._skipped = set(finishing_nodes(module.graph))
 
     def run_node(self, n: fx.Node) -> Any:
         """Run, or pass the input through."""
         return self.env[n.all_input_nodes[0]] if n in self._skipped else super().run_node(n)
 
 
-def _finishing_nodes(graph: fx.Graph) -> Iterator[fx.Node]:
+def finishing_nodes(graph: fx.Graph) -> Iterator[fx.Node]:
     """From the output back, everything with a single input: clamp, scaling to bytes, rounding, layout."""
     node = next(n for n in graph.nodes if n.op == "output")
     while len(node.all_input_nodes) == 1:

@@ -1,0 +1,166 @@
+"""From a precision's name to a compressed graph: `w8`, `w6`, `w4`, `mixed` (weights only) and `int8` (W8A8)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from cmexport.graph.capture import CapturedGraph, example_tensors, to_module
+from cmexport.quantize.activations import ActivationPlan, plan_activations, with_activations
+from cmexport.quantize.formats import FLOAT, LINEAR8, PALETTES, WeightFormat
+from cmexport.quantize.planning import Candidate, WeightPlan, candidates, choose
+from cmexport.quantize.rounding import rounded
+from cmexport.quantize.sensitivity import SAMPLES, run_unfinished, weight_sensitivity
+from cmexport.quantize.weights import find_weights, set_weights, with_weights
+
+MIXED = "mixed"
+"""The precision of `--budget-db`: whatever bits keep the picture that good."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a precision allows: storage formats, bits per weight on average (tables counted), 8-bit activations."""
+
+    formats: tuple[WeightFormat, ...]
+    mean_bits: float
+    activations: bool = False
+
+
+# The tenths beyond the name pay for tables and for the few layers that need more; files stay at 0.27, 0.21 and 0.15 of
+# float32. Integers only for int8: products of codes need them.
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "int8": Recipe((LINEAR8,), 16.0, activations=True),
+        "w8": Recipe((PALETTES[-1], LINEAR8, FLOAT), 8.1),
+        "w6": Recipe((*PALETTES, LINEAR8, FLOAT), 6.1),
+        "w4": Recipe((*PALETTES, LINEAR8, FLOAT), 4.2),
+        MIXED: Recipe((*PALETTES, LINEAR8, FLOAT), 16.0),
+    }
+)
+
+# Activations stay in floating point, worst first, until the rest is predicted to leave this; 4 dB above the gate.
+_ACTIVATION_DB = 42.0
+_TRIAL_PICTURES = 16
+
+# Sensitivities need a gradient and a sum of squares beside the weights: three times the model. Integers everywhere keep
+# w8's gate without them, and four samples (at ImageNet-64's size 15 s) rank layers well enough for the others.
+_LARGE_MODEL = 100_000_000
+_LARGE_MODEL_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Compression:
+    """A compressed graph and how it came about.
+
+    `captured` computes with the rounded weights in float32; a target's job is to store them in `weights`' formats.
+    """
+
+    captured: CapturedGraph
+    weights: WeightPlan
+    activations: ActivationPlan | None
+    budget_db: float | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest."""
+        facts: dict[str, Any] = {
+            "weights": dict(Counter(str(c.format) for c in self.weights.chosen)),
+            "mean_weight_bits": round(self.weights.mean_bits, 3),
+        }
+        if self.budget_db is not None:
+            facts["budget_db"] = self.budget_db
+        if self.weights.predicted:
+            facts["predicted_db"] = round(self.weights.predicted_db, 1)
+        if self.activations is not None:
+            facts["activations"] = {
+                "uint8": len(self.activations.ranges),
+                "left_in_float": list(self.activations.left),
+                "predicted_db": round(self.activations.predicted_db, 1),
+            }
+        return facts
+
+
+def compress(
+    captured: CapturedGraph,
+    precision: str,
+    budget_db: float | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Compression:
+    """Round weights, and for "int8" activations, as `precision` asks.
+
+    Args:
+        captured: after the rewrites.
+        precision: a key of `RECIPES`.
+        budget_db: for "mixed", the PSNR (peak 2.0, mean over pictures) to keep with the fewest bits.
+        progress: told about the stages.
+    """
+    recipe = RECIPES[precision]
+    weights = find_weights(to_module(captured.program))
+    elements = sum(w.value.numel() for w in weights)
+    formats, samples = recipe.formats, SAMPLES
+    if elements > _LARGE_MODEL:
+        formats = (LINEAR8,) if precision == "w8" else formats
+        samples = _LARGE_MODEL_SAMPLES
+    sensitivity = None
+    if len(formats) > 1:
+        progress("weight sensitivity")
+        sensitivity = weight_sensitivity(captured, weights, samples)
+    progress("weight formats")
+    shares = sensitivity or (None,) * len(weights)
+    options = [candidates(w, s, formats) for w, s in zip(weights, shares, strict=True)]
+
+    def values(plan: WeightPlan) -> dict[str, torch.Tensor]:
+        triples = zip(weights, shares, plan.chosen, strict=True)
+        return {name: rounded(w.value, s, c.format) for w, s, c in triples for name in w.names}
+
+    if precision == MIXED and budget_db is not None:
+        plan = _smallest(captured, options, elements, budget_db, values)
+    else:
+        plan = replace(choose(options, elements, recipe.mean_bits), predicted=sensitivity is not None)
+    activations = None
+    if recipe.activations:
+        progress("activation ranges")
+        activations = plan_activations(captured, _ACTIVATION_DB)
+    compressed = with_weights(captured, values(plan))
+    if activations is not None:
+        compressed = with_activations(compressed, activations)
+    return Compression(compressed, plan, activations, budget_db)
+
+
+def _smallest(
+    captured: CapturedGraph,
+    options: list[tuple[Candidate, ...]],
+    elements: int,
+    budget_db: float,
+    values: Callable[[WeightPlan], dict[str, torch.Tensor]],
+) -> WeightPlan:
+    """The plan of fewest bits whose pictures, drawn, keep `budget_db`: predictions are a decibel or two off."""
+    trials = [example_tensors(captured.inputs, captured.classes, seed=40_000 + i) for i in range(_TRIAL_PICTURES)]
+    exact = _pictures(captured, {}, trials)
+    # 0.3 dB for what the trial does not see: half-precision arithmetic, other pictures.
+    goal, asked = budget_db + 0.3, budget_db
+    best: WeightPlan | None = None
+    for _ in range(6):
+        plan = choose(options, elements, float("inf"), asked)
+        error = ((_pictures(captured, values(plan), trials) - exact) ** 2).flatten(1).mean(1)
+        found = float((10 * torch.log10(4.0 / error.clamp_min(1e-20))).mean())
+        if found >= goal and (best is None or plan.mean_bits < best.mean_bits):
+            best = plan
+        if best is not None and abs(found - goal) < 0.2:
+            break
+        asked += goal - found + (0.05 if found < goal else 0.0)
+    return best or choose(options, elements, float("inf"))
+
+
+def _pictures(
+    captured: CapturedGraph, values: Mapping[str, torch.Tensor], inputs: list[dict[str, torch.Tensor]]
+) -> torch.Tensor:
+    module = to_module(captured.program)
+    set_weights(module, values)
+    with torch.no_grad():
+        # The model clamps its pictures; errors beyond the clamp don't show.
+        return torch.cat([run_unfinished(module, given)[0].clamp(-1, 1) for given in inputs])
