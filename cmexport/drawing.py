@@ -15,14 +15,14 @@ from cmexport.artifact import Manifest, read_manifest
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.graph.capture import graph_inputs
 from cmexport.model import ConsistencyModel, SampleRequest, TensorSpec
-from cmexport.parity.gates import byte_gate, gate_for
+from cmexport.parity.gates import byte_gate
 from cmexport.parity.inputs import batch_of, draw_inputs, split_inputs
 from cmexport.parity.metrics import PictureDifference, compare
 from cmexport.runner import Array, Runner
 from cmexport.sampling.editing import interpolate, task_named
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.schedules import plan_sampling
-from cmexport.verification import artifact_rungs, request_of
+from cmexport.verification import artifact_rungs, gate_of, request_of
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,14 @@ def source_from_model(model: ConsistencyModel, request: SampleRequest) -> Pictur
     return PictureSource(inputs, model.conditioning.classes, partial(TorchRunner, model, plan, request), request)
 
 
-def source_from_artifact(folder: Path) -> PictureSource:
-    """A written artefact in the runtime it was made for.
+def source_from_artifact(folder: Path, function: str | None = None) -> PictureSource:
+    """A written artefact in the runtime it was made for; `function` chooses among several graphs, default the first.
 
     Raises:
         CheckpointError: the artefact is damaged.
+        UsageError: it has no graph of that name.
     """
-    return _source(folder, read_manifest(folder))
+    return _source(folder, read_manifest(folder).function(function))
 
 
 def _source(folder: Path, manifest: Manifest) -> PictureSource:
@@ -245,15 +246,18 @@ class ArrayComparison:
         return self.difference.passes(self.gate_db)
 
 
-def compare_arrays(folder: Path, inputs: Mapping[str, Array], expected: Array) -> ArrayComparison:
-    """Run a written artefact on given inputs and compare with given pictures.
+def compare_arrays(
+    folder: Path, inputs: Mapping[str, Array], expected: Array, function: str | None = None
+) -> ArrayComparison:
+    """Run a written artefact (`function` of it, or the first graph) on given inputs; compare with given pictures.
 
     Raises:
         CheckpointError: the artefact is damaged, or the arrays don't fit it.
+        UsageError: it has no graph of that name.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder).function(function)
     source = _source(folder, manifest)
     runs = given_runs(source, inputs)
     pictures = run_all(source, runs, len(runs))
-    gate = gate_for(manifest.precision)
+    gate = gate_of(manifest.precision, manifest.precision_plan)
     return ArrayComparison(compare(expected, pictures), byte_gate(gate) if pictures.dtype == np.uint8 else gate)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from cmexport.artifact import (
 from cmexport.artifact.manifest import (
     CheckpointRecord,
     EvaluationRecord,
+    FunctionRecord,
     RewriteRecord,
     SamplingRecord,
     SessionRecord,
     SettingRecord,
     TensorRecord,
 )
+from cmexport.errors import UsageError
 from cmexport.graph.capture import CapturedGraph, RewriteReport, capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites, select
@@ -37,7 +40,7 @@ from cmexport.progress import Progress
 from cmexport.sampling.schedules import SamplingPlan, plan_sampling
 from cmexport.targets.base import LoweredModel, LoweringOptions
 from cmexport.targets.registry import target_named
-from cmexport.verification import Reference, VerifyOptions, verify_rungs
+from cmexport.verification import Reference, VerifyOptions, gate_of, verify_rungs
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,20 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written: the folder (named `*.rejected` when parity failed), its manifest and the parity report."""
+    """What was written: the folder (named `*.rejected` when parity failed), its manifest, each graph's parity report.
+
+    `parities` is empty when verification was switched off.
+    """
 
     folder: Path
     manifest: Manifest
-    parity: ParityReport | None
+    parities: Mapping[str, ParityReport]
+
+    @property
+    def parity(self) -> ParityReport | None:
+        """The report of the first graph that failed, else of the first one."""
+        reports = list(self.parities.values())
+        return next((r for r in reports if not r.passed), reports[0] if reports else None)
 
 
 def export_model(
@@ -80,60 +92,125 @@ def export_model(
         BackendError: a library is missing or refuses the graph.
         OutputError: `out` can't be written.
     """
+    return export_functions(model, (request,), options, out, progress)
+
+
+def export_functions(
+    model: ConsistencyModel,
+    requests: Sequence[SampleRequest],
+    options: ExportOptions,
+    out: Path,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """One artefact of several graphs, one per request and named after its task; else as `export_model`.
+
+    The result's manifest lists them.
+
+    Raises:
+        UsageError, BackendError, OutputError: see `export_model`; also two requests of the same task.
+    """
     tell = progress or Progress()
     target = target_named(options.target)
-    plan = plan_sampling(model, request.sigmas)
-    named = select((*REWRITES, *target.own_rewrites), options.lowering.rewrites)
-    rewrites = [*(r for r in REWRITES if r in named), *target.rewrites_for(options.lowering)]
+    names = [request.task for request in requests]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"--task {','.join(names)}: {twice[0]} comes twice")
     final = out / artifact_name(model.source.path.stem, target.name, options.lowering.precision)
     with staged_folder(final) as staged:
-        tell.step("capture")
-        captured = capture(model, plan, request)
-        rewritten = apply_rewrites(captured, rewrites, tell.step)
-        lowered = target.lower(rewritten, options.lowering, staged.path, tell.step)
-        account = (*rewritten.rewrites, *lowered.rewrites)
-        # Folded weights would stay in memory while the ladder opens its runtimes.
-        del rewritten
+        drafts = {r.task: _lower(model, r, options, staged.path, tell, len(requests) > 1) for r in requests}
         return_free_memory()
-        parity = None
+        if len(drafts) > 1:
+            joined = target.join(staged.path, {name: draft.lowered for name, draft in drafts.items()})
+            drafts = {name: replace(draft, lowered=joined[name]) for name, draft in drafts.items()}
+        manifest, reports = _verify_and_describe(model, drafts, options, staged.path, tell)
+        write_manifest(staged.path, manifest)
+        if not all(report.passed for report in reports.values()):
+            staged.reject()
+    return ExportResult(folder=staged.final, manifest=manifest, parities=reports)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A graph that is written but not verified: `captured` is the one before rewrites."""
+
+    request: SampleRequest
+    plan: SamplingPlan
+    captured: CapturedGraph
+    account: tuple[RewriteReport, ...]
+    lowered: LoweredModel
+
+
+def _lower(
+    model: ConsistencyModel, request: SampleRequest, options: ExportOptions, folder: Path, tell: Progress, several: bool
+) -> _Draft:
+    target, lowering = target_named(options.target), options.lowering
+    named = select((*REWRITES, *target.own_rewrites), lowering.rewrites)
+    rewrites = [*(r for r in REWRITES if r in named), *target.rewrites_for(lowering)]
+    prefix = f"{request.task}: " if several else ""
+
+    def step(name: str) -> None:
+        tell.step(prefix + name)
+
+    step("capture")
+    plan = plan_sampling(model, request.sigmas)
+    captured = capture(model, plan, request)
+    rewritten = apply_rewrites(captured, rewrites, step)
+    lowered = target.lower(rewritten, lowering, folder, step, request.task if several else "model")
+    # Folded weights end here: they would stay in memory while the ladder opens its runtimes.
+    return _Draft(request, plan, captured, (*rewritten.rewrites, *lowered.rewrites), lowered)
+
+
+def _verify_and_describe(
+    model: ConsistencyModel, drafts: Mapping[str, _Draft], options: ExportOptions, folder: Path, tell: Progress
+) -> tuple[Manifest, dict[str, ParityReport]]:
+    """The manifest, and the parity report of every graph that was verified, by name."""
+    target = target_named(options.target)
+    manifests: dict[str, Manifest] = {}
+    reports: dict[str, ParityReport] = {}
+    several = len(drafts) > 1
+    for index, (name, draft) in enumerate(drafts.items()):
         if options.verify is not None:
-            tell.step("verify")
-            rungs = target.rungs(staged.path, lowered.files, lowered.session)
-            parity = verify_rungs(
-                Reference(model, plan, request, captured, options.expendable),
-                rungs,
-                options.lowering.precision,
+            tell.step(f"{name}: verify" if several else "verify")
+            session = {**draft.lowered.session, "function": name} if several else draft.lowered.session
+            expendable = options.expendable and index == len(drafts) - 1
+            reports[name] = verify_rungs(
+                Reference(model, draft.plan, draft.request, draft.captured, expendable),
+                target.rungs(folder, draft.lowered.files, session),
+                gate_of(options.lowering.precision, draft.lowered.precision_plan),
                 options.verify,
                 tell,
             )
-        manifest = _describe(model, request, plan, captured, account, lowered, options, parity)
-        # Only metadata is appended after verification; stamping checks the file it leaves.
-        target.stamp(staged.path, lowered.files, metadata_props(manifest))
-        files = [
-            describe_file(staged.path, staged.path / f, "model" if i == 0 else "weights")
-            for i, f in enumerate(lowered.files)
-        ]
-        if parity is not None:
-            write_preview(staged.path / "preview.png", parity.preview.reference, parity.preview.candidate)
-            files.append(describe_file(staged.path, staged.path / "preview.png", "preview"))
-        manifest = manifest.model_copy(update={"files": tuple(files)})
-        write_manifest(staged.path, manifest)
-        if parity is not None and not parity.passed:
-            staged.reject()
-    return ExportResult(folder=staged.final, manifest=manifest, parity=parity)
+        manifests[name] = _describe(model, draft, options, reports.get(name))
+    previews = {name: "preview.png" if i == 0 else f"preview-{name}.png" for i, name in enumerate(reports)}
+    # Only metadata is appended after verification; stamping checks the file it leaves.
+    for files in dict.fromkeys(draft.lowered.files for draft in drafts.values()):
+        first = next(name for name, draft in drafts.items() if draft.lowered.files == files)
+        target.stamp(folder, files, metadata_props(manifests[first]))
+    for name, preview in previews.items():
+        write_preview(folder / preview, reports[name].preview.reference, reports[name].preview.candidate)
+    roles = {
+        path: "weights" if index else "model"
+        for draft in drafts.values()
+        for index, path in enumerate(draft.lowered.files)
+    } | dict.fromkeys(previews.values(), "preview")
+    manifest = manifests[next(iter(drafts))].model_copy(
+        update={"files": tuple(describe_file(folder, folder / path, role) for path, role in roles.items())}
+    )
+    if several:
+        functions = tuple(_function(n, m, drafts[n].lowered.files, previews.get(n)) for n, m in manifests.items())
+        manifest = manifest.model_copy(update={"functions": functions})
+    return manifest, reports
 
 
-def _describe(
-    model: ConsistencyModel,
-    request: SampleRequest,
-    plan: SamplingPlan,
-    captured: CapturedGraph,
-    rewrites: tuple[RewriteReport, ...],
-    lowered: LoweredModel,
-    options: ExportOptions,
-    parity: ParityReport | None,
-) -> Manifest:
+def _function(name: str, manifest: Manifest, files: tuple[str, ...], preview: str | None) -> FunctionRecord:
+    """What a manifest says of one graph only."""
+    fields = {f: getattr(manifest, f) for f in FunctionRecord.model_fields if f not in ("name", "files")}
+    return FunctionRecord(name=name, files=files if preview is None else (*files, preview), **fields)
+
+
+def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, parity: ParityReport | None) -> Manifest:
+    """The manifest of one graph, but for its files."""
     source, noise = model.source, model.noise
+    request, plan, captured, lowered = draft.request, draft.plan, draft.captured, draft.lowered
     return Manifest(
         schema_version=1,
         cmexport_version=__version__,
@@ -176,7 +253,7 @@ def _describe(
         inputs=tuple(TensorRecord.of_input(s) for s in captured.inputs),
         outputs=tuple(TensorRecord.of_output(s) for s in captured.outputs),
         precision_plan=dict(lowered.precision_plan),
-        rewrites=tuple(_rewrite_record(r) for r in rewrites),
+        rewrites=tuple(_rewrite_record(r) for r in draft.account),
         parity=None if parity is None else ParityRecord.from_report(parity),
         tools=dict(lowered.tools),
         session=SessionRecord(

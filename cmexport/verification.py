@@ -68,7 +68,7 @@ class Reference:
 
 
 def verify_rungs(
-    reference: Reference, rungs: tuple[Rung, ...], precision: str, options: VerifyOptions, progress: Progress
+    reference: Reference, rungs: tuple[Rung, ...], gate_db: float, options: VerifyOptions, progress: Progress
 ) -> ParityReport:
     """Climb the ladder: PyTorch float32, float64 on a few pictures, then every rung of the target."""
     captured, model = reference.captured, reference.model
@@ -83,12 +83,18 @@ def verify_rungs(
             options.seed,
             image_noise=0.0 if task_named(reference.request.task).adds_noise else reference.plan.sigmas[0],
         ),
-        gate_for(precision),
+        gate_db,
         exact=Rung("PyTorch float64", partial(ExactRunner, captured, reference.release)),
         exact_pictures=1 if large else 4,
         time_budget_s=options.large_model_budget_s if large else None,
         progress=progress.pictures,
     )
+
+
+def gate_of(precision: str, plan: Mapping[str, object]) -> float:
+    """The gate of a precision in dB; for weights of mixed widths, the budget that chose them."""
+    budget = plan.get("budget_db")
+    return float(budget) if isinstance(budget, int | float) else gate_for(precision)
 
 
 def artifact_rungs(folder: Path, manifest: Manifest) -> tuple[Rung, ...]:
@@ -140,26 +146,49 @@ def _text(value: object) -> str:
 
 
 def verify_artifact(
-    folder: Path, against: str | None, overrides: Mapping[str, str], options: VerifyOptions, progress: Progress
-) -> ParityReport:
-    """The ladder again on a written artefact.
+    folder: Path,
+    against: str | None,
+    overrides: Mapping[str, str],
+    options: VerifyOptions,
+    progress: Progress,
+    function: str | None = None,
+) -> dict[str, ParityReport]:
+    """The ladder again on a written artefact: each of its graphs, or only the one named `function`.
 
     Raises:
         CheckpointError: the artefact or the checkpoint is damaged, or they don't belong together.
-        UsageError: there is no checkpoint to compare with.
+        UsageError: there is no checkpoint to compare with, or no such graph.
     """
-    manifest = read_manifest(folder)
+    whole = read_manifest(folder)
+    names = whole.function_names if function is None else (function,)
+    manifests = [whole.function(name) for name in names]
     progress.step("load")
-    model = checkpoint_of(manifest, against, overrides)
+    model = checkpoint_of(whole, against, overrides)
+    reports = {}
+    for name, manifest in zip(names, manifests, strict=True):
+        progress.step("verify" if len(names) == 1 else f"{name}: verify")
+        last = manifest is manifests[-1]
+        reports[name] = _verify_graph(folder, manifest, model, options, progress, expendable=last)
+    return reports
+
+
+def _verify_graph(
+    folder: Path,
+    manifest: Manifest,
+    model: ConsistencyModel,
+    options: VerifyOptions,
+    progress: Progress,
+    *,
+    expendable: bool,
+) -> ParityReport:
     request = request_of(manifest)
     plan = plan_sampling(model, request.sigmas)
-    progress.step("capture")
     captured = capture(model, plan, request)
     if captured.inputs != tuple(t.spec for t in manifest.inputs):
         raise CheckpointError(
             f"{model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "
             f"{', '.join(f'{t.name} {t.shape}' for t in manifest.inputs)}"
         )
-    progress.step("verify")
-    reference = Reference(model, plan, request, captured, expendable=True)
-    return verify_rungs(reference, artifact_rungs(folder, manifest), manifest.precision, options, progress)
+    reference = Reference(model, plan, request, captured, expendable)
+    gate = gate_of(manifest.precision, manifest.precision_plan)
+    return verify_rungs(reference, artifact_rungs(folder, manifest), gate, options, progress)

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, NonNegativeInt, Posit
 
 from cmexport.artifact.parity_record import ParityRecord
 from cmexport.artifact.schema import PlainDict, PlainValue, Record, Sha256
+from cmexport.errors import UsageError
 from cmexport.model import TensorSpec
 
 SCHEMA_VERSION = 1
@@ -143,11 +144,33 @@ class SessionRecord(Record):
     options: PlainDict
 
 
+class FunctionRecord(Record):
+    """One graph of an artefact that holds several; the fields it shares with `Manifest` mean the same there.
+
+    `name` is what the model file calls it where one file holds all (its task), `files` are those it needs, the
+    model file to open first.
+    """
+
+    name: str
+    files: tuple[Annotated[str, AfterValidator(_inside)], ...] = Field(min_length=1)
+    task: str
+    patch: PositiveInt | None
+    sampling: SamplingRecord
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+    precision_plan: PlainDict
+    rewrites: tuple[RewriteRecord, ...]
+    parity: ParityRecord | None
+
+
 class Manifest(Record):
     """The whole of `manifest.json`.
 
     `patch` is the block size of task "superres", null for others; `label` is the class baked into the graph, null if
     none; `classes` is null for unconditional models; `parity` is null when verification was switched off.
+
+    An artefact of one graph has no `functions`. One of several lists them all there, and the fields above describe the
+    first; `function` gives the manifest that any one of them would have alone.
     """
 
     schema_version: Literal[1]
@@ -170,3 +193,36 @@ class Manifest(Record):
     parity: ParityRecord | None
     tools: dict[str, str]
     session: SessionRecord
+    functions: tuple[FunctionRecord, ...] = ()
+
+    @property
+    def function_names(self) -> tuple[str, ...]:
+        """Names of its graphs; one alone is named after its task."""
+        return tuple(f.name for f in self.functions) or (self.task,)
+
+    def function(self, name: str | None = None) -> Manifest:
+        """The manifest of one graph, as if it were alone; the first one without a name.
+
+        The session options of a graph out of several hold its name as `function`.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        name = name or self.function_names[0]
+        if name not in self.function_names:
+            raise UsageError(
+                f"--task {name}: this artefact holds {', '.join(self.function_names)}; export again for other tasks"
+            )
+        if not self.functions:
+            return self
+        chosen = next(f for f in self.functions if f.name == name)
+        others = {path for f in self.functions for path in f.files} - set(chosen.files)
+        ordered = sorted(self.files, key=lambda f: f.path not in chosen.files)
+        return self.model_copy(
+            update={
+                **{k: getattr(chosen, k) for k in FunctionRecord.model_fields if k not in ("name", "files")},
+                "files": tuple(f for f in ordered if f.path not in others),
+                "session": SessionRecord(ep=self.session.ep, options={**self.session.options, "function": name}),
+                "functions": (),
+            }
+        )

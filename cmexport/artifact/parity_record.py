@@ -49,12 +49,13 @@ class DifferenceRecord(Record):
 
 
 class RungRecord(Record):
-    """One rung against the reference."""
+    """One rung against the reference; `own_gate_db` replaces `applied_gate_db` where it is not null."""
 
     name: str
     passed: bool
     seconds: float = Field(ge=0)
     difference: DifferenceRecord
+    own_gate_db: float | None = None
 
 
 class ExactRecord(Record):
@@ -104,6 +105,7 @@ class ParityRecord(Record):
                     passed=rung.passed,
                     seconds=rung.seconds,
                     difference=DifferenceRecord.from_difference(rung.difference),
+                    own_gate_db=rung.own_gate_db,
                 )
                 for rung in report.rungs
             ),

@@ -14,6 +14,7 @@ from cmexport.artifact.manifest import MANIFEST_NAME
 from cmexport.checkpoints.selfcheck import SelfCheck, default_pictures, read_pictures, self_check
 from cmexport.cli import console
 from cmexport.cli import options as o
+from cmexport.cli.packages import package_facts, show_package
 from cmexport.cli.requests import open_checkpoint
 from cmexport.model import ConsistencyModel, Setting
 from cmexport.sampling.schedules import Schedule, default_schedule, plan_sampling, schedule_for_steps
@@ -36,7 +37,9 @@ def artifact_folder(subject: str | None) -> Path | None:
     if subject is None:
         return None
     path = Path(subject)
-    folder = path if path.is_dir() else path.parent
+    # A Core ML package is a folder, and one of the artefact's parts.
+    package = path.suffix == ".mlpackage"
+    folder = path if path.is_dir() and not package else path.parent
     is_part = path.is_dir() or path.suffix in (".onnx", ".json", ".png")
     return folder if is_part and (folder / MANIFEST_NAME).is_file() else None
 
@@ -49,14 +52,14 @@ def command(
     trust: o.Trust = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """What a checkpoint or artefact is: every constant with its origin, what is ambiguous, what rewriting removed."""
+    """What a checkpoint or artefact is: every constant with its origin, what is ambiguous, what rewriting removed.
+
+    A Core ML package, with or without its artefact: operations, precision, weights, what leaves the Neural Engine.
+    """
     folder = artifact_folder(subject)
-    if folder is not None:
-        manifest = read_manifest(folder)
-        if as_json:
-            console.emit_json({"folder": str(folder), "manifest": manifest.model_dump(mode="json")})
-        else:
-            _show_artifact(folder, manifest)
+    package = _package(subject)
+    if folder is not None or package is not None:
+        _inspect_written(folder, package, as_json)
         return
     model = open_checkpoint(subject, assignments, trust=trust)
     check = None if no_check else _self_check(model, pictures)
@@ -64,6 +67,25 @@ def command(
         console.emit_json(_checkpoint_facts(model, check))
     else:
         _show_checkpoint(model, check)
+
+
+def _package(subject: str | None) -> Path | None:
+    return Path(subject) if subject is not None and Path(subject).suffix == ".mlpackage" else None
+
+
+def _inspect_written(folder: Path | None, package: Path | None, as_json: bool) -> None:
+    """An artefact, one of its Core ML packages, or a package without an artefact."""
+    manifest = None if folder is None else read_manifest(folder)
+    if as_json:
+        facts: dict[str, Any] = {}
+        if manifest is not None:
+            facts = {"folder": str(folder), "manifest": manifest.model_dump(mode="json")}
+        console.emit_json(facts if package is None else {**facts, "package": package_facts(package)})
+        return
+    if folder is not None and manifest is not None:
+        _show_artifact(folder, manifest)
+    if package is not None:
+        show_package(package)
 
 
 def _self_check(model: ConsistencyModel, pictures: list[Path] | None) -> SelfCheck:
@@ -151,11 +173,16 @@ def _show_artifact(folder: Path, manifest: Manifest) -> None:
     console.say(
         f"{folder}: {manifest.name}, {manifest.target} {manifest.precision}, cmexport {manifest.cmexport_version}"
     )
+    for file in manifest.files:
+        console.say(f"  {file.path}  {file.bytes / 1e6:.2f} MB  {file.role}")
+    for name in manifest.function_names:
+        _show_graph(manifest.function(name))
+
+
+def _show_graph(manifest: Manifest) -> None:
     patch = "" if manifest.patch is None else f" of {manifest.patch} x {manifest.patch} blocks"
     schedule = f" ({manifest.sampling.schedule})" if manifest.sampling.schedule else ""
     console.say(f"task {manifest.task}{patch}, {len(manifest.sampling.sigmas)} step(s){schedule}")
-    for file in manifest.files:
-        console.say(f"  {file.path}  {file.bytes / 1e6:.2f} MB  {file.role}")
     border = Table("graph", "name", "dtype", "shape", "meaning")
     for kind, tensors in (("input", manifest.inputs), ("output", manifest.outputs)):
         for tensor in tensors:

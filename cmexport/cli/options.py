@@ -52,8 +52,13 @@ Levels = Annotated[
 Sigmas = Annotated[
     str | None, typer.Option("--sigmas", metavar="A,B", help="Noise levels evaluated, descending: 80,1.38.")
 ]
-Task = Annotated[
-    str, typer.Option("--task", metavar="T", help="generate, inpaint, colorize, superres, stroke or denoise.")
+Tasks = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        metavar="T[,T..]",
+        help="generate, inpaint, colorize, superres, stroke, denoise; several: one graph for each.",
+    ),
 ]
 Patch = Annotated[
     int | None, typer.Option("--patch", metavar="N", help="superres: side of the blocks whose means are known.")
@@ -62,7 +67,17 @@ Label = Annotated[int | None, typer.Option("--label", metavar="N", help="Class; 
 Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Pictures per run of the exported graph.")]
 Output = Annotated[str, typer.Option("--output", help="float: (N, C, H, W) in [-1, 1]; uint8: (N, H, W, C) bytes.")]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="float16 weights and arithmetic, float32 at the border.")]
-Precision = Annotated[str | None, typer.Option("--precision", metavar="P", help="fp32 or fp16.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="Weights and activations in 8 bits.")]
+W8 = Annotated[bool, typer.Option("--w8", help="Weights in 8 bits on average, float16 arithmetic.")]
+W6 = Annotated[bool, typer.Option("--w6", help="Weights in 6 bits on average, float16 arithmetic.")]
+W4 = Annotated[bool, typer.Option("--w4", help="Weights in 4 bits on average, float16 arithmetic.")]
+BudgetDb = Annotated[
+    float | None,
+    typer.Option("--budget-db", metavar="DB", help="The fewest weight bits whose pictures keep this PSNR."),
+]
+Precision = Annotated[
+    str | None, typer.Option("--precision", metavar="P", help="The same by name: fp32, fp16, int8, w8, w6, w4.")
+]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Write without climbing the parity ladder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Seeds = Annotated[

@@ -13,7 +13,14 @@ from cmexport.demo import demo_checkpoint
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.editing import task_named
-from cmexport.sampling.schedules import EDITING_STEPS, Schedule, default_schedule, schedule_for_steps, sigmas_at
+from cmexport.sampling.schedules import (
+    EDITING_STEPS,
+    EXPORTED_EDITING_STEPS,
+    Schedule,
+    default_schedule,
+    schedule_for_steps,
+    sigmas_at,
+)
 from cmexport.verification import VerifyOptions
 
 
@@ -110,6 +117,37 @@ def build_request(
         task=task,
         patch=patch,
         schedule=chosen.origin,
+    )
+
+
+def build_requests(
+    model: ConsistencyModel,
+    schedule: ScheduleText,
+    label: int | None,
+    batch: int,
+    output: str,
+    *,
+    tasks: str,
+    patch: int | None = None,
+    tuned: Sequence[float] = (),
+) -> tuple[SampleRequest, ...]:
+    """The requests behind the options of an exporting verb: one per task of a comma-separated list.
+
+    The schedule means the same for each as if it were alone; `patch` is for "superres" where that is among several.
+
+    Raises:
+        UsageError: see `build_request`.
+    """
+    names = [name.strip() for name in tasks.split(",")]
+    return tuple(
+        build_request(
+            *(model, schedule, label, batch, output),
+            task=name,
+            patch=patch if name == "superres" or "superres" not in names else None,
+            tuned=tuned,
+            editing_steps=EXPORTED_EDITING_STEPS,
+        )
+        for name in names
     )
 
 

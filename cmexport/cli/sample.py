@@ -178,9 +178,9 @@ def _source(
         return source_from_model(model, request)
     if assignments or schedule != o.ScheduleText():
         raise UsageError(f"{folder}: an artefact's constants and schedule are fixed; export again to change them")
-    source = source_from_artifact(folder)
-    if task not in (None, source.request.task) or patch not in (None, source.request.patch):
-        raise UsageError(f"{folder}: this artefact's task is {source.request.task}; export again to change it")
+    source = source_from_artifact(folder, task)
+    if patch not in (None, source.request.patch):
+        raise UsageError(f"{folder}: made for --patch {source.request.patch}; export again to change it")
     return source
 
 

@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
+from cmexport.artifact import read_manifest
 from cmexport.artifact.parity_record import DifferenceRecord, ParityRecord
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.inspect import artifact_folder
 from cmexport.cli.requests import verify_options
+from cmexport.cli.showing import check_parity, show_parity
 from cmexport.drawing import compare_arrays, read_arrays
 from cmexport.errors import CheckpointError, ParityError, UsageError
-from cmexport.parity.table import parity_table, verdict
 from cmexport.verification import verify_artifact
 
 Artifact = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Artefact folder, or the model file in it.")]
@@ -24,12 +25,18 @@ Against = Annotated[
 Inputs = Annotated[Path | None, typer.Option("--inputs", metavar="X.npz", help="Given graph inputs, by name.")]
 Expected = Annotated[Path | None, typer.Option("--expected", metavar="Y.npz", help="Expected pictures, named image.")]
 
+Only = Annotated[
+    str | None,
+    typer.Option("--task", metavar="T", help="Of an artefact with several graphs, only this one. Default: all."),
+]
+
 
 def command(
     artifact: Artifact,
     against: Against = None,
     inputs: Inputs = None,
     expected: Expected = None,
+    task: Only = None,
     seeds: o.Seeds = None,
     assignments: o.Set = None,
     as_json: o.AsJson = False,
@@ -43,24 +50,24 @@ def command(
     if inputs is not None and expected is not None:
         if against is not None:
             raise UsageError("compare either --against a checkpoint or with --expected pictures")
-        _verify_arrays(folder, inputs, expected, as_json)
+        _verify_arrays(folder, inputs, expected, task, as_json)
         return
     with console.working("read") as progress:
-        report = verify_artifact(folder, against, o.parse_set(assignments), verify_options(seeds), progress)
+        reports = verify_artifact(folder, against, o.parse_set(assignments), verify_options(seeds), progress, task)
     if as_json:
-        console.emit_json({"folder": str(folder), "parity": ParityRecord.from_report(report).model_dump(mode="json")})
+        records = {n: ParityRecord.from_report(report).model_dump(mode="json") for n, report in reports.items()}
+        single = {"parity": next(iter(records.values()))} if len(records) == 1 else {"functions": records}
+        console.emit_json({"folder": str(folder), **single})
     else:
-        console.say(parity_table(report))
-    if not report.passed:
-        raise ParityError(f"{folder}: {verdict(report)}")
-    console.say(verdict(report), quiet=as_json)
+        show_parity(reports, read_manifest(folder, check=False).target)
+    check_parity(folder, reports)
 
 
-def _verify_arrays(folder: Path, inputs: Path, expected: Path, as_json: bool) -> None:
+def _verify_arrays(folder: Path, inputs: Path, expected: Path, task: str | None, as_json: bool) -> None:
     wanted = read_arrays(expected)
     if set(wanted) != {"image"}:
         raise CheckpointError(f"{expected}: expected one array named image, found {', '.join(wanted) or 'none'}")
-    found = compare_arrays(folder, read_arrays(inputs), wanted["image"])
+    found = compare_arrays(folder, read_arrays(inputs), wanted["image"], task)
     difference = DifferenceRecord.from_difference(found.difference)
     if as_json:
         console.emit_json(

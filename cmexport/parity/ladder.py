@@ -32,20 +32,29 @@ _EXACT_COST = 3.0
 
 @dataclass(frozen=True)
 class Rung:
-    """A backend to compare: a name for people, and how to open its runner."""
+    """A backend to compare: a name for people, how to open its runner, and a gate of its own if it has one.
+
+    `gate_db` is for float pictures, as the precision's gate is; for this rung the lower of both counts. It is for
+    emulations that bound what a device may do.
+    """
 
     name: str
     open: Callable[[], Runner]
+    gate_db: float | None = None
 
 
 @dataclass(frozen=True)
 class RungResult:
-    """What one rung scored against the reference; `seconds` is the time of its runs, without opening."""
+    """What one rung scored against the reference; `seconds` is the time of its runs, without opening.
+
+    `own_gate_db` is the gate that was applied, where the rung has one of its own.
+    """
 
     name: str
     difference: PictureDifference
     passed: bool
     seconds: float
+    own_gate_db: float | None = None
 
 
 @dataclass(frozen=True)
@@ -170,17 +179,21 @@ def climb(
         exact_runs = min(_runs_for(exact_pictures, inputs.batch), runs)
         exact_images = _run(exact, inputs, exact_runs, tell, clock).images
     output = "uint8" if truth.images.dtype == np.uint8 else "float"
-    applied = gate_db if output == "float" else byte_gate(gate_db)
+
+    def applied(gate: float) -> float:
+        return gate if output == "float" else byte_gate(gate)
 
     results = []
     for rung in rungs:
         got = _run(rung, inputs, runs, tell, clock)
         difference = compare(truth.images, got.images)
-        results.append(RungResult(rung.name, difference, difference.passes(applied), got.seconds))
+        own = None if rung.gate_db is None else applied(min(rung.gate_db, gate_db))
+        passed = difference.passes(applied(gate_db) if own is None else own)
+        results.append(RungResult(rung.name, difference, passed, got.seconds, own))
     return ParityReport(
         reference=reference.name,
         gate_db=gate_db,
-        applied_gate_db=applied,
+        applied_gate_db=applied(gate_db),
         pictures_asked=inputs.pictures,
         pictures=len(truth.images),
         seed=inputs.seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from cmexport.parity.ladder import ParityReport
+from cmexport.parity.ladder import ParityReport, RungResult
 from cmexport.parity.metrics import PictureDifference
 
 
@@ -27,15 +27,18 @@ def _amount(difference: PictureDifference) -> str:
     return f"mean {mean} dB" if difference.mean_db is not None else mean
 
 
+def _gate(report: ParityReport, rung: RungResult) -> str:
+    return f"{report.applied_gate_db if rung.own_gate_db is None else rung.own_gate_db:.4g}"
+
+
 def verdict(report: ParityReport) -> str:
     """The outcome in one sentence."""
     last = report.rungs[-1]
-    gate = f"{report.applied_gate_db:.4g} dB"
     if report.passed:
         how = (
             "draws exactly the reference's pictures"
             if last.difference.identical
-            else f"draws the reference's pictures at {_amount(last.difference)}, gate {gate}"
+            else f"draws the reference's pictures at {_amount(last.difference)}, gate {_gate(report, last)} dB"
         )
         return f"Passed: over {report.pictures} pictures, {last.name} {how}."
     if report.reference_non_finite:
@@ -45,7 +48,8 @@ def verdict(report: ParityReport) -> str:
         )
     bad = next(rung for rung in report.rungs if not rung.passed)
     broken = bad.difference.non_finite
-    how = f"with {broken} NaN or Inf numbers" if broken else f"at {_amount(bad.difference)} instead of {gate}"
+    gate = _gate(report, bad)
+    how = f"with {broken} NaN or Inf numbers" if broken else f"at {_amount(bad.difference)} instead of {gate} dB"
     return f"Failed: {bad.name} is the first rung outside the gate, {how}."
 
 
@@ -93,7 +97,7 @@ def parity_table(report: ParityReport) -> Table:
             _share(found.off_by_2),
             _share(found.off_by_4),
             str(found.non_finite),
-            f"{report.applied_gate_db:.4g}",
+            _gate(report, rung),
             Text("passed", style="green") if rung.passed else Text("FAILED", style="bold red"),
         )
     return table

@@ -21,11 +21,17 @@ class LoweringOptions:
     Attributes:
         precision: "fp32", "fp16", ...; must be one of the target's.
         ep: execution provider (ONNX Runtime) whose preferred graph form is wanted.
+        ios: oldest iOS release (Core ML) that is to run it; 16, 17 or 18.
+        budget_db: for precision "mixed", the PSNR that the smallest weights are to keep.
+        keep_fp32: operations to leave in float32 where the target can: names, or "auto" to find them.
         rewrites: "all", "none" or names, for the rewrites that only this target applies.
     """
 
     precision: str = "fp32"
     ep: str = "cpu"
+    ios: int = 18
+    budget_db: float | None = None
+    keep_fp32: tuple[str, ...] = ()
     rewrites: str = "all"
 
 
@@ -75,13 +81,21 @@ class Target(Protocol):
         ...
 
     def lower(
-        self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress
+        self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
     ) -> LoweredModel:
-        """Write the model into an existing folder.
+        """Write the model into an existing folder, as `name` and the format's suffix.
 
         Raises:
             UsageError: an option this target does not know.
             BackendError: a library is missing or refuses the graph.
+        """
+        ...
+
+    def join(self, folder: Path, lowered: Mapping[str, LoweredModel]) -> Mapping[str, LoweredModel]:
+        """Several graphs of one model, by name: make them one file where the format can hold several.
+
+        Raises:
+            BackendError: a library refuses.
         """
         ...
 

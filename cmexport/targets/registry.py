@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from cmexport.errors import UsageError
 from cmexport.targets.base import Target
+from cmexport.targets.coreml.target import CoreMlTarget
 from cmexport.targets.onnx.target import OnnxTarget
 
-TARGETS: dict[str, Target] = {"onnx": OnnxTarget()}
+TARGETS: dict[str, Target] = {"onnx": OnnxTarget(), "coreml": CoreMlTarget()}
 
 
 def target_named(name: str) -> Target:

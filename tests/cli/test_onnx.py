@@ -155,10 +155,15 @@ def test_an_output_that_is_a_file_returns_3(tiny_checkpoint, cmexport, tmp_path)
     assert (tmp_path / "out").read_text() == "mine"
 
 
+def _obey_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_interrupting_leaves_nothing(tiny_checkpoint, tmp_path) -> None:
     command = [sys.executable, "-m", "cmexport", "onnx", str(tiny_checkpoint), *SETTINGS, "-o", str(tmp_path / "out")]
     for number in (signal.SIGINT, signal.SIGTERM):
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        # A test run started in the background has SIGINT ignored, and its children inherit that.
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_obey_sigint)
         deadline = time.monotonic() + 60
         while not any((tmp_path / "out").glob(".*")) and time.monotonic() < deadline:
             time.sleep(0.01)

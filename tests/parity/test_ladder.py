@@ -15,6 +15,7 @@ from cmexport.parity.gates import byte_gate
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
 from cmexport.parity.ladder import Rung, climb
 from cmexport.parity.metrics import as_bytes
+from cmexport.parity.table import verdict
 
 
 class Clock:
@@ -277,3 +278,31 @@ def test_a_runner_is_closed_when_it_raises(house: House) -> None:
 def test_a_ladder_needs_a_rung(house: House) -> None:
     with pytest.raises(ValueError, match="at least one rung"):
         climb(house.constant("torch", 0.0), [], inputs(), 60.0)
+
+
+def test_a_rung_may_have_a_gate_of_its_own():
+    inputs = draw_inputs((TensorSpec("noise", (1, 3, 4, 4), "float32"),), None, 8)
+
+    class Off:
+        def __init__(self, error):
+            self.error = error
+
+        def __call__(self, arrays):
+            return {"image": arrays["noise"].clip(-1, 1) + np.float32(self.error)}
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    # An error of 0.01 everywhere is 20 log10(2 / 0.01) = 46 dB.
+    def report(gate):
+        rungs = [Rung("emulated", lambda: Off(0.01), gate), Rung("shipped", lambda: Off(0.0))]
+        return climb(Rung("reference", lambda: Off(0.0)), rungs, inputs, 60.0)
+
+    assert report(45.0).passed
+    assert [r.own_gate_db for r in report(45.0).rungs] == [45.0, None]
+    assert report(47.0).failed_rung == "emulated"
+    assert report(None).failed_rung == "emulated"
+    assert "at mean 46.0 dB instead of 47 dB" in verdict(report(47.0))

@@ -36,7 +36,7 @@ SDPA = aten.scaled_dot_product_attention.default
 def _apply(editor: Editor, classes: int | None) -> Outcome:
     del classes
     norms = sum(_fold_norm(editor, n) for n in list(editor.graph.nodes) if is_op(n, aten.group_norm.default))
-    scales = sum(_fold_query_scale(editor, n) for n in list(editor.graph.nodes) if is_op(n, SDPA))
+    scales = sum(fold_query_scale(editor, n) for n in list(editor.graph.nodes) if is_op(n, SDPA))
     return Outcome(norms + scales, f"{norms} norm affines and {scales} query scales folded into projections")
 
 
@@ -95,7 +95,8 @@ def _fold_into(
         set_argument(layer, 1, "weight", editor.constant(layer, value, key=("gamma", *key)))
 
 
-def _fold_query_scale(editor: Editor, attention: fx.Node) -> bool:
+def fold_query_scale(editor: Editor, attention: fx.Node) -> bool:
+    """Move an attention's scale into the projection that makes q; False, and nothing changed, where there is none."""
     query = attention.args[0]
     assert isinstance(query, fx.Node)
     scale = argument(attention, 6, "scale")

@@ -31,13 +31,14 @@ from cmexport.targets.onnx.sharing import share_matrices
 from cmexport.targets.onnx.translations import contrib_translations, standard_translations
 from cmexport.targets.onnx.writing import write_model
 
-MODEL_FILE = "model.onnx"
 # Protobuf refuses messages of 2 GiB; weights beyond this go to a file beside the model.
 EXTERNAL_DATA_BYTES = 1_900_000_000
 
 
-def lower(captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress) -> LoweredModel:
-    """Write `model.onnx` (and `model.onnx.data` beyond 2 GB) into `folder`.
+def lower(
+    captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
+) -> LoweredModel:
+    """Write `<name>.onnx` (and `<name>.onnx.data` beyond 2 GB) into `folder`.
 
     The execution provider's own rewrites are applied first, unless the caller has applied them with the others.
 
@@ -70,8 +71,8 @@ def lower(captured: CapturedGraph, options: LoweringOptions, folder: Path, progr
     common_passes.RemoveUnusedOpsetsPass()(model)
     common_passes.NameFixPass()(model)
     progress("write")
-    files = _save(model, folder)
-    _check(folder / MODEL_FILE)
+    files = _save(model, folder / f"{name}.onnx")
+    _check(folder / files[0])
     return LoweredModel(
         files=files,
         precision_plan=plan,
@@ -146,14 +147,14 @@ def _name_border(model: ir.Model, inputs: Sequence[TensorSpec], outputs: Sequenc
     model.metadata_props.clear()
 
 
-def _save(model: ir.Model, folder: Path) -> tuple[str, ...]:
+def _save(model: ir.Model, path: Path) -> tuple[str, ...]:
     weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    external = f"{MODEL_FILE}.data" if weights > EXTERNAL_DATA_BYTES else None
+    external = f"{path.name}.data" if weights > EXTERNAL_DATA_BYTES else None
     if external:
-        ir.save(model, folder / MODEL_FILE, external_data=external)
-        return (MODEL_FILE, external)
-    write_model(model, folder / MODEL_FILE)
-    return (MODEL_FILE,)
+        ir.save(model, path, external_data=external)
+        return (path.name, external)
+    write_model(model, path)
+    return (path.name,)
 
 
 def _check(path: Path) -> None:

@@ -22,7 +22,7 @@ from cmexport.targets.onnx.runner import OnnxRuntimeRunner
 
 @dataclass(frozen=True)
 class OnnxTarget:
-    """One `model.onnx` per artefact, verified in ONNX Runtime without and with its optimizer."""
+    """One ONNX file per graph, verified in ONNX Runtime without and with its optimizer."""
 
     name: str = "onnx"
     precisions: tuple[str, ...] = ("fp32", "fp16")
@@ -33,10 +33,14 @@ class OnnxTarget:
         return forms_for(profile_for(options.ep), options.rewrites)
 
     def lower(
-        self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress
+        self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
     ) -> LoweredModel:
         """See `lower.lower`."""
-        return lowering.lower(captured, options, folder, progress)
+        return lowering.lower(captured, options, folder, progress, name)
+
+    def join(self, folder: Path, lowered: Mapping[str, LoweredModel]) -> Mapping[str, LoweredModel]:  # noqa: ARG002
+        """An ONNX file holds one graph: each stays a file of its own."""
+        return lowered
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
         """See `lower.stamp`."""

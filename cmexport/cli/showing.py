@@ -1,0 +1,59 @@
+"""What the verbs that export or verify print, and how they fail."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+from cmexport.cli import console
+from cmexport.errors import ParityError
+from cmexport.export import ExportResult
+from cmexport.parity.ladder import ParityReport
+from cmexport.parity.table import parity_table, verdict
+
+_COREML_SCOPE = (
+    "Graph, weights, layouts and quantization verified by executing the saved program; Apple's kernels were not run."
+)
+
+
+def show_parity(reports: Mapping[str, ParityReport], target: str) -> None:
+    """The ladder of each graph, what it means where it was passed, and what it can't tell of this target."""
+    for name, report in reports.items():
+        if len(reports) > 1:
+            console.say(f"{name}:")
+        console.say(parity_table(report))
+        if report.passed:
+            console.say(verdict(report))
+    # On a Mac the ladder has rungs of Core ML itself.
+    if reports and target == "coreml" and platform.system() != "Darwin":
+        console.say(_COREML_SCOPE)
+
+
+def check_parity(folder: Path, reports: Mapping[str, ParityReport]) -> None:
+    """Fail with the first graph that did.
+
+    Raises:
+        ParityError: a gate was missed.
+    """
+    for name, report in reports.items():
+        if not report.passed:
+            which = f" ({name})" if len(reports) > 1 else ""
+            raise ParityError(f"{folder}{which}: {verdict(report)}")
+
+
+def show_export(result: ExportResult, as_json: bool) -> None:
+    """The ladder and the files, or one JSON object; then fail if the ladder did.
+
+    Raises:
+        ParityError: a gate was missed; the artefact is kept as `*.rejected`.
+    """
+    if as_json:
+        console.emit_json({"folder": str(result.folder), "manifest": result.manifest.model_dump(mode="json")})
+    else:
+        show_parity(result.parities, result.manifest.target)
+        if not result.parities:
+            console.say("Not verified (--no-verify).")
+        for file in result.manifest.files:
+            console.say(f"{result.folder / file.path}  {file.bytes / 1e6:.2f} MB")
+    check_parity(result.folder, result.parities)

@@ -1,0 +1,1 @@
+"""Core ML: ML Programs for iPhones, iPads and Macs, written and verified on any machine."""

@@ -1,0 +1,110 @@
+"""Three ways to compute a half-precision program, from the best Core ML may do to the worst.
+
+`ideal`: every value is stored in its declared type, every operation computes in float32 and rounds once, at its end. A
+    compute unit with wide accumulators does this.
+`fp16`: half precision throughout. Long sums (convolutions, matrix products, reductions, norms) are split into runs of
+    32 products; a run is summed exactly, rounded to half, and runs are added in half. Products are added one run after
+    the other, as an array of multipliers does; reductions add their runs pairwise, as lanes of a vector unit do.
+    Squares and other intermediate results inside norms are rounded to half too, so a deviation above 256 overflows
+    (its square is above 65504). Everything else (elementwise functions, activations) rounds once.
+`ftz`: as `fp16`, and numbers below the smallest normal one (2^-14 = 6.1e-5) are zero, wherever they appear.
+
+Apple doesn't document what its kernels do; the three span what has been observed. Programs declared float32 compute in
+float32 in all modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Mode = Literal["ideal", "fp16", "ftz"]
+MODES: tuple[Mode, ...] = ("ideal", "fp16", "ftz")
+
+RUN = 32
+"""Products summed exactly before the sum is rounded: the width of a typical half-precision dot product unit."""
+
+LARGEST_SUBNORMAL = 2.0**-14 - 2.0**-24
+"""The half before the smallest normal one, 2^-14; numbers up to here are 2^-24 apart."""
+
+
+def flush(x: Tensor) -> Tensor:
+    """A float16 tensor with subnormal numbers replaced by zero; infinities and NaN stay.
+
+    `hardshrink` is this in one pass; comparing and selecting take five times as long.
+    """
+    return torch.nn.functional.hardshrink(x, LARGEST_SUBNORMAL)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How one operation rounds on its way. All tensors here are float32 (or wider) whatever their declared type.
+
+    Attributes:
+        half: whether intermediate results are rounded to half precision.
+        flushes: whether they lose subnormals, too.
+    """
+
+    half: bool
+    flushes: bool = False
+
+    def round(self, x: Tensor) -> Tensor:
+        """An intermediate result as the compute unit would hold it."""
+        if not self.half:
+            return x
+        stored = x.to(torch.float16)
+        return (flush(stored) if self.flushes else stored).to(x.dtype)
+
+    def sum(self, x: Tensor, dims: Sequence[int], keepdim: bool = False, scale: Tensor | float = 1.0) -> Tensor:
+        """The sum of x over `dims`, times `scale`: runs are scaled before they are rounded, so means can't overflow.
+
+        Args:
+            x: anything.
+            dims: axes to sum; none means no axis at all, and x comes back scaled.
+            keepdim: keep summed axes with extent 1.
+            scale: a number, or a tensor that broadcasts to the result without summed axes (then keepdim is False).
+        """
+        axes = sorted(d % x.dim() for d in dims)
+        if not self.half or not axes:
+            total = x.sum(axes, keepdim=keepdim) if axes else x
+            return self.round(total * scale)
+        kept = [d for d in range(x.dim()) if d not in axes]
+        rows = x.permute(*kept, *axes).reshape(*(x.shape[d] for d in kept), -1)
+        length = rows.shape[-1]
+        runs = -(-length // RUN)
+        rows = torch.nn.functional.pad(rows, (0, runs * RUN - length)).reshape(*rows.shape[:-1], runs, RUN).sum(-1)
+        rows = self.round(rows * (scale.unsqueeze(-1) if isinstance(scale, Tensor) else scale))
+        while rows.shape[-1] > 1:
+            even = rows.shape[-1] // 2 * 2
+            pairs = self.round(rows[..., 0:even:2] + rows[..., 1:even:2])
+            rows = torch.cat([pairs, rows[..., even:]], dim=-1)
+        total = rows[..., 0] if runs else rows.sum(-1)
+        if keepdim:
+            for axis in axes:
+                total = total.unsqueeze(axis)
+        return total
+
+    def mean(self, x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
+        """Arithmetic mean over `dims`."""
+        count = 1
+        for d in dims:
+            count *= x.shape[d]
+        return self.sum(x, dims, keepdim, scale=1.0 / max(count, 1))
+
+    def accumulate(self, length: int, part: Callable[[slice], Tensor]) -> Tensor:
+        """The sum over runs of `part(run)`, the runs covering range(length) in order.
+
+        Args:
+            length: number of products summed for every output.
+            part: sums the products of one slice exactly.
+        """
+        if not self.half:
+            return part(slice(0, length))
+        total = self.round(part(slice(0, min(RUN, length))))
+        for start in range(RUN, length, RUN):
+            total = self.round(total + self.round(part(slice(start, min(start + RUN, length)))))
+        return total

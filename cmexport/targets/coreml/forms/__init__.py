@@ -1,0 +1,26 @@
+"""Rewrites that shape a graph for Core ML; applied after the general ones, measured the same way."""
+
+from __future__ import annotations
+
+from cmexport.graph.rewrites import REWRITES
+from cmexport.graph.rewriting import Rewrite, select
+from cmexport.targets.coreml.forms import attention, flat_renoise, label_columns, native_norm
+
+FORMS: tuple[Rewrite, ...] = (
+    native_norm.REWRITE,
+    attention.FUSED,
+    attention.MATMUL,
+    label_columns.REWRITE,
+    flat_renoise.REWRITE,
+)
+
+
+def forms_for(ios: int, request: str = "all") -> tuple[Rewrite, ...]:
+    """The target's own rewrites for a deployment target, as far as `--rewrites` names them.
+
+    Raises:
+        UsageError: the request names a rewrite that neither this target nor the general ones have.
+    """
+    named = select((*REWRITES, *FORMS), request)
+    other = attention.MATMUL if ios >= 18 else attention.FUSED
+    return tuple(form for form in FORMS if form in named and form is not other)

@@ -1,0 +1,54 @@
+"""The one place that imports coremltools: an extra, and a chatty one."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import warnings
+from types import ModuleType
+from typing import Any
+
+from cmexport.errors import BackendError
+
+_LOGGERS = ("coremltools",)
+
+
+def coremltools() -> ModuleType:
+    """The coremltools package, imported without its notices.
+
+    On import it warns that torch and scikit-learn are newer than the versions it was tested with, and, away from macOS,
+    once for each of eight classes of `libcoremlpython` that it can't load. None of them concerns us: parity tests cover
+    the first, and nothing here predicts with Apple's runtime on other systems.
+
+    Raises:
+        BackendError: it isn't installed.
+    """
+    return _quietly("coremltools")
+
+
+def specification() -> tuple[Any, type[Exception]]:
+    """`Model_pb2`, the protobuf classes of a saved model, and what they raise on damaged bytes.
+
+    Raises:
+        BackendError: coremltools isn't installed.
+    """
+    _quietly("coremltools")
+    error: type[Exception] = importlib.import_module("google.protobuf.message").DecodeError
+    return importlib.import_module("coremltools.proto.Model_pb2"), error
+
+
+def _quietly(name: str) -> ModuleType:
+    for logger in _LOGGERS:
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = importlib.import_module(name)
+    except ImportError as error:
+        raise BackendError(
+            "Core ML packages need coremltools, which isn't installed: pip install 'cmexport[coreml]'"
+        ) from error
+    # The package sets its own level while it is imported.
+    for logger in _LOGGERS:
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    return module

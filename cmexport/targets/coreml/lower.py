@@ -1,0 +1,153 @@
+"""Lower a captured graph to one Core ML package."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partialmethod
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmexport.errors import BackendError, UsageError
+from cmexport.graph.capture import CapturedGraph
+from cmexport.graph.rewriting import apply_rewrites
+from cmexport.model import TensorSpec
+from cmexport.quantize.compression import RECIPES, compress
+from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.coreml.compress import register as store_compressed_pass
+from cmexport.targets.coreml.forms import forms_for
+from cmexport.targets.coreml.forms.image_layout import REWRITE as IMAGE_LAYOUT
+from cmexport.targets.coreml.library import coremltools
+from cmexport.targets.coreml.package import describe, make_deterministic, package_files
+
+IOS_VERSIONS = (16, 17, 18)
+"""Deployment targets; each also means the macOS released with it (13, 14, 15)."""
+
+
+# Passes of coremltools that must not run:
+_UNWANTED_PASSES = {
+    # x a + b becomes batch_norm with variance 1 and the default epsilon: a factor of 1/sqrt(1.00001) for every norm,
+    # 5e-6 each. The demo model's float32 pictures drop from 140 to 119 dB.
+    "common::fuse_elementwise_to_batchnorm",
+    # Labels are 0 to classes - 1: the lookup needs no compare, add and select for negative ones,
+    "common::guard_negative_gather_indices",
+    # and no casts to int16 and back for an index that is used once.
+    "common::add_int16_cast",
+}
+
+
+def check_ios(ios: int) -> None:
+    """Refuse a deployment target that is not known.
+
+    Raises:
+        UsageError: it is not 16, 17 or 18.
+    """
+    if ios not in IOS_VERSIONS:
+        raise UsageError(f"--ios {ios}: known are {', '.join(map(str, IOS_VERSIONS))}")
+
+
+def lower(
+    captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
+) -> LoweredModel:
+    """Write `<name>.mlpackage` into `folder`.
+
+    The target's own rewrites are applied first, unless the caller has applied them with the others.
+
+    Raises:
+        UsageError: unknown deployment target or rewrite, or an image output for several pictures or odd channels.
+        BackendError: coremltools is missing, or an operator has no Core ML form.
+        OSError: the package can't be written.
+    """
+    check_ios(options.ios)
+    output = captured.outputs[0]
+    if output.dtype == "uint8":
+        _check_image(output)
+    ct = coremltools()
+    done = {report.name for report in captured.rewrites}
+    forms = [f for f in forms_for(options.ios, options.rewrites) if f.name not in done]
+    if output.dtype == "uint8":
+        forms.append(IMAGE_LAYOUT)
+    shaped = apply_rewrites(captured, forms, progress)
+    plan: dict[str, Any] = {"default": "float32" if options.precision == "fp32" else "float16", "border": "float32"}
+    if options.precision in RECIPES:
+        compression = compress(shaped, options.precision, options.budget_db, progress)
+        shaped, plan = compression.captured, {**plan, **compression.facts()}
+    progress("translate to Core ML")
+    package = folder / f"{name}.mlpackage"
+    _translate(ct, shaped, options, package)
+    progress("write")
+    describe(package, captured.inputs, output)
+    make_deterministic(package)
+    return LoweredModel(
+        files=package_files(package),
+        precision_plan=plan,
+        session={"ios": options.ios, "half": options.precision != "fp32"},
+        tools={name: version(name) for name in ("torch", "coremltools")},
+        rewrites=shaped.rewrites[len(captured.rewrites) :],
+    )
+
+
+def _check_image(output: TensorSpec) -> None:
+    batch, _, _, channels = output.shape
+    if batch != 1:
+        raise UsageError(f"--batch {batch}: a Core ML image output holds one picture; use --output float for several")
+    if channels not in (1, 3):
+        raise UsageError(
+            f"--output image: a Core ML image is grey or RGB, this model has {channels} channels; use --output float"
+        )
+
+
+def _translate(ct: Any, captured: CapturedGraph, options: LoweringOptions, package: Path) -> None:
+    """Convert and write. The package is written once, where it belongs: a temporary copy would be the weights again."""
+    passes = ct.PassPipeline.DEFAULT
+    passes.remove_passes(_UNWANTED_PASSES)
+    if options.precision in RECIPES:
+        passes.append_pass(store_compressed_pass())
+    try:
+        with quiet():
+            ct.convert(
+                # No decomposition: attention, norms and SiLU stay whole. coremltools refuses the training dialect.
+                captured.program.run_decompositions({}),
+                convert_to="mlprogram",
+                minimum_deployment_target=getattr(ct.target, f"iOS{options.ios}"),
+                compute_precision=ct.precision.FLOAT32 if options.precision == "fp32" else ct.precision.FLOAT16,
+                outputs=[_output_type(ct, captured.outputs[0])],
+                pass_pipeline=passes,
+                skip_model_load=True,
+                package_dir=str(package),
+            )
+    except OSError:
+        raise
+    except Exception as error:  # the converter raises a family of unrelated classes
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BackendError(f"Core ML: this network can't be translated for iOS {options.ios}: {reason}") from error
+
+
+def _output_type(ct: Any, output: TensorSpec) -> Any:
+    if output.dtype != "uint8":
+        return ct.TensorType(name=output.name, dtype=np.float32)
+    layout = ct.colorlayout.RGB if output.shape[-1] == 3 else ct.colorlayout.GRAYSCALE
+    return ct.ImageType(name=output.name, color_layout=layout)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the converter's progress bars, warnings and notices."""
+    bars = import_module("tqdm").tqdm
+    logger, shown = logging.getLogger("coremltools"), bars.__init__
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    bars.__init__ = partialmethod(shown, disable=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        bars.__init__ = shown
+        logger.setLevel(level)

@@ -1,0 +1,86 @@
+"""The Core ML target as the rest of cmexport sees it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cmexport.graph.capture import CapturedGraph
+from cmexport.graph.rewriting import Rewrite
+from cmexport.parity.ladder import Rung
+from cmexport.quantize.compression import RECIPES
+from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.coreml import joining
+from cmexport.targets.coreml import lower as lowering
+from cmexport.targets.coreml.executor.modes import Mode
+from cmexport.targets.coreml.forms import FORMS, forms_for
+from cmexport.targets.coreml.library import coremltools
+from cmexport.targets.coreml.package import package_of, stamp
+from cmexport.targets.coreml.runner import ExecutorRunner, PredictRunner
+
+# What half-precision sums and flushed subnormals may cost, emulated or on a unit that has them. Apple's own advice is
+# to expect 50 dB of half precision on a device and to look closer below 40.
+HALF_GATE_DB = 45.0
+
+_EMULATED: tuple[tuple[Mode, str], ...] = (
+    ("fp16", "Core ML, half sums"),
+    ("ftz", "Core ML, no subnormals"),
+)
+_UNITS = {"CPU_ONLY": "CPU", "CPU_AND_GPU": "GPU", "CPU_AND_NE": "Neural Engine"}
+
+
+@dataclass(frozen=True)
+class CoreMlTarget:
+    """One package per artefact (one per graph below iOS 18), verified by executing the saved program."""
+
+    name: str = "coreml"
+    precisions: tuple[str, ...] = ("fp32", "fp16", *RECIPES)
+    own_rewrites: tuple[Rewrite, ...] = FORMS
+
+    def rewrites_for(self, options: LoweringOptions) -> tuple[Rewrite, ...]:
+        """See `forms.forms_for`. A missing library is told here, before anything is captured."""
+        lowering.check_ios(options.ios)
+        coremltools()
+        return forms_for(options.ios, options.rewrites)
+
+    def lower(
+        self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
+    ) -> LoweredModel:
+        """See `lower.lower`."""
+        return lowering.lower(captured, options, folder, progress, name)
+
+    def join(self, folder: Path, lowered: Mapping[str, LoweredModel]) -> Mapping[str, LoweredModel]:
+        """See `joining.join`."""
+        return joining.join(folder, lowered)
+
+    def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
+        """See `package.stamp`."""
+        stamp(package_of(folder, files), facts)
+
+    def rungs(self, folder: Path, files: tuple[str, ...], session: Mapping[str, Any]) -> tuple[Rung, ...]:
+        """The executor with half-precision sums, with flushed subnormals, and as declared, which is the last.
+
+        A float32 program is the same in all three: it gets one rung. On macOS Core ML's own prediction on each unit
+        comes first.
+        """
+        package = package_of(folder, files)
+        several = int(session.get("ios", 0)) >= joining.LEAST_IOS
+        function = str(session["function"]) if several and "function" in session else None
+        rungs = []
+        half = bool(session.get("half"))
+        device_gate = HALF_GATE_DB if half else None
+        if platform.system() == "Darwin":
+            rungs += [
+                Rung(f"Core ML, {unit}", partial(PredictRunner, package, function, units), device_gate)
+                for units, unit in _UNITS.items()
+            ]
+        if half:
+            rungs += [
+                Rung(name, partial(ExecutorRunner, package, function, mode), HALF_GATE_DB) for mode, name in _EMULATED
+            ]
+        rungs.append(Rung("Core ML, ideal", partial(ExecutorRunner, package, function)))
+        return tuple(rungs)

@@ -1,0 +1,53 @@
+"""The packaged model as a Core ML package: real weights, eight seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cmexport.checkpoints import load_checkpoint
+from cmexport.demo import demo_checkpoint
+from cmexport.graph.capture import capture
+from cmexport.graph.rewrites import REWRITES
+from cmexport.graph.rewriting import apply_rewrites
+from cmexport.model import SampleRequest
+from cmexport.parity.inputs import draw_inputs
+from cmexport.parity.metrics import compare
+from cmexport.sampling.reference import TorchRunner
+from cmexport.sampling.schedules import plan_sampling
+from cmexport.targets.base import LoweringOptions
+from cmexport.targets.coreml.runner import ExecutorRunner
+from cmexport.targets.coreml.target import CoreMlTarget
+
+
+@pytest.fixture(scope="module")
+def demo():
+    model, request = load_checkpoint(demo_checkpoint()), SampleRequest()
+    plan = plan_sampling(model)
+    target = CoreMlTarget()
+    forms = target.rewrites_for(LoweringOptions())
+    captured = apply_rewrites(capture(model, plan, request), [*REWRITES, *forms])
+    inputs = draw_inputs(captured.inputs, captured.classes, 8)
+    with TorchRunner(model, plan, request) as run:
+        reference = np.concatenate([run(inputs[i])["image"] for i in range(8)])
+    return target, captured, inputs, reference
+
+
+# The issue asks for 110, 72 and 55 dB. Measured over 64 seeds: 139.8 in float32; 78.1, 73.8 and 72.5 in half.
+@pytest.mark.parametrize(
+    ("precision", "modes"), [("fp32", {"ideal": 130.0}), ("fp16", {"ideal": 76.0, "fp16": 70.0, "ftz": 68.0})]
+)
+def test_eight_seeds(demo, tmp_path, precision, modes):
+    target, captured, inputs, reference = demo
+    assert torch.get_num_threads() == 1
+    target.lower(captured, LoweringOptions(precision=precision), tmp_path, lambda _: None)
+    for mode, least in modes.items():
+        count = 8 if mode == "ideal" else 2
+        with ExecutorRunner(tmp_path / "model.mlpackage", mode=mode) as run:
+            found = np.concatenate([run(inputs[i])["image"] for i in range(count)])
+        mean = compare(reference[:count], found).mean_db
+        assert mean is not None
+        assert mean >= least
+    weights = (tmp_path / "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin").stat().st_size
+    assert weights < (27.2e6 if precision == "fp32" else 13.7e6)
