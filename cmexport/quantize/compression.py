@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -89,6 +89,7 @@ def compress(
     precision: str,
     budget_db: float | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    palette_bits: Collection[int] = (2, 3, 4, 6),
 ) -> Compression:
     """Round weights, and for "int8" activations, as `precision` asks.
 
@@ -97,11 +98,13 @@ def compress(
         precision: a key of `RECIPES`.
         budget_db: for "mixed", the PSNR (peak 2.0, mean over pictures) to keep with the fewest bits.
         progress: told about the stages.
+        palette_bits: widths of palette indices that the target has.
     """
     recipe = RECIPES[precision]
     weights = find_weights(to_module(captured.program))
     elements = sum(w.value.numel() for w in weights)
-    formats, samples = recipe.formats, SAMPLES
+    formats = tuple(f for f in recipe.formats if f.kind != "palette" or f.bits in palette_bits)
+    samples = SAMPLES
     if elements > _LARGE_MODEL:
         formats = (LINEAR8,) if precision == "w8" else formats
         samples = _LARGE_MODEL_SAMPLES

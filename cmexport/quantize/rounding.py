@@ -9,8 +9,11 @@ from cmexport.quantize.formats import WeightFormat
 
 _BINS = 4096
 """Of a histogram that stands for a large group's weights: 16 times as many as the finest palette has entries."""
-_ITERATIONS = 12
-"""Of Lloyd's algorithm: on the demo model's weights the weighted error changes by less than 0.5 % after the tenth."""
+_COARSE_BINS = 64
+"""Of the histogram that entries start from. With 512 the tails' bins hold one weight each, and entries are wasted
+there: 64 entries for 32,768 weights are then 1.04 times as bad as scikit-learn's, and with 64 bins 0.99 times."""
+_ITERATIONS = 20
+"""Of Lloyd's algorithm."""
 
 
 def rounded(weight: Tensor, importance: Tensor | None, format: WeightFormat) -> Tensor:
@@ -76,19 +79,30 @@ def weighted_means(values: Tensor, shares: Tensor, count: int) -> Tensor:
     distinct: Tensor = torch.unique(values)
     if len(distinct) <= count:
         return torch.cat([distinct, distinct[-1:].expand(count - len(distinct))])
-    ordered, order = values.sort()
-    mass = shares[order].sqrt().cumsum(0)
-    # Starting at equal parts of the square root of the importance, and for the tails partly of the range: equal parts
-    # of the elements alone leave the few large weights to one entry, out of which a dozen steps don't get.
-    spacing = (torch.arange(count, dtype=values.dtype) + 0.5) / count
-    start = ordered[torch.searchsorted(mass, mass[-1] * spacing).clamp_max(len(ordered) - 1)]
-    means = (0.7 * start + 0.3 * (ordered[0] + (ordered[-1] - ordered[0]) * spacing)).sort().values
+    means = _starting_points(values, shares, count)
     for _ in range(_ITERATIONS):
         nearest = _nearest(means, values)
         total = torch.zeros_like(means).scatter_add_(0, nearest, shares)
         moment = torch.zeros_like(means).scatter_add_(0, nearest, shares * values)
         means = torch.where(total > 0, moment / total.clamp_min(torch.finfo(values.dtype).tiny), means).sort().values
     return means
+
+
+def _starting_points(values: Tensor, shares: Tensor, count: int) -> Tensor:
+    """Entries spaced by the cube root of the density, the best spacing for many entries (Panter and Dite 1951).
+
+    Lloyd's algorithm moves mass between neighbours only: from equal parts of the elements, 64 entries are still twice
+    as bad as scikit-learn's after a dozen steps.
+    """
+    low, high = float(values.min()), float(values.max())
+    width = (high - low) / _COARSE_BINS
+    bins = ((values - low) / width).long().clamp_max(_COARSE_BINS - 1)
+    density = torch.zeros(_COARSE_BINS).scatter_add_(0, bins, shares).pow(1 / 3)
+    total = torch.cat([torch.zeros(1), density.cumsum(0)])
+    wanted = total[-1] * (torch.arange(count) + 0.5) / count
+    left = (torch.searchsorted(total, wanted) - 1).clamp(0, _COARSE_BINS - 1)
+    inside = (wanted - total[left]) / density[left].clamp_min(torch.finfo(torch.float32).tiny)
+    return (low + width * (left + inside.clamp(0, 1))).sort().values
 
 
 def _nearest(table: Tensor, values: Tensor) -> Tensor:

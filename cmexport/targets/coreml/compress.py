@@ -7,7 +7,7 @@ nothing is rounded twice, and no weight has to be traced from one graph to the o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -20,8 +20,9 @@ from cmexport.targets.coreml.library import coremltools
 
 PASS = "cmexport::store_compressed"
 
-_BITS = (1, 2, 3, 4, 6, 8)
-"""Widths of palette indices that Core ML has."""
+BITS_BEFORE_18 = (1, 2, 4, 6, 8)
+BITS = (1, 2, 3, 4, 6, 8)
+"""Widths of palette indices that Core ML has: three bits came with iOS 18."""
 _LEAST_ELEMENTS = 512
 _LEVELS = 127
 
@@ -43,13 +44,13 @@ class PaletteCodes:
     bits: int
 
 
-def encode(weight: npt.NDArray[np.floating]) -> LinearCodes | PaletteCodes | None:
+def encode(weight: npt.NDArray[np.floating], widths: Sequence[int] = BITS) -> LinearCodes | PaletteCodes | None:
     """The exact codes of a rounded weight (channels_out, ...), in the fewest bits; None if it has too many values."""
     # In float32: numpy 2.3.5 sorts large half-precision arrays wrongly on AVX-512 machines, and then finds 92 distinct
     # values where there are 64.
     table = np.unique(weight.astype(np.float32)).astype(weight.dtype)
-    if len(table) <= 2 ** _BITS[-1]:
-        bits = next(b for b in _BITS if len(table) <= 2**b)
+    if len(table) <= 2 ** widths[-1]:
+        bits = next(b for b in widths if len(table) <= 2**b)
         filled = np.concatenate([table, np.repeat(table[-1:], 2**bits - len(table))])
         return PaletteCodes(
             np.searchsorted(table.astype(np.float32), weight.astype(np.float32)).astype(np.uint8), filled, bits
@@ -110,7 +111,7 @@ def _weights(block: Any) -> Iterator[Any]:
 
 def _replace(constant: Any) -> None:
     variable = constant.outputs[0]
-    encoded = encode(variable.val)
+    encoded = encode(variable.val, BITS if _has_blocks() else BITS_BEFORE_18)
     if encoded is None:
         return
     compressed = _operation(constant, encoded)

@@ -1,0 +1,81 @@
+"""The demo model's rewritten graph, the trained weights that fidelity is judged on, and pictures drawn from it."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from torch import fx
+
+from cmexport.checkpoints import load_checkpoint
+from cmexport.demo import demo_checkpoint
+from cmexport.graph.capture import capture, example_tensors, to_module
+from cmexport.graph.rewrites import REWRITES
+from cmexport.graph.rewriting import apply_rewrites
+from cmexport.model import SampleRequest
+from cmexport.quantize.sensitivity import weight_sensitivity
+from cmexport.quantize.weights import find_weights
+from cmexport.sampling.schedules import plan_sampling
+
+PICTURES = 16
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def demo():
+    model = load_checkpoint(demo_checkpoint())
+    request = SampleRequest()
+    return apply_rewrites(capture(model, plan_sampling(model, ()), request), list(REWRITES))
+
+
+@pytest.fixture(scope="session")
+def two_steps():
+    model = load_checkpoint(demo_checkpoint())
+    request = SampleRequest(sigmas=(80.0, 1.4))
+    return apply_rewrites(capture(model, plan_sampling(model, request.sigmas), request), list(REWRITES))
+
+
+@pytest.fixture(scope="session")
+def weights(demo):
+    return find_weights(to_module(demo.program))
+
+
+@pytest.fixture(scope="session")
+def sensitivity(demo, weights):
+    return weight_sensitivity(demo, weights, samples=16)
+
+
+def draw(captured, pictures=PICTURES):
+    """Finished pictures by torch's own interpreter: nothing of `quantize` is used."""
+    module = to_module(captured.program)
+    names = [n.name for n in module.graph.nodes if n.op == "placeholder"]
+    drawn = []
+    with torch.no_grad():
+        for seed in range(pictures):
+            inputs = example_tensors(captured.inputs, captured.classes, seed=5000 + seed)
+            result = fx.Interpreter(module).run(*(inputs[n] for n in names), enable_io_processing=False)
+            drawn.append(result[0] if isinstance(result, tuple | list) else result)
+    return torch.cat(drawn)
+
+
+@pytest.fixture(scope="session")
+def reference(demo):
+    return draw(demo)
+
+
+@pytest.fixture(scope="session")
+def psnr(reference):
+    """A function: mean PSNR (peak 2.0) of a graph's pictures against the demo's own."""
+
+    def of(captured):
+        error = ((draw(captured) - reference) ** 2).flatten(1).mean(1)
+        return float((10 * torch.log10(4.0 / error)).mean())
+
+    return of
