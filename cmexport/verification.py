@@ -87,6 +87,7 @@ def verify_rungs(
         exact=Rung("PyTorch float64", partial(ExactRunner, captured, reference.release)),
         exact_pictures=1 if large else 4,
         time_budget_s=options.large_model_budget_s if large else None,
+        bound_pictures=2 if large else None,
         progress=progress.pictures,
     )
 

@@ -89,7 +89,7 @@ def parity_table(report: ParityReport) -> Table:
     for rung in report.rungs:
         found = rung.difference
         table.add_row(
-            Text(rung.name),
+            Text(rung.name if found.pictures == report.pictures else f"{rung.name} ({found.pictures} pictures)"),
             _db(found, found.mean_db),
             _db(found, found.min_db),
             f"{found.max_abs:.1e}" if found.max_abs else "0",

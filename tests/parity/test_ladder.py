@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import io
 import weakref
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from cmexport.errors import BackendError, CheckpointError
 from cmexport.model import TensorSpec
@@ -15,7 +17,7 @@ from cmexport.parity.gates import byte_gate
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
 from cmexport.parity.ladder import Rung, climb
 from cmexport.parity.metrics import as_bytes
-from cmexport.parity.table import verdict
+from cmexport.parity.table import parity_table, verdict
 
 
 class Clock:
@@ -306,3 +308,19 @@ def test_a_rung_may_have_a_gate_of_its_own():
     assert report(47.0).failed_rung == "emulated"
     assert report(None).failed_rung == "emulated"
     assert "at mean 46.0 dB instead of 47 dB" in verdict(report(47.0))
+
+
+def test_bounds_of_large_models_are_looked_at_in_few_pictures(house: House) -> None:
+    bound, shipped = house.constant("emulated", 1e-3), house.constant("ideal", 1e-6)
+    inputs = draw_inputs((TensorSpec("noise", (1, 3, 4, 4), "float32"),), None, 8)
+    rungs = [Rung(bound.name, bound.open, 40.0), shipped]
+    report = climb(house.constant("reference", 0.0), rungs, inputs, 60.0, bound_pictures=2)
+    assert [r.difference.pictures for r in report.rungs] == [2, 8]
+    assert report.passed
+    assert "close emulated after 2" in house.events
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(parity_table(report))
+    assert "emulated (2 pictures)" in console.export_text()
+    # The last rung is what ships: all of its pictures are compared, whatever its gate.
+    last = climb(house.constant("reference", 0.0), rungs[:1], inputs, 60.0, bound_pictures=2)
+    assert last.rungs[0].difference.pictures == 8
