@@ -19,7 +19,6 @@ from cmexport.parity.gates import gate_for
 from cmexport.parity.inputs import batch_of, draw_inputs
 from cmexport.parity.ladder import ParityReport, Rung, climb
 from cmexport.progress import Progress
-from cmexport.sampling.editing import task_named
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.schedules import SamplingPlan, plan_sampling
 from cmexport.targets.registry import target_named
@@ -81,7 +80,7 @@ def verify_rungs(
             captured.classes,
             options.pictures,
             options.seed,
-            image_noise=0.0 if task_named(reference.request.task).adds_noise else reference.plan.sigmas[0],
+            image_noise=captured.image_noise,
         ),
         gate_db,
         exact=Rung("PyTorch float64", partial(ExactRunner, captured, reference.release)),

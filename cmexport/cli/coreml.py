@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cmexport.artifact import Manifest
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.requests import build_requests, open_checkpoint, tuned_sigmas, verify_options
@@ -22,6 +23,14 @@ Ios = Annotated[
 ]
 Output = Annotated[
     str, typer.Option("--output", help="float: (N, C, H, W) in [-1, 1]; image: a picture, for --batch 1.")
+]
+KeepFp32 = Annotated[
+    str,
+    typer.Option(
+        "--keep-fp32",
+        metavar="auto|none|NAME,..",
+        help="Operations left in float32 by the other precisions; auto finds those that half precision breaks.",
+    ),
 ]
 
 
@@ -45,6 +54,7 @@ def command(
     label: o.Label = None,
     batch: o.Batch = 1,
     output: Output = "float",
+    keep_fp32: KeepFp32 = "none",
     rewrites: o.Rewrites = "all",
     assignments: o.Set = None,
     trust: o.Trust = False,
@@ -62,7 +72,9 @@ def command(
     flags = {"fp16": fp16, "int8": int8, "w8": w8, "w6": w6, "w4": w4, "mixed": budget_db is not None}
     chosen = o.choose_precision(precision, flags, target.precisions)
     _check_budget(chosen, budget_db)
-    lowering = LoweringOptions(precision=chosen, ios=ios, budget_db=budget_db, rewrites=rewrites)
+    lowering = LoweringOptions(
+        precision=chosen, ios=ios, budget_db=budget_db, keep_fp32=_names(keep_fp32), rewrites=rewrites
+    )
     target.rewrites_for(lowering)  # a wrong option or a missing library is said before a checkpoint is read
     with console.working("load") as progress:
         model = open_checkpoint(checkpoint, assignments, trust=trust)
@@ -83,6 +95,8 @@ def command(
             expendable=True,
         )
         result = export_functions(model, requests, options, out, progress)
+    if lowering.keep_fp32:
+        _say_kept(result.manifest)
     show_export(result, as_json)
 
 
@@ -96,6 +110,32 @@ def _check_budget(precision: str, budget_db: float | None) -> None:
         raise UsageError("--precision mixed: say how good the pictures must stay with --budget-db, e.g. --budget-db 45")
     if budget_db is not None and not 20 <= budget_db <= 65:
         raise UsageError(f"--budget-db {budget_db:g}: must lie between 20 and 65; above, take --fp16")
+
+
+def _names(keep_fp32: str) -> tuple[str, ...]:
+    """What `LoweringOptions` takes.
+
+    Raises:
+        UsageError: `auto` or `none` among names, or an empty name.
+    """
+    names = tuple(name.strip() for name in keep_fp32.split(","))
+    if names == ("none",):
+        return ()
+    if not all(names) or (len(names) > 1 and {"auto", "none"} & set(names)):
+        raise UsageError(f"--keep-fp32 {keep_fp32}: give auto, none, or names with commas between")
+    return names
+
+
+def _say_kept(manifest: Manifest) -> None:
+    """Which operations each graph keeps in float32, and why."""
+    for function in manifest.function_names:
+        plan = manifest.function(function).precision_plan
+        prefix = f"{function}: " if len(manifest.function_names) > 1 else ""
+        kept = plan.get("kept_float32")
+        if isinstance(kept, list | tuple):
+            console.remark(f"{prefix}kept in float32: {', '.join(map(str, kept))} ({plan['kept_float32_reason']})")
+        else:
+            console.remark(f"{prefix}nothing needs float32")
 
 
 def _output(output: str) -> str:

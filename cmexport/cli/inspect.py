@@ -37,8 +37,8 @@ def artifact_folder(subject: str | None) -> Path | None:
     if subject is None:
         return None
     path = Path(subject)
-    # A Core ML package is a folder, and one of the artefact's parts.
-    package = path.suffix == ".mlpackage"
+    # A Core ML package and a Core AI asset are folders, and parts of the artefact.
+    package = path.suffix in (".mlpackage", ".aimodel")
     folder = path if path.is_dir() and not package else path.parent
     is_part = path.is_dir() or path.suffix in (".onnx", ".json", ".png")
     return folder if is_part and (folder / MANIFEST_NAME).is_file() else None

@@ -32,6 +32,7 @@ VERBS = {
     "inspect": "What a checkpoint or artefact is: every constant with its origin, what rewriting removed.",
     "onnx": "Export a checkpoint to ONNX: noise in, picture out, checked against PyTorch.",
     "coreml": "Export a checkpoint to Core ML, and execute the package to check it: no Mac needed.",
+    "coreai": "Export a checkpoint to Core AI (beta), and run it in Apple's own runtime to check it.",
     "verify": "Compare a written artefact with its checkpoint, or with recorded pictures.",
     "sample": "Draw pictures from a checkpoint or an artefact.",
     "tune": "Find the levels of a K-step schedule by picture quality; or a table for K = 1, 2, 4.",

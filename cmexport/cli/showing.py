@@ -15,6 +15,10 @@ from cmexport.parity.table import parity_table, verdict
 _COREML_SCOPE = (
     "Graph, weights, layouts and quantization verified by executing the saved program; Apple's kernels were not run."
 )
+_COREAI_SCOPE = (
+    "Run by Apple's own runtime, a pre-release, on this machine's CPU; its GPU and Neural Engine kernels were not run."
+)
+_SCOPES = {"coreml": _COREML_SCOPE, "coreai": _COREAI_SCOPE}
 
 
 def show_parity(reports: Mapping[str, ParityReport], target: str) -> None:
@@ -25,9 +29,9 @@ def show_parity(reports: Mapping[str, ParityReport], target: str) -> None:
         console.say(parity_table(report))
         if report.passed:
             console.say(verdict(report))
-    # On a Mac the ladder has rungs of Core ML itself.
-    if reports and target == "coreml" and platform.system() != "Darwin":
-        console.say(_COREML_SCOPE)
+    # On a Mac the ladder has rungs of Core ML itself, and Core AI's runtime chooses its unit.
+    if reports and target in _SCOPES and platform.system() != "Darwin":
+        console.say(_SCOPES[target])
 
 
 def check_parity(folder: Path, reports: Mapping[str, ParityReport]) -> None:

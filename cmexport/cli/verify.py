@@ -11,6 +11,7 @@ from cmexport.artifact import read_manifest
 from cmexport.artifact.parity_record import DifferenceRecord, ParityRecord
 from cmexport.cli import console
 from cmexport.cli import options as o
+from cmexport.cli.blaming import blame_artifact, blame_facts, show_blame
 from cmexport.cli.inspect import artifact_folder
 from cmexport.cli.requests import verify_options
 from cmexport.cli.showing import check_parity, show_parity
@@ -29,6 +30,10 @@ Only = Annotated[
     str | None,
     typer.Option("--task", metavar="T", help="Of an artefact with several graphs, only this one. Default: all."),
 ]
+Blame = Annotated[
+    bool,
+    typer.Option("--blame", help="Core ML: which operations lose accuracy in half precision. Needs no checkpoint."),
+]
 
 
 def command(
@@ -37,6 +42,7 @@ def command(
     inputs: Inputs = None,
     expected: Expected = None,
     task: Only = None,
+    blame: Blame = False,
     seeds: o.Seeds = None,
     assignments: o.Set = None,
     as_json: o.AsJson = False,
@@ -47,6 +53,11 @@ def command(
         raise CheckpointError(f"{artifact}: not an artefact; expected a folder with manifest.json, or a file in one")
     if (inputs is None) != (expected is None):
         raise UsageError("--inputs and --expected belong together")
+    if blame:
+        if against is not None or inputs is not None:
+            raise UsageError("--blame compares an artefact with itself; it takes no --against, --inputs or --expected")
+        _blame(folder, task, seeds, as_json)
+        return
     if inputs is not None and expected is not None:
         if against is not None:
             raise UsageError("compare either --against a checkpoint or with --expected pictures")
@@ -61,6 +72,15 @@ def command(
     else:
         show_parity(reports, read_manifest(folder, check=False).target)
     check_parity(folder, reports)
+
+
+def _blame(folder: Path, task: str | None, seeds: int | None, as_json: bool) -> None:
+    with console.working("read") as progress:
+        found = blame_artifact(folder, task, seeds, progress)
+    if as_json:
+        console.emit_json({"folder": str(folder), **blame_facts(found)})
+    else:
+        show_blame(found)
 
 
 def _verify_arrays(folder: Path, inputs: Path, expected: Path, task: str | None, as_json: bool) -> None:

@@ -41,6 +41,7 @@ LIBRARIES: tuple[Library, ...] = (
     Library("ONNX Runtime", "runs ONNX files", ("onnxruntime", "onnxruntime-gpu"), probe="onnxruntime"),
     Library("diffusers", "reads diffusers folders", ("diffusers",), "diffusers", "diffusers"),
     Library("coremltools", "Core ML packages", ("coremltools",), "coreml", "coremltools"),
+    Library("Core AI", "Core AI assets (beta)", ("coreai-torch",), "coreai", "coreai"),
     Library(
         "TensorRT for RTX",
         "engines for RTX GPUs",

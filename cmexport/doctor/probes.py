@@ -55,6 +55,17 @@ def _probe_coremltools() -> Finding:
     return Finding("works", "converts and runs")
 
 
+def _probe_coreai() -> Finding:
+    importlib.import_module("coreai_torch")
+    runtime = importlib.import_module("coreai.runtime")
+    numpy = importlib.import_module("numpy")
+    # The runtime is compiled code of its own: an array that goes in and comes out has passed through it.
+    if float(runtime.NDArray(numpy.ones(1, numpy.float32)).numpy()[0]) != 1.0:
+        return Finding("broken", "its runtime doesn't return the array it was given")
+    where = "" if platform.system() == "Darwin" else " on the CPU"
+    return Finding("works", f"pre-release; converts, and runs{where}")
+
+
 def _probe_tensorrt(module: str) -> Finding:
     trt = importlib.import_module(module)
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
@@ -93,6 +104,7 @@ PROBES: Mapping[str, Callable[[], Finding]] = MappingProxyType(
         "torch": _probe_torch,
         "onnxruntime": _probe_onnxruntime,
         "coremltools": _probe_coremltools,
+        "coreai": _probe_coreai,
         "tensorrt_rtx": lambda: _probe_tensorrt("tensorrt_rtx"),
         "tensorrt": lambda: _probe_tensorrt("tensorrt"),
         "openvino": _probe_openvino,

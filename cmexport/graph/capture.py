@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from cmexport.errors import UsageError
 from cmexport.model import EDITED, ConsistencyModel, SampleRequest, TensorSpec
-from cmexport.sampling.editing import check_editing
+from cmexport.sampling.editing import check_editing, task_named
 from cmexport.sampling.samplers import SamplerGraph
 from cmexport.sampling.schedules import SamplingPlan
 
@@ -48,6 +48,7 @@ class CapturedGraph:
         outputs: always one tensor, `image`, or `edited` where an input has that name.
         classes: number of labels the `label` input accepts, None without that input.
         rewrites: the account of every rewrite applied so far.
+        image_noise: standard deviation of the noise that is on the `image` input already; 0 where the graph adds it.
     """
 
     program: ExportedProgram
@@ -55,6 +56,7 @@ class CapturedGraph:
     outputs: tuple[TensorSpec, ...]
     classes: int | None
     rewrites: tuple[RewriteReport, ...] = ()
+    image_noise: float = 0.0
 
 
 def graph_inputs(model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest) -> tuple[TensorSpec, ...]:
@@ -116,7 +118,8 @@ def capture(model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest)
         if request.output == "uint8"
         else TensorSpec(name, (batch, channels, side, side), "float32")
     )
-    return CapturedGraph(program=program, inputs=inputs, outputs=(output,), classes=classes)
+    noisy = 0.0 if task_named(request.task).adds_noise else plan.sigmas[0]
+    return CapturedGraph(program=program, inputs=inputs, outputs=(output,), classes=classes, image_noise=noisy)
 
 
 def trace(module: nn.Module, inputs: Mapping[str, Tensor]) -> ExportedProgram:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from cmexport.errors import UsageError
 from cmexport.targets.base import Target
+from cmexport.targets.coreai.target import CoreAiTarget
 from cmexport.targets.coreml.target import CoreMlTarget
 from cmexport.targets.onnx.target import OnnxTarget
 
-TARGETS: dict[str, Target] = {"onnx": OnnxTarget(), "coreml": CoreMlTarget()}
+TARGETS: dict[str, Target] = {"onnx": OnnxTarget(), "coreml": CoreMlTarget(), "coreai": CoreAiTarget()}
 
 
 def target_named(name: str) -> Target:

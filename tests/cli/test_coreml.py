@@ -49,6 +49,18 @@ def test_verify_takes_the_folder_or_the_package(written, cmexport):
     assert "Apple's kernels were not run" in outcome.stdout
 
 
+def test_blame_looks_into_each_function(written, cmexport):
+    folder, _ = written
+    both = cmexport("verify", folder, "--blame", "--json").json["functions"]
+    assert {name: (facts["healthy"], facts["keep_fp32"]) for name, facts in both.items()} == {
+        "generate": (True, []),
+        "denoise": (True, []),
+    }
+    one = cmexport("verify", folder / "model.mlpackage", "--blame", "--task", "denoise")
+    assert one.code == 0, one.stderr
+    assert one.stdout.count("Nothing is worth keeping in float32.") == 1
+
+
 def test_sample_draws_from_the_package(written, cmexport, tmp_path):
     outcome = cmexport("sample", written[0], "--count", 2, "--save", tmp_path / "y.npz")
     assert outcome.code == 0, outcome.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sklearn.cluster as cluster
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,7 +44,6 @@ def test_a_palette_has_no_more_values_than_its_bits_and_all_are_half_precision(f
 
 @pytest.mark.parametrize("bits", [2, 4, 6])
 def test_a_palette_is_as_good_as_scikit_learns(bits):
-    cluster = pytest.importorskip("sklearn.cluster")
     weight = _weight(3, 64, 256) + 0.02 * _weight(4, 64, 256).sign()
     known = cluster.KMeans(2**bits, n_init=1, random_state=0).fit(weight.reshape(-1, 1).numpy())
     ours = float(((rounded(weight, None, WeightFormat("palette", bits)) - weight) ** 2).sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +21,11 @@ from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import TensorSpec
 from cmexport.quantize.compression import RECIPES, compress
 from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.coreml.compress import BITS, BITS_BEFORE_18
 from cmexport.targets.coreml.compress import register as store_compressed_pass
 from cmexport.targets.coreml.forms import forms_for
 from cmexport.targets.coreml.forms.image_layout import REWRITE as IMAGE_LAYOUT
+from cmexport.targets.coreml.keeping import Selector, convert_keeping
 from cmexport.targets.coreml.library import coremltools
 from cmexport.targets.coreml.package import describe, make_deterministic, package_files
 
@@ -52,6 +55,26 @@ def check_ios(ios: int) -> None:
         raise UsageError(f"--ios {ios}: known are {', '.join(map(str, IOS_VERSIONS))}")
 
 
+def check_precision(precision: str, ios: int) -> None:
+    """Refuse what a deployment target has no operations for.
+
+    Raises:
+        UsageError: 8-bit activations before iOS 17.
+    """
+    if precision == "int8" and ios < 17:
+        raise UsageError(f"--int8 --ios {ios}: activations in 8 bits came with iOS 17; take --ios 17, or --w8")
+
+
+def check_keeping(options: LoweringOptions) -> None:
+    """Refuse operations to keep in float32 where everything is.
+
+    Raises:
+        UsageError: there are some, for float32.
+    """
+    if options.keep_fp32 and options.precision == "fp32":
+        raise UsageError("--keep-fp32: everything is float32 without another precision; add --fp16, say")
+
+
 def lower(
     captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
 ) -> LoweredModel:
@@ -60,11 +83,14 @@ def lower(
     The target's own rewrites are applied first, unless the caller has applied them with the others.
 
     Raises:
-        UsageError: unknown deployment target or rewrite, or an image output for several pictures or odd channels.
+        UsageError: unknown deployment target, rewrite or operation to keep in float32, or an image output for several
+            pictures or odd channels.
         BackendError: coremltools is missing, or an operator has no Core ML form.
         OSError: the package can't be written.
     """
     check_ios(options.ios)
+    check_precision(options.precision, options.ios)
+    check_keeping(options)
     output = captured.outputs[0]
     if output.dtype == "uint8":
         _check_image(output)
@@ -76,11 +102,18 @@ def lower(
     shaped = apply_rewrites(captured, forms, progress)
     plan: dict[str, Any] = {"default": "float32" if options.precision == "fp32" else "float16", "border": "float32"}
     if options.precision in RECIPES:
-        compression = compress(shaped, options.precision, options.budget_db, progress)
+        widths = BITS if options.ios >= 18 else BITS_BEFORE_18
+        compression = compress(shaped, options.precision, options.budget_db, progress, widths)
         shaped, plan = compression.captured, {**plan, **compression.facts()}
-    progress("translate to Core ML")
     package = folder / f"{name}.mlpackage"
-    _translate(ct, shaped, options, package)
+
+    def convert(selector: Selector | None) -> None:
+        progress("translate to Core ML")
+        if package.exists():
+            shutil.rmtree(package)
+        _translate(ct, shaped, options, package, selector)
+
+    plan |= convert_keeping(options.keep_fp32, convert, shaped, package, progress).facts()
     progress("write")
     describe(package, captured.inputs, output)
     make_deterministic(package)
@@ -103,7 +136,9 @@ def _check_image(output: TensorSpec) -> None:
         )
 
 
-def _translate(ct: Any, captured: CapturedGraph, options: LoweringOptions, package: Path) -> None:
+def _translate(
+    ct: Any, captured: CapturedGraph, options: LoweringOptions, package: Path, selector: Selector | None
+) -> None:
     """Convert and write. The package is written once, where it belongs: a temporary copy would be the weights again."""
     passes = ct.PassPipeline.DEFAULT
     passes.remove_passes(_UNWANTED_PASSES)
@@ -116,7 +151,7 @@ def _translate(ct: Any, captured: CapturedGraph, options: LoweringOptions, packa
                 captured.program.run_decompositions({}),
                 convert_to="mlprogram",
                 minimum_deployment_target=getattr(ct.target, f"iOS{options.ios}"),
-                compute_precision=ct.precision.FLOAT32 if options.precision == "fp32" else ct.precision.FLOAT16,
+                compute_precision=_compute_precision(ct, options, selector),
                 outputs=[_output_type(ct, captured.outputs[0])],
                 pass_pipeline=passes,
                 skip_model_load=True,
@@ -127,6 +162,12 @@ def _translate(ct: Any, captured: CapturedGraph, options: LoweringOptions, packa
     except Exception as error:  # the converter raises a family of unrelated classes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackendError(f"Core ML: this network can't be translated for iOS {options.ios}: {reason}") from error
+
+
+def _compute_precision(ct: Any, options: LoweringOptions, selector: Selector | None) -> Any:
+    if options.precision == "fp32":
+        return ct.precision.FLOAT32
+    return ct.precision.FLOAT16 if selector is None else ct.transform.FP16ComputePrecision(op_selector=selector)
 
 
 def _output_type(ct: Any, output: TensorSpec) -> Any:

@@ -17,12 +17,12 @@ from cmexport.targets.coreml.executor.modes import Mode
 from cmexport.targets.coreml.library import coremltools
 
 
-def _as_taken(inputs: Mapping[str, Array]) -> dict[str, Array]:
+def as_taken(inputs: Mapping[str, Array]) -> dict[str, Array]:
     """Core ML knows no int64."""
     return {name: a.astype(np.int32) if a.dtype == np.int64 else a for name, a in inputs.items()}
 
 
-def _as_pictures(name: str, array: Array, image: bool) -> tuple[str, Array]:
+def as_pictures(name: str, array: Array, image: bool) -> tuple[str, Array]:
     """The output under the name and in the layout that every runner has: bytes are (N, H, W, C)."""
     if image:
         # Core ML makes the bytes of an image output; the graph has rounded them already.
@@ -44,8 +44,8 @@ class ExecutorRunner:
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once."""
-        results = self._run(_as_taken(inputs))
-        return dict(_as_pictures(name, array, name in self._images) for name, array in results.items())
+        results = self._run(as_taken(inputs))
+        return dict(as_pictures(name, array, name in self._images) for name, array in results.items())
 
     def __enter__(self) -> Self:
         return self
@@ -77,7 +77,7 @@ class PredictRunner:
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Predict once; an image output arrives as a picture."""
         try:
-            results = self._model.predict(_as_taken(inputs))
+            results = self._model.predict(as_taken(inputs))
         except Exception as error:
             raise BackendError(f"Core ML failed while predicting: {str(error).strip().splitlines()[0]}") from error
         return {"image" if name == EDITED else name: _from_core_ml(value) for name, value in results.items()}

@@ -16,21 +16,24 @@ from cmexport.quantize.compression import RECIPES
 from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
 from cmexport.targets.coreml import joining
 from cmexport.targets.coreml import lower as lowering
+from cmexport.targets.coreml.blame import HALF_GATE_DB
 from cmexport.targets.coreml.executor.modes import Mode
 from cmexport.targets.coreml.forms import FORMS, forms_for
 from cmexport.targets.coreml.library import coremltools
 from cmexport.targets.coreml.package import package_of, stamp
 from cmexport.targets.coreml.runner import ExecutorRunner, PredictRunner
 
-# What half-precision sums and flushed subnormals may cost, emulated or on a unit that has them. Apple's own advice is
-# to expect 50 dB of half precision on a device and to look closer below 40.
-HALF_GATE_DB = 45.0
-
 _EMULATED: tuple[tuple[Mode, str], ...] = (
     ("fp16", "Core ML, half sums"),
     ("ftz", "Core ML, no subnormals"),
 )
 _UNITS = {"CPU_ONLY": "CPU", "CPU_AND_GPU": "GPU", "CPU_AND_NE": "Neural Engine"}
+
+
+def function_of(session: Mapping[str, Any]) -> str | None:
+    """The function of a package that a graph became; None where it has the package for itself."""
+    several = int(session.get("ios", 0)) >= joining.LEAST_IOS
+    return str(session["function"]) if several and "function" in session else None
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class CoreMlTarget:
     def rewrites_for(self, options: LoweringOptions) -> tuple[Rewrite, ...]:
         """See `forms.forms_for`. A missing library is told here, before anything is captured."""
         lowering.check_ios(options.ios)
+        lowering.check_precision(options.precision, options.ios)
+        lowering.check_keeping(options)
         coremltools()
         return forms_for(options.ios, options.rewrites)
 
@@ -68,8 +73,7 @@ class CoreMlTarget:
         comes first.
         """
         package = package_of(folder, files)
-        several = int(session.get("ios", 0)) >= joining.LEAST_IOS
-        function = str(session["function"]) if several and "function" in session else None
+        function = function_of(session)
         rungs = []
         half = bool(session.get("half"))
         device_gate = HALF_GATE_DB if half else None

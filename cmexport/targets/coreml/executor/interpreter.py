@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.runner import Array
-from cmexport.targets.coreml.executor.modes import MODES, Arithmetic, Mode, flush
+from cmexport.targets.coreml.executor.modes import MODES, WIDE, Arithmetic, Mode, flush
 from cmexport.targets.coreml.executor.ops import OPS
-from cmexport.targets.coreml.executor.ops.calling import BadCall, Call
+from cmexport.targets.coreml.executor.ops.calling import BadCall, Call, widen
 from cmexport.targets.coreml.executor.program import (
     Binding,
     Constant,
@@ -55,8 +55,8 @@ class Executor:
         name = program.default_function if function is None else function
         if name not in program.functions:
             raise UsageError(f"{program.path}: there is no function '{name}', only {', '.join(program.functions)}")
-        if mode not in MODES:
-            raise UsageError(f"there is no mode '{mode}', only {', '.join(MODES)}")
+        if mode not in (*MODES, WIDE):
+            raise UsageError(f"there is no mode '{mode}', only {', '.join((*MODES, WIDE))}")
         self._path = program.path
         self._function: MilFunction = program.functions[name]
         self._mode = mode
@@ -81,22 +81,41 @@ class Executor:
             inputs: one array per input, in its declared shape and type.
 
         Returns:
-            The function's outputs by name, in their declared types. An output that the package describes as a picture
-            is the float tensor the program computes, (1, C, H, W) in 0 … 255: rounding, clamping and layout are Core
-            ML's work after the program, and the caller's here.
+            The function's outputs by name, in their declared types, but float32 for float16 in mode "wide". An output
+            that the package describes as a picture is the float tensor the program computes, (1, C, H, W) in 0 … 255:
+            rounding, clamping and layout are Core ML's work after the program, and the caller's here.
 
         Raises:
             UsageError: inputs are missing, unknown, or of another shape or type.
             CheckpointError: an operation can't be executed, or gives another shape than the program says.
         """
         env = self._checked(inputs)
+        for op, results in self._steps(env):
+            if self._observer is not None:
+                self._observer(op, results)
         with torch.inference_mode():
-            for index, op in enumerate(self._function.ops):
-                if not op.is_constant:
-                    self._run(op, env)
-                    for name in self._last_uses.get(index, ()):
-                        env.pop(name, None)
             return {name: self._returned(name, env) for name in self._function.outputs}
+
+    def steps(self, inputs: Mapping[str, Array]) -> Iterator[tuple[MilOp, tuple[Tensor, ...]]]:
+        """Run once, stopping after every operation that isn't constant: it and its results, as an observer sees them.
+
+        Two executors of one program can be stepped side by side; neither keeps more than it still needs.
+
+        Raises:
+            UsageError, CheckpointError: as when called, but when the step is taken.
+        """
+        yield from self._steps(self._checked(inputs))
+
+    def _steps(self, env: dict[str, Value]) -> Iterator[tuple[MilOp, tuple[Tensor, ...]]]:
+        for index, op in enumerate(self._function.ops):
+            if op.is_constant:
+                continue
+            # Not around the whole loop: others may run between two steps.
+            with torch.inference_mode():
+                results = self._run(op, env)
+            yield op, results
+            for name in self._last_uses.get(index, ()):
+                env.pop(name, None)
 
     def constant(self, name: str) -> Array:
         """A constant's numbers as operations see them, e.g. a compressed weight after its expansion.
@@ -126,19 +145,28 @@ class Executor:
             env[name] = self._stored(torch.from_numpy(wide), kind)
         return env
 
-    def _run(self, op: MilOp, env: dict[str, Value]) -> None:
+    def _run(self, op: MilOp, env: dict[str, Value]) -> tuple[Tensor, ...]:
         """Execute one operation and put its results, in their declared types, into `env`."""
         arguments = {name: tuple(self._value(b, env, op) for b in bindings) for name, bindings in op.inputs.items()}
         for name, constant in op.attributes.items():
             arguments.setdefault(name, (self._loaded(constant),))
-        half = self._mode != "ideal" and not op.is_constant and any(o.type.dtype == "float16" for o in op.outputs)
-        call = Call(op, arguments, Arithmetic(half, half and self._mode == "ftz"), self._opset)
+        # A weight is what its stored numbers say, also where it has to be expanded first.
+        wide = self._mode == WIDE and not op.is_constant
+        if wide:
+            arguments = {
+                name: tuple(widen(v) if isinstance(v, Tensor) else v for v in values)
+                for name, values in arguments.items()
+            }
+        half = (
+            self._mode in ("fp16", "ftz") and not op.is_constant and any(o.type.dtype == "float16" for o in op.outputs)
+        )
+        call = Call(op, arguments, Arithmetic(half, half and self._mode == "ftz", wide), self._opset)
         try:
             result = OPS[op.type](call)
             results = result if isinstance(result, tuple) else (result,)
             if len(results) != len(op.outputs):
                 raise BadCall(f"it gives {len(results)} results, and the program says {len(op.outputs)}")
-            stored = tuple(self._stored(r, o.type) for r, o in zip(results, op.outputs, strict=True))
+            stored = tuple(self._stored(r, o.type, wide) for r, o in zip(results, op.outputs, strict=True))
         except _FAILURES as error:
             raise self._failed(op, str(error).strip().split("\n")[0] or type(error).__name__) from error
         for tensor, output in zip(stored, op.outputs, strict=True):
@@ -147,8 +175,7 @@ class Executor:
                     op, f"its result has shape {list(tensor.shape)}, and the program says {list(output.type.shape)}"
                 )
             env[output.name] = tensor
-        if self._observer is not None and not op.is_constant:
-            self._observer(op, stored)
+        return stored
 
     def _value(self, binding: Binding, env: Mapping[str, Value], op: MilOp) -> Value:
         if not isinstance(binding, Reference):
@@ -191,10 +218,12 @@ class Executor:
         value = load(constant)
         return self._stored(value, constant.type) if isinstance(value, Tensor) else value
 
-    def _stored(self, x: Tensor, kind: TensorType) -> Tensor:
-        """A value as its declared type holds it."""
+    def _stored(self, x: Tensor, kind: TensorType, wide: bool = False) -> Tensor:
+        """A value as its declared type holds it; where `wide`, float16 is held in float32."""
         if kind.dtype not in TORCH_TYPES:
             raise BadCall(f"a result can't be of type {kind.dtype}")
+        if wide and kind.dtype == "float16":
+            return x.float()
         stored = x.to(TORCH_TYPES[kind.dtype])
         return flush(stored) if self._mode == "ftz" and kind.dtype == "float16" else stored
 
@@ -205,8 +234,11 @@ class Executor:
         dtypes = {i.name: i.type.dtype for i in self._function.inputs}
         dtypes |= {o.name: o.type.dtype for op in self._function.ops for o in op.outputs}
         array: Array = value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()
+        dtype = _returned_type(dtypes[name])
+        if self._mode == WIDE and name in env and dtype == "float16":
+            dtype = "float32"
         # A copy: the value may be an input or a constant, which the caller could then change.
-        return array.astype(_returned_type(dtypes[name]), copy=True)
+        return array.astype(dtype, copy=True)
 
     def _failed(self, op: MilOp, reason: str) -> CheckpointError:
         return CheckpointError(f"{self._path}: {op.where} can't be executed: {reason}; convert the model again")

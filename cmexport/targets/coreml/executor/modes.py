@@ -11,6 +11,9 @@
 
 Apple doesn't document what its kernels do; the three span what has been observed. Programs declared float32 compute in
 float32 in all modes.
+
+A fourth, `wide`, is nothing a device does: what is declared float16 is kept in float32 and rounded nowhere, while
+weights have the numbers that are stored. It is what half precision is compared with, operation by operation.
 """
 
 from __future__ import annotations
@@ -22,8 +25,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Mode = Literal["ideal", "fp16", "ftz"]
+Mode = Literal["ideal", "fp16", "ftz", "wide"]
 MODES: tuple[Mode, ...] = ("ideal", "fp16", "ftz")
+"""What a device may do."""
+
+WIDE: Mode = "wide"
 
 RUN = 32
 """Products summed exactly before the sum is rounded: the width of a typical half-precision dot product unit."""
@@ -47,10 +53,12 @@ class Arithmetic:
     Attributes:
         half: whether intermediate results are rounded to half precision.
         flushes: whether they lose subnormals, too.
+        wide: whether results declared float16 stay in float32.
     """
 
     half: bool
     flushes: bool = False
+    wide: bool = False
 
     def round(self, x: Tensor) -> Tensor:
         """An intermediate result as the compute unit would hold it."""

@@ -67,6 +67,8 @@ def _cast(call: Call) -> Tensor:
     if spelled not in CAST_TYPES:
         raise BadCall(f"there is no cast to {spelled!r}")
     x = call.tensor("x")
+    if call.arithmetic.wide and spelled == "fp16":
+        return x.float()
     return x != 0 if spelled == "bool" else x.to(TORCH_TYPES[CAST_TYPES[spelled]])
 
 

@@ -1,0 +1,74 @@
+"""`cmexport coreai [CKPT]`: export, run in Apple's runtime, write. Experimental."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmexport.cli import console
+from cmexport.cli import options as o
+from cmexport.cli.requests import build_requests, open_checkpoint, tuned_sigmas, verify_options
+from cmexport.cli.showing import show_export
+from cmexport.export import ExportOptions, export_functions
+from cmexport.targets.base import LoweringOptions
+from cmexport.targets.registry import target_named
+
+Precision = Annotated[
+    str | None, typer.Option("--precision", metavar="P", help="The same by name: fp32 (default) or fp16.")
+]
+
+
+def command(
+    checkpoint: o.Checkpoint = None,
+    out: o.Out = Path("out"),
+    fp16: o.Fp16 = False,
+    precision: Precision = None,
+    steps: o.Steps = None,
+    timesteps: o.Timesteps = None,
+    levels: o.Levels = None,
+    sigmas: o.Sigmas = None,
+    task: o.Tasks = "generate",
+    patch: o.Patch = None,
+    label: o.Label = None,
+    batch: o.Batch = 1,
+    output: o.Output = "float",
+    rewrites: o.Rewrites = "all",
+    assignments: o.Set = None,
+    trust: o.Trust = False,
+    seeds: o.Seeds = None,
+    no_verify: o.NoVerify = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Beta: export a checkpoint to Core AI, Apple's successor to Core ML; Apple's own runtime runs it to check it.
+
+    Writes the folder OUT/<name>-coreai-<precision>/ with model.aimodel, manifest.json and preview.png. An asset that
+    fails its parity gate is kept as *.rejected and the exit code is 4. Several tasks (--task generate,inpaint) make an
+    asset each. Off a Mac the runtime is slow (the demo model: one second a picture, 4.5 with --fp16): --seeds 8
+    compares fewer. Needs pip install 'cmexport[coreai]': pre-releases whose format may still change.
+    """
+    target = target_named("coreai")
+    chosen = o.choose_precision(precision, {"fp16": fp16}, target.precisions)
+    lowering = LoweringOptions(precision=chosen, rewrites=rewrites)
+    target.rewrites_for(lowering)  # a missing library is said before a checkpoint is read
+    with console.working("load") as progress:
+        model = open_checkpoint(checkpoint, assignments, trust=trust)
+        requests = build_requests(
+            model,
+            o.ScheduleText(steps, timesteps, levels, sigmas),
+            label,
+            batch,
+            output,
+            tasks=task,
+            patch=patch,
+            tuned=tuned_sigmas(checkpoint),
+        )
+        options = ExportOptions(
+            target="coreai",
+            lowering=lowering,
+            verify=None if no_verify else verify_options(seeds),
+            expendable=True,
+        )
+        result = export_functions(model, requests, options, out, progress)
+    show_export(result, as_json)

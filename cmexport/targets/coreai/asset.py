@@ -1,0 +1,89 @@
+"""The folder that an `.aimodel` asset is: its files, whether they are whole, and what it says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cmexport.errors import CheckpointError
+from cmexport.model import EDITED, TensorSpec
+from cmexport.targets.coreai.library import assets
+
+METADATA, PROGRAM, HASH = "metadata.json", "main.mlirb", "main.hash"
+
+_MEANINGS = {
+    "noise": "standard normal noise, unit variance; the model scales it",
+    "renoise": "standard normal noise for the later steps, unit variance, (K-1, N, C, H, W)",
+    "label": "class of each picture, counted from 0",
+    "image": "picture to edit, values from -1 to 1",
+    "mask": "1 where the picture is kept, 0 elsewhere",
+}
+
+
+def asset_of(folder: Path, files: Sequence[str]) -> Path:
+    """The asset among an artefact's files."""
+    return (folder / files[0]).parent
+
+
+def asset_files(asset: Path) -> tuple[str, ...]:
+    """Paths of an asset's files, relative to the folder it lies in; the program first, then in order of name."""
+    inner = sorted(p.relative_to(asset.parent).as_posix() for p in asset.rglob("*") if p.is_file())
+    first = f"{asset.name}/{PROGRAM}"
+    return (first, *(path for path in inner if path != first))
+
+
+def check_asset(asset: Path) -> None:
+    """Refuse an asset that isn't whole: on a damaged program Apple's reader ends the process.
+
+    Raises:
+        CheckpointError: a file is missing, or the program isn't the one whose hash lies beside it.
+        OSError: a file can't be read.
+    """
+    if missing := [name for name in (PROGRAM, HASH, METADATA) if not (asset / name).is_file()]:
+        raise CheckpointError(f"{asset}: {missing[0]} is missing; copy the whole asset again")
+    with (asset / PROGRAM).open("rb") as program:
+        found = hashlib.file_digest(program, "sha256").digest()
+    if found != (asset / HASH).read_bytes():
+        raise CheckpointError(f"{asset}: {PROGRAM} is damaged (its hash differs); copy the whole asset again")
+
+
+def describe(asset: Path, inputs: Sequence[TensorSpec], output: TensorSpec) -> None:
+    """Say in the asset what it is and what its inputs mean.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    what = "Edits a picture" if output.name == EDITED else "Draws a picture from noise"
+    form = "bytes, (N, H, W, C)" if output.dtype == "uint8" else "values from -1 to 1, (N, C, H, W)"
+    meanings = "; ".join(f"{spec.name}: {_MEANINGS[spec.name]}" for spec in inputs)
+
+    def change(metadata: Any) -> None:
+        metadata.author = "cmexport"
+        metadata.model_description = (
+            f"{what}: a consistency model with its sampler. Inputs: {meanings}. Output {output.name}: {form}."
+        )
+
+    _update(asset, change)
+
+
+def stamp(asset: Path, facts: Mapping[str, str]) -> None:
+    """Write facts into the asset's metadata; the program is not touched.
+
+    Raises:
+        OSError: it can't be written.
+    """
+
+    def change(metadata: Any) -> None:
+        for key, value in facts.items():
+            metadata.set_custom(key, value)
+
+    _update(asset, change)
+
+
+def _update(asset: Path, change: Any) -> None:
+    try:
+        assets().AIModelAsset.load(asset).update_metadata(change)
+    except RuntimeError as error:
+        raise OSError(f"{asset / METADATA}: can't be written: {str(error).strip()}") from error

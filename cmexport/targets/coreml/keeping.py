@@ -1,0 +1,138 @@
+"""Which operations of a half-precision package stay in float32: those named, or those found by executing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from cmexport.errors import UsageError
+from cmexport.graph.capture import CapturedGraph
+from cmexport.parity.inputs import draw_inputs
+from cmexport.targets.base import Progress
+from cmexport.targets.coreml.blame import HalfBlame, blame_half, plain_name
+
+AUTO = ("auto",)
+"""What `LoweringOptions.keep_fp32` holds to have them found."""
+
+_ROUNDS = 3
+"""How often a package is executed and converted again: an overflow hides those after it."""
+_PICTURES = 4
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Operations that stay in float32, in program order, and why."""
+
+    names: tuple[str, ...] = ()
+    reason: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest; nothing if nothing is kept."""
+        return {"kept_float32": list(self.names), "kept_float32_reason": self.reason} if self.names else {}
+
+
+@dataclass
+class Selector:
+    """Tells coremltools' half-precision pass which operations to convert, and notes those it asks about."""
+
+    names: frozenset[str]
+    seen: dict[str, None] = field(default_factory=dict)
+
+    def __call__(self, operation: Any) -> bool:
+        """Whether an operation is to become half precision."""
+        if operation.op_type != "const":
+            self.seen[operation.name] = None
+        return operation.name not in self.names
+
+    def check(self) -> None:
+        """Refuse names that no operation has.
+
+        Raises:
+            UsageError: there is one.
+        """
+        for name in sorted(self.names - set(self.seen)):
+            near = get_close_matches(name, self.seen, n=_NAMED, cutoff=0.5)
+            like = f"; similar: {', '.join(near)}" if near else ""
+            raise UsageError(
+                f"--keep-fp32 {name}: no operation has this name{like}\n"
+                "cmexport verify ARTIFACT --blame lists the names of a package that was written in half precision"
+            )
+
+
+Convert = Callable[[Selector | None], None]
+"""Writes the package; without a selector everything becomes half precision."""
+
+
+def convert_keeping(
+    keep_fp32: tuple[str, ...], convert: Convert, captured: CapturedGraph, package: Path, progress: Progress
+) -> Kept:
+    """Write a half-precision package that leaves in float32 what `keep_fp32` asks for.
+
+    Args:
+        keep_fp32: names of operations before the conversion to half precision, or `AUTO`, or nothing.
+        convert: writes the package.
+        captured: gives the inputs to try it on.
+        package: where `convert` writes.
+        progress: told about the stages.
+
+    Raises:
+        UsageError: no operation has a name that was given.
+    """
+    if keep_fp32 == AUTO:
+        return _find(convert, captured, package, progress)
+    if not keep_fp32:
+        convert(None)
+        return Kept()
+    selector = Selector(frozenset(map(plain_name, keep_fp32)))
+    convert(selector)
+    selector.check()
+    return Kept(tuple(name for name in selector.seen if name in selector.names), "named by --keep-fp32")
+
+
+def _find(convert: Convert, captured: CapturedGraph, package: Path, progress: Progress) -> Kept:
+    """Convert, execute, keep what fails, until nothing does or nothing more can be kept; the ladder judges the end."""
+    inputs = draw_inputs(captured.inputs, captured.classes, _PICTURES, image_noise=captured.image_noise)
+    selector: Selector | None = None
+    names: frozenset[str] = frozenset()
+    reasons: list[str] = []
+    for _ in range(_ROUNDS):
+        convert(selector)
+        progress("find what half precision breaks")
+        found = blame_half(package, inputs)
+        more = frozenset(() if found.healthy else found.worth_keeping) - names
+        if not more:
+            break
+        reasons.append(_reason(found))
+        names |= more
+        progress(f"keep {_count(len(names))} in float32")
+        selector = Selector(names)
+    else:
+        convert(selector)
+    if selector is None:
+        return Kept()
+    return Kept(tuple(name for name in selector.seen if name in names), "; then ".join(reasons))
+
+
+def _reason(found: HalfBlame) -> str:
+    overflowing = [r.name for r in found.operations if r.overflows_itself]
+    drawn = found.difference
+    pictures = (
+        "pictures hold NaN or Inf"
+        if drawn.non_finite
+        else "pictures are the same"
+        if drawn.mean_db is None
+        else f"pictures keep {drawn.mean_db:.1f} dB"
+    )
+    if not overflowing:
+        return f"{pictures} in half precision"
+    rest = len(overflowing) - _NAMED
+    listed = ", ".join(overflowing[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    return f"{listed} overflow{'s' if len(overflowing) == 1 else ''}, {pictures} in half precision"
+
+
+def _count(operations: int) -> str:
+    return f"{operations} operation" + ("s" if operations != 1 else "")
