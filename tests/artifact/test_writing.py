@@ -307,6 +307,8 @@ def test_a_real_interrupt_in_another_process(tmp_path: Path) -> None:
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from cmexport.artifact.writing import staged_folder\n"
+        # A test run started in the background has SIGINT ignored, and its children inherit that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with staged_folder(Path(sys.argv[1]) / 'out' / 'cars') as staging:\n"
         "    (staging.path / 'half').write_text('x')\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"

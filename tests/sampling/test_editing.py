@@ -148,8 +148,10 @@ def test_editing_is_algorithm_4(task, steps, patch, batch, clamp, rule, seed):
     with TorchRunner(subject, plan_sampling(subject, sigmas), request) as runner:
         image = runner(single)["image"]
     assert image.dtype == np.float32
-    # Without the clamp this network's pictures reach 5; the bound is for pictures in [-1, 1].
-    np.testing.assert_allclose(image, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
+    # Without the clamp this network's pictures reach 5, and over 39 steps rounding errors grow to 2.1e-5 of that; the
+    # float64 run above is what tells a wrong formula.
+    bound = (1e-5 if steps <= 4 else 1e-4) * max(1.0, np.abs(expected).max())
+    np.testing.assert_allclose(image, expected, rtol=0, atol=bound)
 
     kept = {name: value.astype(np.float64) for name, value in single.items()}["image"]
     if task == "inpaint":
