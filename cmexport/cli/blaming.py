@@ -53,7 +53,7 @@ def _blame(folder: Path, manifest: Manifest, name: str, pictures: int, progress:
         [t.spec for t in manifest.inputs],
         manifest.classes,
         pictures,
-        image_noise=0.0 if task_named(manifest.task).adds_noise else manifest.sampling.sigmas[0],
+        image_noise=task_named(manifest.task).image_noise(manifest.sampling.sigmas[0]),
     )
     return blame_half(
         package_of(folder, files),

@@ -118,7 +118,7 @@ def capture(model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest)
         if request.output == "uint8"
         else TensorSpec(name, (batch, channels, side, side), "float32")
     )
-    noisy = 0.0 if task_named(request.task).adds_noise else plan.sigmas[0]
+    noisy = task_named(request.task).image_noise(plan.sigmas[0])
     return CapturedGraph(program=program, inputs=inputs, outputs=(output,), classes=classes, image_noise=noisy)
 
 

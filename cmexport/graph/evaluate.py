@@ -26,8 +26,8 @@ class Float64Interpreter(fx.Interpreter):
         return super().call_function(target, fx.node.map_aggregate(args, _widen), fx.node.map_aggregate(kwargs, _widen))
 
 
-class _UnclampedInterpreter(Float64Interpreter):
-    """Skips the operations between the last sum and the output: clamp and rounding hide differences."""
+class UnfinishedInterpreter(fx.Interpreter):
+    """Skips the operations between the last sum and the output: clamp and rounding hide differences and gradients."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -36,6 +36,10 @@ class _UnclampedInterpreter(Float64Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Run, or pass the input through."""
         return self.env[n.all_input_nodes[0]] if n in self._skipped else super().run_node(n)
+
+
+class _UnclampedInterpreter(UnfinishedInterpreter, Float64Interpreter):
+    """Both."""
 
 
 def finishing_nodes(graph: fx.Graph) -> Iterator[fx.Node]:
@@ -60,9 +64,14 @@ def unclamped_picture(module: fx.GraphModule, inputs: Mapping[str, Tensor]) -> T
 
 
 def _run(interpreter: Float64Interpreter, inputs: Mapping[str, Tensor]) -> Tensor:
-    names = [n.name for n in interpreter.graph.nodes if n.op == "placeholder"]
     with torch.no_grad():
-        result = interpreter.run(*(_widen(inputs[name]) for name in names), enable_io_processing=False)
+        return run_picture(interpreter, {name: _widen(value) for name, value in inputs.items()})
+
+
+def run_picture(interpreter: fx.Interpreter, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The one tensor that a captured graph returns; `inputs` by placeholder name."""
+    names = [n.name for n in interpreter.graph.nodes if n.op == "placeholder"]
+    result = interpreter.run(*(inputs[name] for name in names), enable_io_processing=False)
     while isinstance(result, tuple | list):
         result = result[0]
     assert isinstance(result, Tensor)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from cmexport.graph.capture import CapturedGraph, example_tensors, to_module, trace
-from cmexport.graph.fxtools import aten
+from cmexport.graph.fxtools import aten, attribute
 
 LEAST_ELEMENTS = 1024
 """Below this a weight's scales and table cost what its elements save."""
@@ -32,39 +32,33 @@ class GraphWeight:
 
 def find_weights(module: fx.GraphModule) -> tuple[GraphWeight, ...]:
     """Weights of convolutions and linear layers with at least `LEAST_ELEMENTS` elements, in the graph's order."""
-    names = {name: attribute(module, name) for name in map(_weight_name, weight_nodes(module))}
+    names = weights_by_name(module)
     same: dict[str, list[str]] = {}
     for name, value in names.items():
         same.setdefault(_digest(value), []).append(name)
     return tuple(GraphWeight(tuple(group), names[group[0]].detach()) for group in same.values())
 
 
-def _weight_name(node: fx.Node) -> str:
-    weight = node.args[1]
-    assert isinstance(weight, fx.Node)
-    return str(weight.target)
+def weights_by_name(module: fx.GraphModule) -> dict[str, Tensor]:
+    """The tensors that `weight_nodes` read, by the name of their attribute, in the graph's order."""
+    found: dict[str, Tensor] = {}
+    for node in weight_nodes(module):
+        source, value = node.args[1], attribute(module, node.args[1])
+        assert isinstance(source, fx.Node)
+        assert value is not None
+        found[str(source.target)] = value
+    return found
 
 
 def weight_nodes(module: fx.GraphModule) -> list[fx.Node]:
     """Convolutions and linear layers whose weight, the second argument, is stored and large enough."""
-    return [
-        node
-        for node in module.graph.nodes
-        if node.op == "call_function"
-        and node.target in _WEIGHTED
-        and len(node.args) > 1
-        and isinstance(node.args[1], fx.Node)
-        and node.args[1].op == "get_attr"
-        and attribute(module, _weight_name(node)).numel() >= LEAST_ELEMENTS
-    ]
-
-
-def attribute(module: fx.GraphModule, name: str) -> Tensor:
-    """The tensor behind a dotted name."""
-    *path, last = name.split(".")
-    value = getattr(module.get_submodule(".".join(path)), last)
-    assert isinstance(value, Tensor)
-    return value
+    found = []
+    for node in module.graph.nodes:
+        if node.op == "call_function" and node.target in _WEIGHTED and len(node.args) > 1:
+            weight = attribute(module, node.args[1])
+            if weight is not None and weight.numel() >= LEAST_ELEMENTS:
+                found.append(node)
+    return found
 
 
 def with_weights(captured: CapturedGraph, values: Mapping[str, Tensor]) -> CapturedGraph:

@@ -125,6 +125,10 @@ class Task:
     adds_noise: bool
     build: Callable[[SampleRequest], Editing] | None
 
+    def image_noise(self, sigma: float) -> float:
+        """Standard deviation of the noise that is on the `image` input already, where `sigma` is evaluated first."""
+        return 0.0 if self.adds_noise else sigma
+
 
 def _superres(request: SampleRequest) -> Editing:
     assert request.patch is not None
