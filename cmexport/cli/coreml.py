@@ -10,10 +10,9 @@ import typer
 from cmexport.artifact import Manifest
 from cmexport.cli import console
 from cmexport.cli import options as o
-from cmexport.cli.requests import build_requests, open_checkpoint, tuned_sigmas, verify_options
+from cmexport.cli.exporting import export_checkpoint
 from cmexport.cli.showing import show_export
 from cmexport.errors import UsageError
-from cmexport.export import ExportOptions, export_functions
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.registry import target_named
 
@@ -76,25 +75,22 @@ def command(
         precision=chosen, ios=ios, budget_db=budget_db, keep_fp32=_names(keep_fp32), rewrites=rewrites
     )
     target.rewrites_for(lowering)  # a wrong option or a missing library is said before a checkpoint is read
-    with console.working("load") as progress:
-        model = open_checkpoint(checkpoint, assignments, trust=trust)
-        requests = build_requests(
-            model,
-            o.ScheduleText(steps, timesteps, levels, sigmas),
-            label,
-            batch,
-            _output(output),
-            tasks=task,
-            patch=patch,
-            tuned=tuned_sigmas(checkpoint),
-        )
-        options = ExportOptions(
-            target="coreml",
-            lowering=lowering,
-            verify=None if no_verify else verify_options(seeds),
-            expendable=True,
-        )
-        result = export_functions(model, requests, options, out, progress)
+    result = export_checkpoint(
+        checkpoint,
+        out,
+        "coreml",
+        lowering,
+        o.ScheduleText(steps, timesteps, levels, sigmas),
+        tasks=task,
+        patch=patch,
+        label=label,
+        batch=batch,
+        output=_output(output),
+        assignments=assignments,
+        trust=trust,
+        seeds=seeds,
+        no_verify=no_verify,
+    )
     if lowering.keep_fp32:
         _say_kept(result.manifest)
     show_export(result, as_json)

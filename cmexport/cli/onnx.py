@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cmexport.cli import console
 from cmexport.cli import options as o
-from cmexport.cli.requests import build_requests, open_checkpoint, tuned_sigmas, verify_options
+from cmexport.cli.exporting import export_checkpoint
 from cmexport.cli.showing import show_export
-from cmexport.export import ExportOptions, export_functions
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.registry import target_named
 
@@ -56,23 +54,20 @@ def command(
     """
     target = target_named("onnx")
     chosen = o.choose_precision(precision, {"fp16": fp16}, target.precisions)
-    with console.working("load") as progress:
-        model = open_checkpoint(checkpoint, assignments, trust=trust)
-        requests = build_requests(
-            model,
-            o.ScheduleText(steps, timesteps, levels, sigmas),
-            label,
-            batch,
-            output,
-            tasks=task,
-            patch=patch,
-            tuned=tuned_sigmas(checkpoint),
-        )
-        options = ExportOptions(
-            target="onnx",
-            lowering=LoweringOptions(precision=chosen, ep=ep, rewrites=rewrites),
-            verify=None if no_verify else verify_options(seeds),
-            expendable=True,
-        )
-        result = export_functions(model, requests, options, out, progress)
+    result = export_checkpoint(
+        checkpoint,
+        out,
+        "onnx",
+        LoweringOptions(precision=chosen, ep=ep, rewrites=rewrites),
+        o.ScheduleText(steps, timesteps, levels, sigmas),
+        tasks=task,
+        patch=patch,
+        label=label,
+        batch=batch,
+        output=output,
+        assignments=assignments,
+        trust=trust,
+        seeds=seeds,
+        no_verify=no_verify,
+    )
     show_export(result, as_json)

@@ -1,0 +1,47 @@
+"""What every exporting verb does once it knows its precision and its target's options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cmexport.cli import console
+from cmexport.cli.options import ScheduleText
+from cmexport.cli.requests import build_requests, open_checkpoint, tuned_sigmas, verify_options
+from cmexport.export import ExportOptions, ExportResult, export_functions
+from cmexport.targets.base import LoweringOptions
+
+
+def export_checkpoint(
+    checkpoint: str | None,
+    out: Path,
+    target: str,
+    lowering: LoweringOptions,
+    schedule: ScheduleText,
+    *,
+    tasks: str,
+    patch: int | None,
+    label: int | None,
+    batch: int,
+    output: str,
+    assignments: list[str] | None,
+    trust: bool,
+    seeds: int | None,
+    no_verify: bool,
+) -> ExportResult:
+    """Load, export and verify, with progress; the arguments are the options as typed.
+
+    Raises:
+        CmexportError: see `requests.open_checkpoint`, `requests.build_requests` and `export.export_functions`.
+    """
+    with console.working("load") as progress:
+        model = open_checkpoint(checkpoint, assignments, trust=trust)
+        requests = build_requests(
+            *(model, schedule, label, batch, output), tasks=tasks, patch=patch, tuned=tuned_sigmas(checkpoint)
+        )
+        options = ExportOptions(
+            target=target,
+            lowering=lowering,
+            verify=None if no_verify else verify_options(seeds),
+            expendable=True,
+        )
+        return export_functions(model, requests, options, out, progress)
