@@ -41,3 +41,8 @@ class BackendError(CmexportError):
     """A runtime, library or device is missing or refuses the file."""
 
     exit_code = 5
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line: its first, or the error's type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

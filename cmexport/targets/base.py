@@ -13,6 +13,22 @@ from cmexport.parity.ladder import Rung
 
 Progress = Callable[[str], None]
 
+INPUT_MEANINGS = {
+    "noise": "standard normal noise, unit variance; the model scales it",
+    "renoise": "standard normal noise for the later steps, unit variance, (K-1, N, C, H, W)",
+    "label": "class of each picture, counted from 0",
+    "image": "picture to edit, values from -1 to 1",
+    "mask": "1 where the picture is kept, 0 elsewhere",
+}
+"""For formats that describe each input to an app's author."""
+
+
+def files_inside(packed: Path, first: str) -> tuple[str, ...]:
+    """Files of a model that is a folder, relative to the folder it lies in: `first`, then the others by name."""
+    inner = sorted(p.relative_to(packed.parent).as_posix() for p in packed.rglob("*") if p.is_file())
+    head = f"{packed.name}/{first}"
+    return (head, *(path for path in inner if path != head))
+
 
 @dataclass(frozen=True)
 class LoweringOptions:

@@ -9,17 +9,10 @@ from typing import Any
 
 from cmexport.errors import CheckpointError
 from cmexport.model import EDITED, TensorSpec
+from cmexport.targets.base import INPUT_MEANINGS, files_inside
 from cmexport.targets.coreai.library import assets
 
 METADATA, PROGRAM, HASH = "metadata.json", "main.mlirb", "main.hash"
-
-_MEANINGS = {
-    "noise": "standard normal noise, unit variance; the model scales it",
-    "renoise": "standard normal noise for the later steps, unit variance, (K-1, N, C, H, W)",
-    "label": "class of each picture, counted from 0",
-    "image": "picture to edit, values from -1 to 1",
-    "mask": "1 where the picture is kept, 0 elsewhere",
-}
 
 
 def asset_of(folder: Path, files: Sequence[str]) -> Path:
@@ -29,9 +22,7 @@ def asset_of(folder: Path, files: Sequence[str]) -> Path:
 
 def asset_files(asset: Path) -> tuple[str, ...]:
     """Paths of an asset's files, relative to the folder it lies in; the program first, then in order of name."""
-    inner = sorted(p.relative_to(asset.parent).as_posix() for p in asset.rglob("*") if p.is_file())
-    first = f"{asset.name}/{PROGRAM}"
-    return (first, *(path for path in inner if path != first))
+    return files_inside(asset, PROGRAM)
 
 
 def check_asset(asset: Path) -> None:
@@ -57,7 +48,7 @@ def describe(asset: Path, inputs: Sequence[TensorSpec], output: TensorSpec) -> N
     """
     what = "Edits a picture" if output.name == EDITED else "Draws a picture from noise"
     form = "bytes, (N, H, W, C)" if output.dtype == "uint8" else "values from -1 to 1, (N, C, H, W)"
-    meanings = "; ".join(f"{spec.name}: {_MEANINGS[spec.name]}" for spec in inputs)
+    meanings = "; ".join(f"{spec.name}: {INPUT_MEANINGS[spec.name]}" for spec in inputs)
 
     def change(metadata: Any) -> None:
         metadata.author = "cmexport"

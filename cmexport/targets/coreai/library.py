@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from types import ModuleType
 
-from cmexport.errors import BackendError
+from cmexport.errors import BackendError, first_line
 
 _STDERR = 2
 
@@ -56,7 +56,7 @@ def _import(name: str) -> ModuleType:
             "pip install 'cmexport[coreai]' (x86-64 Linux, or macOS 26 on Apple silicon)"
         ) from error
     except ImportError as error:  # an older glibc than 2.34, for one
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise BackendError(f"Core AI's packages are installed but can't be loaded here: {reason}") from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
-from cmexport.errors import BackendError
+from cmexport.errors import BackendError, first_line
 from cmexport.graph.capture import CapturedGraph
 from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
 from cmexport.targets.coreai.asset import asset_files, describe
@@ -54,5 +54,5 @@ def _translate(captured: CapturedGraph, asset: Path) -> None:
     except Exception as error:  # the converter raises a family of unrelated classes
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise BackendError(f"Core AI: this network can't be translated: {reason}") from error

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from cmexport.errors import BackendError
+from cmexport.errors import BackendError, first_line
 from cmexport.model import EDITED
 from cmexport.runner import Array
 from cmexport.targets.coreai.asset import check_asset
@@ -45,7 +45,7 @@ class CoreAiRunner:
                 self._wait(self._open(library.AIModelAsset.load(asset)))
         except (RuntimeError, KeyError) as error:
             self._close()
-            raise BackendError(f"{asset}: Core AI can't load it: {_first_line(error)}") from error
+            raise BackendError(f"{asset}: Core AI can't load it: {first_line(error)}") from error
 
     async def _open(self, asset: Any) -> None:
         self._model = asset.executable()
@@ -63,7 +63,7 @@ class CoreAiRunner:
         try:
             results = self._wait(self._run(taken))
         except RuntimeError as error:
-            raise BackendError(f"Core AI failed while predicting: {_first_line(error)}") from error
+            raise BackendError(f"Core AI failed while predicting: {first_line(error)}") from error
         return {"image" if name == EDITED else name: array for name, array in results.items()}
 
     def __enter__(self) -> Self:
@@ -85,7 +85,3 @@ class CoreAiRunner:
 
     def _wait(self, work: Coroutine[Any, Any, _T]) -> _T:
         return self._thread.submit(self._loop.run_until_complete, work).result()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

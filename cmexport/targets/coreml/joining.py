@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cmexport.errors import BackendError
+from cmexport.errors import BackendError, first_line
 from cmexport.targets.base import LoweredModel
 from cmexport.targets.coreml.library import coremltools
 from cmexport.targets.coreml.lower import quiet
@@ -41,7 +41,7 @@ def join(folder: Path, lowered: Mapping[str, LoweredModel], name: str = "model")
     except OSError:
         raise
     except Exception as error:  # coremltools raises a family of unrelated classes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise BackendError(f"Core ML: these graphs can't be put into one package: {reason}") from error
     join_descriptions(joined, packages)
     make_deterministic(joined)

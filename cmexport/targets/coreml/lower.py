@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cmexport.errors import BackendError, UsageError
+from cmexport.errors import BackendError, UsageError, first_line
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import TensorSpec
@@ -160,7 +160,7 @@ def _translate(
     except OSError:
         raise
     except Exception as error:  # the converter raises a family of unrelated classes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise BackendError(f"Core ML: this network can't be translated for iOS {options.ios}: {reason}") from error
 
 

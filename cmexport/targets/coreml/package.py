@@ -15,6 +15,7 @@ from typing import Any
 
 from cmexport.errors import CheckpointError
 from cmexport.model import EDITED, TensorSpec
+from cmexport.targets.base import INPUT_MEANINGS, files_inside
 from cmexport.targets.coreml.library import specification
 
 MANIFEST = "Manifest.json"
@@ -22,13 +23,7 @@ SPECIFICATION = "Data/com.apple.CoreML/model.mlmodel"
 
 _DATE = "com.github.apple.coremltools.conversion_date"
 
-_MEANINGS = {
-    "noise": "Standard normal noise, unit variance; the model scales it.",
-    "renoise": "Standard normal noise for the later steps, unit variance, (K-1, N, C, H, W).",
-    "label": "Class of each picture, counted from 0.",
-    "image": "Picture to edit, values from -1 to 1.",
-    "mask": "1 where the picture is kept, 0 elsewhere.",
-}
+_MEANINGS = {name: f"{text[0].upper()}{text[1:]}." for name, text in INPUT_MEANINGS.items()}
 
 
 def package_of(folder: Path, files: Sequence[str]) -> Path:
@@ -38,9 +33,7 @@ def package_of(folder: Path, files: Sequence[str]) -> Path:
 
 def package_files(package: Path) -> tuple[str, ...]:
     """Paths of a package's files, relative to the folder it lies in; the manifest first, then in order of name."""
-    inner = sorted(p.relative_to(package.parent).as_posix() for p in package.rglob("*") if p.is_file())
-    first = f"{package.name}/{MANIFEST}"
-    return (first, *(path for path in inner if path != first))
+    return files_inside(package, MANIFEST)
 
 
 def describe(package: Path, inputs: Sequence[TensorSpec], output: TensorSpec) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from cmexport.errors import BackendError
+from cmexport.errors import BackendError, first_line
 from cmexport.model import EDITED
 from cmexport.runner import Array
 from cmexport.targets.coreml.executor import Executor, read_program
@@ -72,14 +72,14 @@ class PredictRunner:
                 str(package), compute_units=getattr(ct.ComputeUnit, units), function_name=function
             )
         except Exception as error:  # Core ML's errors arrive as plain RuntimeErrors
-            raise BackendError(f"{package}: Core ML can't load it: {str(error).strip().splitlines()[0]}") from error
+            raise BackendError(f"{package}: Core ML can't load it: {first_line(error)}") from error
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Predict once; an image output arrives as a picture."""
         try:
             results = self._model.predict(as_taken(inputs))
         except Exception as error:
-            raise BackendError(f"Core ML failed while predicting: {str(error).strip().splitlines()[0]}") from error
+            raise BackendError(f"Core ML failed while predicting: {first_line(error)}") from error
         return {"image" if name == EDITED else name: _from_core_ml(value) for name, value in results.items()}
 
     def __enter__(self) -> Self:

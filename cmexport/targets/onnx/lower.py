@@ -19,7 +19,7 @@ import torch
 from onnxscript import rewriter
 from onnxscript.rewriter.rules.common import reshape_reshape_rule
 
-from cmexport.errors import BackendError
+from cmexport.errors import BackendError, first_line
 from cmexport.graph.capture import CapturedGraph, example_tensors
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import TensorSpec
@@ -111,7 +111,7 @@ def _translate(captured: CapturedGraph, translations: dict[Any, Any], *, tidy: b
                 custom_translation_table=translations,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        reason = first_line(error.__cause__ or error)
         raise BackendError(f"ONNX: this network can't be translated at opset {OPSET}: {reason}") from error
     assert program is not None
     model: ir.Model = program.model

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import onnxruntime as ort
 
-from cmexport.errors import BackendError, CheckpointError
+from cmexport.errors import BackendError, CheckpointError, first_line
 from cmexport.model import EDITED
 from cmexport.runner import Array
 
@@ -54,7 +54,7 @@ class OnnxRuntimeRunner:
                 str(path), options, providers=list(providers), provider_options=_plain(provider_options)
             )
         except Exception as error:  # onnxruntime raises a family of unrelated classes
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise CheckpointError(f"{path}: ONNX Runtime can't load this file: {reason}") from error
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -63,7 +63,7 @@ class OnnxRuntimeRunner:
         try:
             results = self._session.run(self._outputs, dict(inputs))
         except Exception as error:
-            raise BackendError(f"ONNX Runtime failed while running: {str(error).strip().splitlines()[0]}") from error
+            raise BackendError(f"ONNX Runtime failed while running: {first_line(error)}") from error
         return {
             "image" if name == EDITED else name: np.asarray(result)
             for name, result in zip(self._outputs, results, strict=True)
