@@ -8,51 +8,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import copy
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from support.networks import model_around, random_weights
 from torch import nn
 
 from cmexport.graph.capture import capture, to_module
 from cmexport.graph.evaluate import unclamped_picture
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest
+from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.sampling.schedules import plan_sampling
-
-NOISE = NoiseRange(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, rho=7.0, levels=40)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
-
-
-def _random_weights(network, seed):
-    """Every weight random, norms and biases too: default initialization hides swapped or ignored tensors."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, tensor in network.state_dict().items():
-        spread = 0.3 if tensor.dim() == 1 else 0.8 / max(tensor[0].numel(), 1) ** 0.5
-        center = 1.0 if tensor.dim() == 1 and name.endswith("weight") else 0.0
-        tensor.copy_(center + spread * torch.randn(tensor.shape, generator=generator))
-    return network.eval().requires_grad_(False)
-
-
-def _model(network, image_size, classes, **fields):
-    defaults = {
-        "network": network,
-        "architecture": {"name": type(network).__name__},
-        "channels": 3,
-        "image_size": image_size,
-        "preconditioning": "cm",
-        "c_noise": "250ln",
-        "noise": NOISE,
-        "conditioning": Conditioning(classes),
-        "renoise": "cm",
-        "clamp": True,
-        "source": CheckpointSource(Path("tiny.pt"), "tiny", "0" * 64, 1),
-    }
-    return ConsistencyModel(**{**defaults, **fields})
 
 
 @pytest.fixture(scope="session")
@@ -80,8 +51,8 @@ def adm_model():
             "num_classes": 10,
             **fields,
         }
-        network = _random_weights(AdmUnet(AdmUnetConfig(**config)), seed)
-        return _model(network, config["image_size"], config["num_classes"])
+        network = random_weights(AdmUnet(AdmUnetConfig(**config)), seed)
+        return model_around(network, config["image_size"], config["num_classes"])
 
     return build
 
@@ -134,7 +105,7 @@ def diffusers_model():
                 **fields,
             }
         )
-        return _model(DiffusersNetwork(_random_weights(unet, seed)), 8, classes)
+        return model_around(DiffusersNetwork(random_weights(unet, seed)), 8, classes)
 
     return build
 

@@ -1,0 +1,63 @@
+"""Small random networks as models, and one lowered to a file, for the tests of graphs and targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest
+from cmexport.sampling.reference import TorchRunner
+from cmexport.sampling.schedules import plan_sampling
+from cmexport.targets.base import LoweredModel
+
+NOISE = NoiseRange(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, rho=7.0, levels=40)
+
+
+def random_weights(network, seed):
+    """Every weight random, norms and biases too: default initialization hides swapped or ignored tensors."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in network.state_dict().items():
+        spread = 0.3 if tensor.dim() == 1 else 0.8 / max(tensor[0].numel(), 1) ** 0.5
+        center = 1.0 if tensor.dim() == 1 and name.endswith("weight") else 0.0
+        tensor.copy_(center + spread * torch.randn(tensor.shape, generator=generator))
+    return network.eval().requires_grad_(False)
+
+
+def model_around(network, image_size, classes, **fields):
+    defaults = {
+        "network": network,
+        "architecture": {"name": type(network).__name__},
+        "channels": 3,
+        "image_size": image_size,
+        "preconditioning": "cm",
+        "c_noise": "250ln",
+        "noise": NOISE,
+        "conditioning": Conditioning(classes),
+        "renoise": "cm",
+        "clamp": True,
+        "source": CheckpointSource(Path("tiny.pt"), "tiny", "0" * 64, 1),
+    }
+    return ConsistencyModel(**{**defaults, **fields})
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written model with the one it came from."""
+
+    model: ConsistencyModel
+    request: SampleRequest
+    captured: CapturedGraph
+    lowered: LoweredModel
+    folder: Path
+
+    def inputs(self, seed=11):
+        tensors = example_tensors(self.captured.inputs, self.captured.classes, seed)
+        return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+    def reference(self, inputs):
+        plan = plan_sampling(self.model, self.request.sigmas)
+        with TorchRunner(self.model, plan, self.request) as run:
+            return run(inputs)["image"]
