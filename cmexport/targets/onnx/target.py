@@ -12,12 +12,13 @@ import onnxruntime as ort
 
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.rewriting import Rewrite
+from cmexport.onnxfile import saving
+from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.parity.ladder import Rung
 from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
 from cmexport.targets.onnx import lower as lowering
 from cmexport.targets.onnx.forms import FORMS, forms_for
 from cmexport.targets.onnx.providers import profile_for
-from cmexport.targets.onnx.runner import OnnxRuntimeRunner
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class OnnxTarget:
         return lowered
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
-        """See `lower.stamp`."""
-        lowering.stamp(folder, files, dict(facts))
+        """See `saving.stamp`."""
+        saving.stamp(folder, files, dict(facts))
 
     def rungs(self, folder: Path, files: tuple[str, ...], session: Mapping[str, Any]) -> tuple[Rung, ...]:
         """ONNX Runtime on the CPU without optimization, then with all of it, then the provider the file is for.

@@ -10,12 +10,13 @@ from torch import nn
 
 from cmexport.errors import BackendError, UsageError
 from cmexport.model import SampleRequest
+from cmexport.onnxfile import saving
+from cmexport.onnxfile.runner import OnnxRuntimeRunner
+from cmexport.onnxfile.saving import stamp
 from cmexport.targets.base import LoweringOptions
-from cmexport.targets.onnx import lower as lowering
 from cmexport.targets.onnx.forms import forms_for
-from cmexport.targets.onnx.lower import lower, stamp
+from cmexport.targets.onnx.lower import lower
 from cmexport.targets.onnx.providers import OPSET, PROFILES
-from cmexport.targets.onnx.runner import OnnxRuntimeRunner
 
 GATES_DB = {"fp32": 100.0, "fp16": 60.0}
 TWO_STEPS = (80.0, 1.3823680064)
@@ -238,7 +239,7 @@ def test_operators_without_a_form_are_a_backend_error(toy, tmp_path, module):
 
 def test_large_weights_go_to_a_file_beside(export, monkeypatch, tmp_path):
     whole = export(**SMALL)
-    monkeypatch.setattr(lowering, "EXTERNAL_DATA_BYTES", 100_000)
+    monkeypatch.setattr(saving, "EXTERNAL_DATA_BYTES", 100_000)
     lowered = lower(whole.captured, LoweringOptions(), tmp_path, lambda _: None)
     assert lowered.files == ("model.onnx", "model.onnx.data")
     assert (tmp_path / "model.onnx").stat().st_size < 200_000 < (tmp_path / "model.onnx.data").stat().st_size
@@ -268,6 +269,6 @@ def test_a_file_that_is_not_valid_onnx_is_refused(export, monkeypatch, tmp_path)
     def write_garbage(model, path):
         path.write_bytes(onnx.helper.make_model(onnx.GraphProto()).SerializeToString())
 
-    monkeypatch.setattr(lowering, "write_model", write_garbage)
+    monkeypatch.setattr(saving, "write_model", write_garbage)
     with pytest.raises(BackendError, match=r"model.onnx: the ONNX checker refuses the written file"):
         lower(export(**SMALL).captured, LoweringOptions(), tmp_path, lambda _: None)

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.onnx.lower import lower
-from cmexport.targets.onnx.runner import OnnxRuntimeRunner
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Half precision with the casts written into the graph: float32 at the border and where it matters, float16 elsewhere.
+"""Half precision with the casts written into the graph: float32 at the border and where it matters, 16 bits elsewhere.
 
 What stays in float32:
 
@@ -13,14 +13,16 @@ name) or lower precision before constants are folded; here every value gets at m
 
 Stored weights are rounded to *normal* half numbers: magnitudes below 2^-14 become 0 or 2^-14, whichever is nearer, so
 that runtimes that flush subnormals compute the same picture as those that don't. The rounding error of at most 3.1e-5
-is that of an ordinary half number near 0.06.
+is that of an ordinary half number near 0.06. bfloat16, which has float32's range, is rounded as usual.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -28,7 +30,7 @@ import torch
 
 from cmexport.errors import BackendError
 
-FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+FLOAT, HALF, BFLOAT = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 SMALLEST_NORMAL = 2.0**-14
 LARGEST = 65504.0
 
@@ -54,10 +56,10 @@ class HalfReport:
     """What the conversion decided.
 
     Attributes:
-        half_nodes: operators computing in float16.
+        half_nodes: operators computing in 16 bits.
         float_nodes: operators kept in float32, by operator type.
         casts: casts written into the graph.
-        largest_constant: largest magnitude among float16 constants.
+        largest_constant: largest magnitude among 16-bit constants.
         flushed_weights: stored weights moved from the subnormal range to 0 or 2^-14.
     """
 
@@ -73,6 +75,8 @@ class _Conversion:
     """Running state: the type each value has now, and the casts and weights made so far."""
 
     graph: ir.Graph
+    half: ir.DataType
+    kept: frozenset[str]
     types: dict[ir.Value, ir.DataType] = field(default_factory=dict)
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = field(default_factory=dict)
     weights: dict[ir.Value, ir.Value] = field(default_factory=dict)
@@ -82,8 +86,13 @@ class _Conversion:
     flushed: int = 0
 
 
-def to_half(model: ir.Model) -> HalfReport:
-    """Lower a float32 model to float16 in place; inputs and outputs keep their types.
+def to_half(model: ir.Model, half: ir.DataType = HALF, kept: Collection[str] = ()) -> HalfReport:
+    """Lower a float32 model to 16 bits in place; inputs and outputs keep their types.
+
+    Args:
+        model: after translation, with shapes on its values.
+        half: FLOAT16 or BFLOAT16.
+        kept: operators to leave in float32, by the name of their first output.
 
     Raises:
         BackendError: a constant does not fit float16.
@@ -91,18 +100,18 @@ def to_half(model: ir.Model) -> HalfReport:
     graph = model.graph
     if len(list(graph.all_nodes())) != len(list(graph)):
         raise BackendError("fp16: this graph has subgraphs (If, Loop), which the half-precision pass does not convert")
-    state = _Conversion(graph)
+    state = _Conversion(graph, half, frozenset(kept))
     picture = tuple(graph.inputs[0].shape or ())
     initializers = set(graph.initializers.values())
     for value in (*graph.inputs, *initializers):
         if value.dtype is not None:
             state.types[value] = value.dtype
     for node in list(graph):
-        kind = _decide(node, state.types, initializers, picture)
+        kind = _decide(node, state, initializers, picture)
         if kind is None:
             _note_types(node, state.types)
             continue
-        if kind is HALF:
+        if kind is half:
             state.half_nodes += 1
         else:
             state.float_nodes[node.op_type] = state.float_nodes.get(node.op_type, 0) + 1
@@ -114,33 +123,33 @@ def to_half(model: ir.Model) -> HalfReport:
     return HalfReport(state.half_nodes, state.float_nodes, len(state.casts), state.largest, state.flushed)
 
 
-def _float_inputs(node: ir.Node, types: dict[ir.Value, ir.DataType]) -> Iterable[tuple[int, ir.Value]]:
+def _float_inputs(node: ir.Node, state: _Conversion) -> Iterable[tuple[int, ir.Value]]:
     fixed = ALWAYS_FLOAT_INPUTS.get(node.op_type, ())
     for index, value in enumerate(node.inputs):
-        if value is not None and index not in fixed and types.get(value) in (FLOAT, HALF):
+        if value is not None and index not in fixed and state.types.get(value) in (FLOAT, state.half):
             yield index, value
 
 
 def _decide(
     node: ir.Node,
-    types: dict[ir.Value, ir.DataType],
+    state: _Conversion,
     initializers: set[ir.Value],
     picture: tuple[int | ir.SymbolicDim, ...],
 ) -> ir.DataType | None:
     """The type a node computes in; None when it handles no float data."""
-    inputs = [value for _, value in _float_inputs(node, types)]
+    inputs = [value for _, value in _float_inputs(node, state)]
     if not inputs:
         return None
     if node.op_type in MOVEMENT:
         data = node.inputs[0]
         assert data is not None
         if data in initializers:
-            return HALF
-        return types.get(data, FLOAT) if types.get(data) in (FLOAT, HALF) else None
-    if node.op_type not in COMPUTE:
+            return state.half
+        return state.types.get(data) if state.types.get(data) in (FLOAT, state.half) else None
+    if node.op_type not in COMPUTE or node.outputs[0].name in state.kept:
         return FLOAT
     in_stream = node.op_type in ELEMENTWISE and tuple(node.outputs[0].shape or ()) == picture
-    return FLOAT if in_stream else HALF
+    return FLOAT if in_stream else state.half
 
 
 def _note_types(node: ir.Node, types: dict[ir.Value, ir.DataType]) -> None:
@@ -150,14 +159,14 @@ def _note_types(node: ir.Node, types: dict[ir.Value, ir.DataType]) -> None:
 
 
 def _convert(node: ir.Node, kind: ir.DataType, state: _Conversion, initializers: set[ir.Value]) -> None:
-    for index, value in list(_float_inputs(node, state.types)):
+    for index, value in list(_float_inputs(node, state)):
         if value in initializers:
-            if kind is HALF:
+            if kind is state.half:
                 node.replace_input_with(index, _half_weight(value, state))
         elif state.types[value] != kind:
             node.replace_input_with(index, _cast(value, kind, state))
     for output in node.outputs:
-        if output.dtype in (FLOAT, HALF):
+        if output.dtype in (FLOAT, state.half):
             output.dtype = kind
             state.types[output] = kind
         elif output.dtype is not None:
@@ -167,7 +176,7 @@ def _convert(node: ir.Node, kind: ir.DataType, state: _Conversion, initializers:
 def _cast(value: ir.Value, kind: ir.DataType, state: _Conversion) -> ir.Value:
     """One cast per value and type, right behind the producer."""
     if (value, kind) not in state.casts:
-        suffix = "half" if kind is HALF else "float"
+        suffix = "half" if kind is state.half else "float"
         node = ir.node("Cast", [value], {"to": kind}, name=f"{value.name}_to_{suffix}")
         node.outputs[0].name = f"{value.name}_{suffix}"
         node.outputs[0].shape = value.shape
@@ -185,17 +194,21 @@ def _cast(value: ir.Value, kind: ir.DataType, state: _Conversion) -> ir.Value:
 def _half_weight(value: ir.Value, state: _Conversion) -> ir.Value:
     if value not in state.weights:
         assert value.const_value is not None
-        halves, flushed = round_to_normal_half(value.const_value.numpy())
+        numbers = value.const_value.numpy()
+        halves, flushed = round_to_normal_half(numbers) if state.half is HALF else (round_to_bfloat16(numbers), 0)
         largest = float(np.abs(halves).max(initial=0.0))
-        if not largest <= LARGEST:
+        if not largest <= LARGEST and state.half is HALF:
             raise BackendError(f"fp16: constant {value.name} goes beyond float16's {LARGEST:g}; export in fp32")
         state.largest = max(state.largest, largest)
         state.flushed += flushed
         half = ir.Value(
-            name=f"{value.name}_half", shape=value.shape, type=ir.TensorType(HALF), const_value=ir.Tensor(halves)
+            name=f"{value.name}_half",
+            shape=value.shape,
+            type=ir.TensorType(state.half),
+            const_value=ir.Tensor(halves, dtype=state.half),
         )
         state.graph.register_initializer(half)
-        state.types[half] = HALF
+        state.types[half] = state.half
         state.weights[value] = half
     return state.weights[value]
 
@@ -215,9 +228,17 @@ def round_to_normal_half(numbers: npt.NDArray[np.float32]) -> tuple[npt.NDArray[
     return halves, count
 
 
+def round_to_bfloat16(numbers: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    """Nearest bfloat16, as an array of ml_dtypes' type."""
+    writable = np.require(np.atleast_1d(numbers), requirements="W")
+    bits = torch.from_numpy(writable).bfloat16().view(torch.int16).numpy()
+    result: npt.NDArray[Any] = bits.view(ml_dtypes.bfloat16).reshape(numbers.shape)
+    return result
+
+
 def _restore_outputs(state: _Conversion) -> None:
     for index, output in enumerate(state.graph.outputs):
-        if state.types.get(output) is HALF:
+        if state.types.get(output) is state.half:
             wide = _cast(output, FLOAT, state)
             wide.name, output.name = output.name, f"{output.name}_half"
             state.graph.outputs[index] = wide

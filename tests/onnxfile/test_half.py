@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as arrays
 
 from cmexport.errors import BackendError
 from cmexport.model import SampleRequest
+from cmexport.onnxfile.half import round_to_normal_half, to_half
 from cmexport.targets.base import LoweringOptions
-from cmexport.targets.onnx.half import round_to_normal_half, to_half
 
 FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 

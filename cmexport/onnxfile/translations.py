@@ -1,6 +1,6 @@
 """How ATen operators are spelled in ONNX where the stock translation costs time, memory or portability.
 
-Everything here is standard ONNX at opset 20 except what `contrib_translations` adds.
+Everything here is standard ONNX at opset 20.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from onnxscript import opset20 as op
-
-from cmexport.targets.onnx import contrib
 
 aten = torch.ops.aten
 Translations = dict[Callable[..., Any], Callable[..., Any]]
@@ -91,27 +89,10 @@ def upsample_nearest2d(
     )
 
 
-def _quick_gelu(self: Any) -> Any:
-    return contrib.QUICK_GELU(self, alpha=1.0)
-
-
-def _packed_attention(x: Any, weight: Any, bias: Any, heads: int) -> Any:
-    return contrib.ATTENTION(x, weight, bias, num_heads=heads, scale=1.0)
-
-
 def standard_translations() -> Translations:
     """Spellings in plain ONNX."""
     return {
         aten.group_norm.default: group_norm,
         aten.scaled_dot_product_attention.default: scaled_dot_product_attention,
         aten.upsample_nearest2d.vec: upsample_nearest2d,
-    }
-
-
-def contrib_translations() -> Translations:
-    """Spellings with ONNX Runtime's contrib operators where they save nodes or time."""
-    return {
-        **standard_translations(),
-        aten.silu.default: _quick_gelu,
-        torch.ops.cmexport.packed_attention.default: _packed_attention,
     }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cmexport.errors import BackendError, CheckpointError
-from cmexport.targets.onnx.runner import OnnxRuntimeRunner
+from cmexport.onnxfile.runner import OnnxRuntimeRunner
 
 SMALL = {"channel_mult": (1,), "attention_downsampling": (), "num_head_channels": 16}
 

@@ -7,8 +7,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from cmexport.targets.onnx.sharing import share_matrices
-from cmexport.targets.onnx.writing import write_model
+from cmexport.onnxfile.sharing import share_matrices
+from cmexport.onnxfile.writing import write_model
 
 TEXT = """
 <ir_version: 9, opset_import: ["" : 20], producer_name: "someone", doc_string: "text">

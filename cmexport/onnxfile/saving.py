@@ -1,0 +1,86 @@
+"""Write a finished ONNX model: names that are a contract, the file, the checker's word on it, facts inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+from cmexport.errors import BackendError
+from cmexport.graph.capture import CapturedGraph
+from cmexport.model import TensorSpec
+from cmexport.onnxfile.writing import write_model
+
+# Protobuf refuses messages of 2 GiB; weights beyond this go to a file beside the model.
+EXTERNAL_DATA_BYTES = 1_900_000_000
+
+
+def save(model: ir.Model, captured: CapturedGraph, path: Path) -> tuple[str, ...]:
+    """Name the border as `captured` does, drop what nothing uses, write `path` and check what was written.
+
+    Returns:
+        The files' names: the model and, beyond 2 GB, `<name>.onnx.data` with its weights.
+
+    Raises:
+        BackendError: the written file is not valid ONNX.
+        OSError: the file can't be written.
+    """
+    _name_border(model, captured.inputs, captured.outputs)
+    common_passes.RemoveUnusedNodesPass()(model)
+    common_passes.RemoveUnusedOpsetsPass()(model)
+    common_passes.NameFixPass()(model)
+    files = _save(model, path)
+    _check(path)
+    return files
+
+
+def _name_border(model: ir.Model, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """Names are a contract; the exporter's metadata would put paths of this machine into the file."""
+    for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*inputs, *outputs), strict=True):
+        value.name = spec.name
+    model.producer_name, model.producer_version = "cmexport", version("cmexport")
+    model.graph.name = "consistency_sampler"
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+
+
+def _save(model: ir.Model, path: Path) -> tuple[str, ...]:
+    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    external = f"{path.name}.data" if weights > EXTERNAL_DATA_BYTES else None
+    if external:
+        ir.save(model, path, external_data=external)
+        return (path.name, external)
+    write_model(model, path)
+    return (path.name,)
+
+
+def _check(path: Path) -> None:
+    """The ONNX checker on the written file, never on the object it was written from."""
+    try:
+        onnx.checker.check_model(str(path), full_check=False)
+    except onnx.checker.ValidationError as error:
+        raise BackendError(f"{path.name}: the ONNX checker refuses the written file: {error}") from error
+
+
+def stamp(folder: Path, files: tuple[str, ...], facts: dict[str, str]) -> None:
+    """Append facts to the model's `metadata_props`.
+
+    Protobuf messages merge by concatenation, so this adds a few kilobytes instead of rewriting gigabytes.
+    """
+    proto = onnx.ModelProto()
+    for key, value in facts.items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
+    with (folder / files[0]).open("ab") as file:
+        file.write(proto.SerializeToString())
+    _check(folder / files[0])
