@@ -20,6 +20,8 @@ HEAVY = (
     "diffusers",
     "openvino",
     "plotly",
+    "torch_fidelity",
+    "torchmetrics",
     "sklearn",
     "tensorrt",
     "tensorrt_rtx",

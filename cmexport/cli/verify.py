@@ -1,4 +1,4 @@
-"""`cmexport verify ARTIFACT`: the parity ladder again."""
+"""`cmexport verify ARTIFACT`: the parity ladder again, or with `--features` the distribution of many pictures."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from cmexport.artifact.parity_record import DifferenceRecord, ParityRecord
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.blaming import blame_artifact, blame_facts, show_blame
+from cmexport.cli.distribution import Question, check_distribution
 from cmexport.cli.inspect import artifact_folder
 from cmexport.cli.requests import verify_options
 from cmexport.cli.showing import check_parity, show_parity
 from cmexport.drawing import compare_arrays, read_arrays
 from cmexport.errors import CheckpointError, ParityError, UsageError
+from cmexport.tuning.distribution import DistributionOptions
 from cmexport.verification import verify_artifact
 
 Artifact = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Artefact folder, or the model file in it.")]
@@ -34,6 +36,33 @@ Blame = Annotated[
     bool,
     typer.Option("--blame", help="Core ML: which operations lose accuracy in half precision. Needs no checkpoint."),
 ]
+Features = Annotated[
+    str | None,
+    typer.Option(
+        "--features",
+        metavar="F",
+        help="Compare how pictures are distributed, beside PSNR: a ruler .pt file, module:callable, or inception.",
+        show_default=False,
+    ),
+]
+Statistics = Annotated[
+    str | None,
+    typer.Option("--statistics", metavar="X.npz", help="mu and cov of real pictures' features.", show_default=False),
+]
+Count = Annotated[
+    int | None, typer.Option("--count", metavar="N", help="--features: pictures on each side; default 5000.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="S", help="--features: seed of the first picture.")]
+Batch = Annotated[
+    int | None,
+    typer.Option(
+        "--batch", metavar="N", help="--features: pictures per run of PyTorch; default 16, fewer above 64x64."
+    ),
+]
+MaxDistance = Annotated[
+    float | None,
+    typer.Option("--max-distance", metavar="D", help="--features: exit code 4 if artefact and reference are farther."),
+]
 
 
 def command(
@@ -44,15 +73,45 @@ def command(
     task: Only = None,
     blame: Blame = False,
     seeds: o.Seeds = None,
+    features: Features = None,
+    statistics: Statistics = None,
+    count: Count = None,
+    seed: Seed = None,
+    batch: Batch = None,
+    max_distance: MaxDistance = None,
     assignments: o.Set = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Compare a written artefact with its checkpoint, or with recorded pictures. Exit code 4 if the gate fails."""
+    """Compare a written artefact with its checkpoint, or with recorded pictures. Exit code 4 if the gate fails.
+
+    With --features: the Fréchet distance, PSNR and classes of thousands of pictures instead of the ladder.
+    """
     folder = artifact_folder(str(artifact))
     if folder is None:
         raise CheckpointError(f"{artifact}: not an artefact; expected a folder with manifest.json, or a file in one")
     if (inputs is None) != (expected is None):
         raise UsageError("--inputs and --expected belong together")
+    distribution = {
+        "--statistics": statistics,
+        "--count": count,
+        "--seed": seed,
+        "--batch": batch,
+        "--max-distance": max_distance,
+    }
+    if features is not None:
+        if blame or inputs is not None or seeds is not None:
+            raise UsageError(
+                "--features draws --count pictures from the checkpoint; it takes no --blame, --inputs or --seeds"
+            )
+        defaults = DistributionOptions()
+        options = DistributionOptions(
+            defaults.count if count is None else count, defaults.seed if seed is None else seed, batch
+        )
+        question = Question(features, statistics, options, max_distance)
+        check_distribution(folder, question, against, o.parse_set(assignments), task, as_json)
+        return
+    if alone := [option for option, value in distribution.items() if value is not None]:
+        raise UsageError(f"{alone[0]} belongs to --features")
     if blame:
         if against is not None or inputs is not None:
             raise UsageError("--blame compares an artefact with itself; it takes no --against, --inputs or --expected")

@@ -44,22 +44,27 @@ def load_judge(features: str, statistics: str | None = None) -> Judge:
         UsageError: the text names neither, or no statistics are to be had.
         CheckpointError: the file or the module can't be used.
     """
-    path = Path(features)
-    if ":" in features and not path.is_file():
-        function = _own_code(features)
-        own = _attributes(function)
-        judge = None if own is None else Judge(function, own)
-    else:
-        function, own = _ruler(path)
-        judge = Judge(function, own)
-    if statistics is not None:
-        return Judge(function, _statistics(Path(statistics)))
-    if judge is None:
+    function, own = load_features(features)
+    reference = own if statistics is None else read_statistics(Path(statistics))
+    if reference is None:
         raise UsageError(
             f"--features {features}: what are real pictures like? Give --statistics FILE.npz with mu and cov, "
             "or let the callable have attributes mu and cov"
         )
-    return judge
+    return Judge(function, reference)
+
+
+def load_features(features: str) -> tuple[Callable[[Tensor], Tensor], Gaussian | None]:
+    """A feature network or the user's callable, and what it says of real pictures itself; see `load_judge`.
+
+    Raises:
+        CheckpointError: the file or the module can't be used.
+    """
+    path = Path(features)
+    if ":" in features and not path.is_file():
+        function = _own_code(features)
+        return function, _attributes(function)
+    return _ruler(path)
 
 
 def _ruler(path: Path) -> tuple[Callable[[Tensor], Tensor], Gaussian]:
@@ -100,10 +105,16 @@ def _attributes(function: object) -> Gaussian | None:
     return None if mean is None or covariance is None else _gaussian("mu, cov", mean, covariance)
 
 
-def _statistics(path: Path) -> Gaussian:
+def read_statistics(path: Path) -> Gaussian:
+    """Mean `mu` (D,) and covariance `cov` (or `sigma`) (D, D) of real pictures' features, from an `.npz` file.
+
+    Raises:
+        CheckpointError: it is not such a file.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            mean, covariance = archive["mu"], archive["cov"]
+            # pytorch-fid and its descendants call the covariance sigma.
+            mean, covariance = archive["mu"], archive["cov" if "cov" in archive or "sigma" not in archive else "sigma"]
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: an .npz file with mu and cov is expected ({reason})") from error
