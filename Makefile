@@ -1,7 +1,9 @@
 # make demo   export the packaged model to ONNX at fp16, verify it, show where the preview lies
-# make test   the whole test suite
+# make test   the whole test suite; tests of what this system lacks (sshd, chromium, qemu) are left out
+# make system install what they need, where that is possible (Debian, as root)
 # make lint   ruff, mypy --strict, import-linter
 # make bench  cmexport against its rivals on this machine
+# make web    fetch onnxruntime-web for benchmarks in browsers (npm, 32 MB)
 # make clean  remove what the above made
 
 PYTHON ?= python3
@@ -10,9 +12,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 # Two workers with one thread each: more threads per worker only fight over the cores.
 TEST_ENV := OMP_NUM_THREADS=1
+# An ARM Python with ONNX Runtime, run by qemu.
+export CMEXPORT_AARCH64_ROOT ?= $(CURDIR)/build/aarch64
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test system web lint bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -36,7 +40,14 @@ PYTEST_ARGS ?=
 demo: .venv/.base
 	$(BIN)/cmexport onnx --fp16 -o $(OUT)
 
-test: .venv/.dev
+system:
+	sh tests/system.sh
+	sh tests/bench/make_aarch64_root.sh "$(CMEXPORT_AARCH64_ROOT)"
+
+web: .venv/.created
+	$(BIN)/python bench_device/web/fetch.py
+
+test: .venv/.dev web
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 lint: .venv/.dev
@@ -49,5 +60,5 @@ bench: .venv/.bench
 	$(BIN)/python benchmarks/onnx_cpu.py
 
 clean:
-	rm -rf .venv $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(OUT) build dist bench_device/web/vendor .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

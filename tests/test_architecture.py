@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Optional backends: 4 to 8 s of import time each, or absent in a base installation.
 HEAVY = (
-    "adbutils",
+    "cryptography",
     "asyncssh",
     "coremltools",
     "diffusers",

@@ -8,6 +8,7 @@ from cmexport.doctor.backends import examine_backends, run_probe
 from cmexport.doctor.energy import energy_counters
 from cmexport.doctor.findings import Backend, Diagnosis, EnergyCounter, Finding, Machine, State
 from cmexport.doctor.machine import examine_machine
+from cmexport.doctor.programs import examine_programs
 from cmexport.doctor.table import doctor_table
 
 __all__ = [
@@ -28,4 +29,5 @@ def diagnose(probe: Callable[[str], Finding] = run_probe) -> Diagnosis:
     Args:
         probe: opens one installed library; `run_probe` unless a test replaces it.
     """
-    return Diagnosis(machine=examine_machine(), backends=examine_backends(probe), energy_counters=energy_counters())
+    backends = examine_backends(probe) + examine_programs()
+    return Diagnosis(machine=examine_machine(), backends=backends, energy_counters=energy_counters())

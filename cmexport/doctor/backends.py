@@ -52,11 +52,11 @@ LIBRARIES: tuple[Library, ...] = (
     Library("TensorRT", "engines for Jetson and data-centre GPUs", ("tensorrt",), probe="tensorrt"),
     Library("OpenVINO", "Intel CPUs, GPUs and NPUs", ("openvino",), "openvino", "openvino"),
     Library("ONNX Runtime QNN", "Snapdragon NPUs", ("onnxruntime-qnn",), "qnn", "qnn"),
-    Library("psutil", "memory in benchmarks", ("psutil",), "bench"),
+    Library("psutil", "memory in `make bench`", ("psutil",), "bench"),
     Library("zeus", "energy in benchmarks", ("zeus",), "bench"),
-    Library("adbutils", "benchmarks on Android", ("adbutils",), "bench"),
     Library("asyncssh", "benchmarks over ssh", ("asyncssh",), "bench"),
     Library("segno", "QR code for phones", ("segno",), "bench"),
+    Library("cryptography", "https for phones' browsers", ("cryptography",), "bench"),
     Library("jinja2", "HTML report", ("jinja2",), "report"),
     Library("plotly", "charts in the report", ("plotly",), "report"),
 )

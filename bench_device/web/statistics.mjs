@@ -1,0 +1,23 @@
+/** Percentiles as numpy computes them by default: linear between the two nearest ranks. The record's come from the host. */
+
+/** @param {number[]} values @param {number} q 0 to 100 @returns {number|null} null without values */
+export function percentile(values, q) {
+  if (values.length === 0) return null;
+  const sorted = Float64Array.from(values).sort();
+  const at = ((sorted.length - 1) * q) / 100;
+  const low = Math.floor(at);
+  const high = Math.min(low + 1, sorted.length - 1);
+  return sorted[low] + (sorted[high] - sorted[low]) * (at - low);
+}
+
+/** Three significant digits, no exponent. @param {number|null} ms */
+export function figure(ms) {
+  if (ms === null || !Number.isFinite(ms)) return "n/a";
+  if (ms >= 100) return ms.toFixed(0);
+  return ms >= 10 ? ms.toFixed(1) : ms.toFixed(2);
+}
+
+/** @param {number} bytes */
+export function megabytes(bytes) {
+  return `${(bytes / 1e6).toFixed(1)} MB`;
+}

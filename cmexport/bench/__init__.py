@@ -1,0 +1,1 @@
+"""Benchmarks on real devices: latency, memory, energy, heat, and parity on that device."""

@@ -1,0 +1,92 @@
+"""The folder that a runner works through: `job.json`, the model, the inputs. See bench_device/README.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+
+from cmexport.bench.devices.base import BenchJob, MeasureOptions
+from cmexport.bench.lines import CONTRACT
+from cmexport.model import TensorSpec
+
+# A package is opened as a folder, whatever file of it comes first.
+_PACKAGES = (".mlpackage", ".aimodel")
+_WATCH_MS = 20
+
+
+def link(file: Path, place: Path) -> None:
+    """Weights may be gigabytes."""
+    place.symlink_to(file.resolve())
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """Files of a job by path: bytes at hand, or a file of this machine."""
+
+    files: Mapping[str, bytes | Path]
+
+    def write(self, folder: Path, put: Callable[[Path, Path], object] = link) -> None:
+        """Lay it out in an existing folder; `put(file, place)` brings files of this machine there."""
+        for name, content in self.files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                path.write_bytes(content)
+            else:
+                put(content, path)
+
+
+def provider_of(job: BenchJob, options: MeasureOptions) -> str:
+    """The unit or execution provider to ask for."""
+    return str(job.session.get("ep", "cpu")) if options.provider == "auto" else options.provider
+
+
+def model_path(files: Sequence[str]) -> str:
+    """What a runtime opens: the first file, or the package that it lies in."""
+    head = PurePosixPath(files[0]).parts[0]
+    return head if PurePosixPath(head).suffix in _PACKAGES else files[0]
+
+
+def job_folder(
+    job: BenchJob, options: MeasureOptions, mode: Literal["alone", "served"], watch: Sequence[str] = ()
+) -> JobFolder:
+    """The files of a job; `watch` names files of the device whose text is wanted all the while."""
+    files: dict[str, bytes | Path] = {f"model/{path}": job.folder / path for path in job.files}
+    runs: list[dict[str, str]] = []
+    for index, run in enumerate(job.runs):
+        names = {}
+        for spec in job.inputs:
+            names[spec.name] = f"inputs/{index}.{spec.name}.bin"
+            array = np.ascontiguousarray(run[spec.name], dtype=np.dtype(spec.dtype).newbyteorder("<"))
+            files[names[spec.name]] = array.tobytes()
+        runs.append(names)
+    facts = {
+        "contract": CONTRACT,
+        "name": job.artifact.name,
+        "target": job.artifact.target,
+        "model": f"model/{model_path(job.files)}",
+        "function": job.session.get("function"),
+        "provider": provider_of(job, options),
+        "session": dict(job.session),
+        "threads": options.threads,
+        "inputs": [_tensor(spec) for spec in job.inputs],
+        "outputs": [_tensor(spec) for spec in job.outputs],
+        "runs": runs,
+        "mode": mode,
+        "warmup": options.warmup,
+        "min_runs": options.min_runs,
+        "min_seconds": options.min_seconds,
+        "repeats": options.repeats,
+        "sustained_minutes": options.sustained_minutes,
+        "watch": {"files": list(watch), "interval_ms": _WATCH_MS},
+    }
+    return JobFolder({"job.json": json.dumps(facts).encode(), **files})
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}

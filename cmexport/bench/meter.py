@@ -1,0 +1,150 @@
+"""Energy around the runs of several artefacts: when to read, and which stretch belongs to which artefact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from cmexport.bench.devices.base import MeasureOptions
+from cmexport.bench.energy.base import EnergySource, SourceFacts, trace_of
+from cmexport.bench.energy.local import Sampler
+from cmexport.bench.energy.sysfs import SysfsSource
+from cmexport.bench.energy.trace import EnergyTrace, Span
+from cmexport.bench.outcome import Outcome
+
+
+class Meter(Protocol):
+    """Reads energy from before the first run to after the last one."""
+
+    @property
+    def facts(self) -> SourceFacts | None:
+        """The source; None if there is none."""
+        ...
+
+    @property
+    def watch(self) -> tuple[str, ...]:
+        """Files that the first runner is to watch."""
+        ...
+
+    def start(self) -> None:
+        """Begin to read."""
+        ...
+
+    def stop(self) -> None:
+        """End; may be called twice."""
+        ...
+
+    def trace(self, watched: Outcome) -> EnergyTrace | str:
+        """All readings, or why there are none; `watched` is the first runner's outcome."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoMeter:
+    """No energy, and why."""
+
+    reason: str
+    facts: SourceFacts | None = None
+    watch: tuple[str, ...] = ()
+
+    def start(self) -> None:
+        """Nothing."""
+
+    def stop(self) -> None:
+        """Nothing."""
+
+    def trace(self, watched: Outcome) -> EnergyTrace | str:
+        """The reason."""
+        del watched
+        return self.reason
+
+
+class LocalMeter:
+    """A source of this machine, read by a thread of this process."""
+
+    def __init__(self, source: EnergySource) -> None:
+        self._source = source
+        self._sampler = Sampler(source)
+        self._void = ""
+        self._running = False
+
+    @property
+    def facts(self) -> SourceFacts | None:
+        """The source's."""
+        return self._source.facts
+
+    @property
+    def watch(self) -> tuple[str, ...]:
+        """None: it is read here."""
+        return ()
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._void = self._source.void()
+        self._running = True
+        self._sampler.start()
+
+    def stop(self) -> None:
+        """End and free the source."""
+        if self._running:
+            self._running = False
+            self._sampler.stop()
+            self._void = self._void or self._source.void()
+            self._source.close()
+
+    def trace(self, watched: Outcome) -> EnergyTrace | str:
+        """What the thread read."""
+        del watched
+        return trace_of(self._source.facts, self._sampler.readings, self._void)
+
+
+class WatchedMeter:
+    """Files of another machine, watched there by its first runner."""
+
+    def __init__(self, source: SysfsSource) -> None:
+        self._source = source
+
+    @property
+    def facts(self) -> SourceFacts | None:
+        """The source's."""
+        return self._source.facts
+
+    @property
+    def watch(self) -> tuple[str, ...]:
+        """The source's files."""
+        return self._source.files
+
+    def start(self) -> None:
+        """The runner does."""
+
+    def stop(self) -> None:
+        """The runner does."""
+
+    def trace(self, watched: Outcome) -> EnergyTrace | str:
+        """What the runner told."""
+        readings = [self._source.reading(line.t_s, line.texts) for line in watched.raw]
+        void = next((said for line in watched.raw if (said := self._source.void(line.texts))), "")
+        return trace_of(self._source.facts, readings, void)
+
+
+def share(trace: EnergyTrace | str, outcome: Outcome, watched: Outcome, batch: int) -> EnergyTrace | str:
+    """The whole trace as one artefact's: its windows, its pictures, and the idle stretches of all."""
+    if isinstance(trace, str):
+        return trace
+    idles = [Span(start_s=line.start_s, end_s=line.end_s) for line in watched.idles]
+    return trace.model_copy(
+        update={
+            "active": tuple(Span(start_s=b.start_s, end_s=b.end_s) for b in outcome.blocks),
+            "images": batch * sum(len(b.ms) for b in outcome.blocks),
+            "idle_before": idles[0] if idles else None,
+            "idle_after": idles[-1] if len(idles) > 1 else None,
+        }
+    )
+
+
+def fit_windows(options: MeasureOptions, facts: SourceFacts | None) -> MeasureOptions:
+    """Windows long enough for the counter: fewer rounds, then more seconds."""
+    if facts is None or options.min_seconds / options.rounds >= facts.window_s:
+        return options
+    seconds = max(options.min_seconds, facts.window_s)
+    return replace(options, rounds=max(1, int(seconds / facts.window_s)), min_seconds=seconds)

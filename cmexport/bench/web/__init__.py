@@ -1,0 +1,1 @@
+"""The small web server behind `--device browser`: one page, one link, one visitor."""
