@@ -13,6 +13,7 @@ from cmexport.cli import options as o
 from cmexport.cli.exporting import export_checkpoint
 from cmexport.cli.showing import show_export
 from cmexport.errors import UsageError
+from cmexport.quantize.precision_plan import read_plan
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.registry import target_named
 
@@ -23,14 +24,6 @@ Ios = Annotated[
 Output = Annotated[
     str, typer.Option("--output", help="float: (N, C, H, W) in [-1, 1]; image: a picture, for --batch 1.")
 ]
-KeepFp32 = Annotated[
-    str,
-    typer.Option(
-        "--keep-fp32",
-        metavar="auto|none|NAME,..",
-        help="Operations left in float32 by the other precisions; auto finds those that half precision breaks.",
-    ),
-]
 
 
 def command(
@@ -38,6 +31,7 @@ def command(
     out: o.Out = Path("out"),
     fp16: o.Fp16 = False,
     int8: o.Int8 = False,
+    plan: o.Plan = None,
     w8: o.W8 = False,
     w6: o.W6 = False,
     w4: o.W4 = False,
@@ -53,7 +47,7 @@ def command(
     label: o.Label = None,
     batch: o.Batch = 1,
     output: Output = "float",
-    keep_fp32: KeepFp32 = "none",
+    keep_fp32: o.KeepFp32 = "none",
     rewrites: o.Rewrites = "all",
     assignments: o.Set = None,
     trust: o.Trust = False,
@@ -68,11 +62,23 @@ def command(
     package with a function for each, sharing weights (iOS 18; below, one package each).
     """
     target = target_named("coreml")
-    flags = {"fp16": fp16, "int8": int8, "w8": w8, "w6": w6, "w4": w4, "mixed": budget_db is not None}
+    flags = {
+        "fp16": fp16,
+        "int8": int8 or plan is not None,
+        "w8": w8,
+        "w6": w6,
+        "w4": w4,
+        "mixed": budget_db is not None,
+    }
     chosen = o.choose_precision(precision, flags, target.precisions)
     _check_budget(chosen, budget_db)
     lowering = LoweringOptions(
-        precision=chosen, ios=ios, budget_db=budget_db, keep_fp32=_names(keep_fp32), rewrites=rewrites
+        precision=chosen,
+        ios=ios,
+        budget_db=budget_db,
+        plan=None if plan is None else read_plan(plan),
+        keep_fp32=o.keep_names(keep_fp32),
+        rewrites=rewrites,
     )
     target.rewrites_for(lowering)  # a wrong option or a missing library is said before a checkpoint is read
     result = export_checkpoint(
@@ -106,20 +112,6 @@ def _check_budget(precision: str, budget_db: float | None) -> None:
         raise UsageError("--precision mixed: say how good the pictures must stay with --budget-db, e.g. --budget-db 45")
     if budget_db is not None and not 20 <= budget_db <= 65:
         raise UsageError(f"--budget-db {budget_db:g}: must lie between 20 and 65; above, take --fp16")
-
-
-def _names(keep_fp32: str) -> tuple[str, ...]:
-    """What `LoweringOptions` takes.
-
-    Raises:
-        UsageError: `auto` or `none` among names, or an empty name.
-    """
-    names = tuple(name.strip() for name in keep_fp32.split(","))
-    if names == ("none",):
-        return ()
-    if not all(names) or (len(names) > 1 and {"auto", "none"} & set(names)):
-        raise UsageError(f"--keep-fp32 {keep_fp32}: give auto, none, or names with commas between")
-    return names
 
 
 def _say_kept(manifest: Manifest) -> None:

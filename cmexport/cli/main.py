@@ -25,6 +25,8 @@ from cmexport.errors import CmexportError
 
 INTERRUPTED = 130
 INTERRUPTED_MESSAGE = "interrupted; nothing was left behind"
+# These keep what they had measured by then, and say so themselves.
+KEEPING_VERBS = frozenset({"bench", "plan", "tune"})
 DEFECT = 1
 
 # Importing torch takes 2.6 s; only the verb that is called is imported, and help for all of them is written here.
@@ -33,9 +35,12 @@ VERBS = {
     "onnx": "Export a checkpoint to ONNX: noise in, picture out, checked against PyTorch.",
     "coreml": "Export a checkpoint to Core ML, and execute the package to check it: no Mac needed.",
     "coreai": "Export a checkpoint to Core AI (beta), and run it in Apple's own runtime to check it.",
+    "tensorrt": "Export a checkpoint to TensorRT: typed ONNX, and engines, also on a machine without a GPU.",
     "verify": "Compare a written artefact with its checkpoint, or with recorded pictures.",
     "sample": "Draw pictures from a checkpoint or an artefact.",
     "tune": "Find the levels of a K-step schedule by picture quality; or a table for K = 1, 2, 4.",
+    "bench": "Latency, memory, energy and parity of artefacts on a device.",
+    "plan": "What each layer costs the pictures in 8 bits, and a precision plan to edit.",
     "doctor": "What works on this machine, what is missing, and how to get it.",
 }
 
@@ -101,11 +106,11 @@ def main(arguments: list[str]) -> int:
     try:
         code = build_app(arguments)(arguments or ["--help"], standalone_mode=False, prog_name="cmexport")
         # typer turns Ctrl-C and its own Exit into a returned code.
-        return _fail(INTERRUPTED_MESSAGE, INTERRUPTED) if code == INTERRUPTED else int(code or 0)
+        return _interrupted(arguments) if code == INTERRUPTED else int(code or 0)
     except TyperException as error:
         return _fail(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(INTERRUPTED_MESSAGE, INTERRUPTED)
+        return _interrupted(arguments)
     except CmexportError as error:
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:
@@ -124,6 +129,11 @@ def main(arguments: list[str]) -> int:
             "and report the traceback",
             DEFECT,
         )
+
+
+def _interrupted(arguments: Sequence[str]) -> int:
+    keeps = not KEEPING_VERBS.isdisjoint(arguments[:1])
+    return _fail("interrupted" if keeps else INTERRUPTED_MESSAGE, INTERRUPTED)
 
 
 def _first_line(error: Exception) -> str:

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from cmexport.cli import options as o
+from cmexport.cli.budgets import check_budgets, check_latency, show_frontier
 from cmexport.cli.exporting import export_checkpoint
 from cmexport.cli.showing import show_export
+from cmexport.quantize.precision_plan import read_plan
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.registry import target_named
 
@@ -18,8 +20,18 @@ Ep = Annotated[
     typer.Option(
         "--ep",
         metavar="NAME",
-        help="Execution provider to shape the graph for: cpu, cuda, openvino, xnnpack, "
+        help="Execution provider to shape the graph for: cpu, cuda, arm, web, openvino, xnnpack, "
         "qnn, coreml, nnapi. All but cpu and cuda get plain ONNX operators.",
+    ),
+]
+BudgetDb = Annotated[
+    float | None,
+    typer.Option("--budget-db", metavar="DB", help="int8: the fewest layers in float whose pictures keep this PSNR."),
+]
+BudgetLatency = Annotated[
+    float | None,
+    typer.Option(
+        "--budget-latency", metavar="R", help="int8: the best pictures within R of the float32 file's time, measured."
     ),
 ]
 
@@ -28,6 +40,12 @@ def command(
     checkpoint: o.Checkpoint = None,
     out: o.Out = Path("out"),
     fp16: o.Fp16 = False,
+    int8: o.Int8 = False,
+    w8: o.W8 = False,
+    w4: o.W4 = False,
+    plan: o.Plan = None,
+    budget_db: BudgetDb = None,
+    budget_latency: BudgetLatency = None,
     precision: o.Precision = None,
     steps: o.Steps = None,
     timesteps: o.Timesteps = None,
@@ -53,12 +71,22 @@ def command(
     each.
     """
     target = target_named("onnx")
-    chosen = o.choose_precision(precision, {"fp16": fp16}, target.precisions)
+    int8 = int8 or plan is not None or budget_db is not None or budget_latency is not None
+    flags = {"fp16": fp16, "int8": int8, "w8": w8, "w4": w4}
+    chosen = o.choose_precision(precision, flags, target.precisions)
+    check_budgets(chosen, budget_db, budget_latency)
     result = export_checkpoint(
         checkpoint,
         out,
         "onnx",
-        LoweringOptions(precision=chosen, ep=ep, rewrites=rewrites),
+        LoweringOptions(
+            precision=chosen,
+            ep=ep,
+            rewrites=rewrites,
+            plan=None if plan is None else read_plan(plan),
+            budget_db=budget_db,
+            budget_latency=budget_latency,
+        ),
         o.ScheduleText(steps, timesteps, levels, sigmas),
         tasks=task,
         patch=patch,
@@ -70,4 +98,6 @@ def command(
         seeds=seeds,
         no_verify=no_verify,
     )
+    show_frontier(result, as_json)
     show_export(result, as_json)
+    check_latency(result)

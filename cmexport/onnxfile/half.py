@@ -77,6 +77,7 @@ class _Conversion:
     graph: ir.Graph
     half: ir.DataType
     kept: frozenset[str]
+    compute: frozenset[str]
     types: dict[ir.Value, ir.DataType] = field(default_factory=dict)
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = field(default_factory=dict)
     weights: dict[ir.Value, ir.Value] = field(default_factory=dict)
@@ -86,13 +87,17 @@ class _Conversion:
     flushed: int = 0
 
 
-def to_half(model: ir.Model, half: ir.DataType = HALF, kept: Collection[str] = ()) -> HalfReport:
+def to_half(
+    model: ir.Model, half: ir.DataType = HALF, kept: Collection[str] = (), also: Collection[str] = ()
+) -> HalfReport:
     """Lower a float32 model to 16 bits in place; inputs and outputs keep their types.
 
     Args:
         model: after translation, with shapes on its values.
         half: FLOAT16 or BFLOAT16.
         kept: operators to leave in float32, by the name of their first output.
+        also: operator types that compute in 16 bits besides `COMPUTE`, because the runtime keeps what must be wide in
+            float32 inside them.
 
     Raises:
         BackendError: a constant does not fit float16.
@@ -100,7 +105,7 @@ def to_half(model: ir.Model, half: ir.DataType = HALF, kept: Collection[str] = (
     graph = model.graph
     if len(list(graph.all_nodes())) != len(list(graph)):
         raise BackendError("fp16: this graph has subgraphs (If, Loop), which the half-precision pass does not convert")
-    state = _Conversion(graph, half, frozenset(kept))
+    state = _Conversion(graph, half, frozenset(kept), COMPUTE | frozenset(also))
     picture = tuple(graph.inputs[0].shape or ())
     initializers = set(graph.initializers.values())
     for value in (*graph.inputs, *initializers):
@@ -146,7 +151,7 @@ def _decide(
         if data in initializers:
             return state.half
         return state.types.get(data) if state.types.get(data) in (FLOAT, state.half) else None
-    if node.op_type not in COMPUTE or node.outputs[0].name in state.kept:
+    if node.op_type not in state.compute or node.outputs[0].name in state.kept:
         return FLOAT
     in_stream = node.op_type in ELEMENTWISE and tuple(node.outputs[0].shape or ()) == picture
     return FLOAT if in_stream else state.half

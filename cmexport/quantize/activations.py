@@ -7,7 +7,7 @@ its inputs are drawn from the very distribution that the app will feed.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,13 +51,16 @@ class ActivationPlan:
     predicted_db: float
 
 
-def weighted_inputs(module: fx.GraphModule) -> tuple[str, ...]:
+def weighted_inputs(module: fx.GraphModule, in_float: Collection[str] = ()) -> tuple[str, ...]:
     """Names of the nodes that feed compressible convolutions and linear layers, each once, in the graph's order.
 
-    Only node results that float operations make; a graph's own input is left alone.
+    Only node results that float operations make; a graph's own input is left alone, and so is what only layers named
+    in `in_float` read.
     """
     found: dict[str, None] = {}
     for node in weight_nodes(module):
+        if node.name in in_float:
+            continue
         source = node.args[0]
         if isinstance(source, fx.Node) and source.op == "call_function":
             found[source.name] = None
@@ -65,11 +68,18 @@ def weighted_inputs(module: fx.GraphModule) -> tuple[str, ...]:
 
 
 def plan_activations(
-    captured: CapturedGraph, least_db: float, pictures: int = PICTURES, seed: int = 20_000
+    captured: CapturedGraph,
+    least_db: float,
+    pictures: int = PICTURES,
+    seed: int = 20_000,
+    in_float: Collection[str] = (),
 ) -> ActivationPlan:
-    """Ranges of all activations; the most harmful ones are left in floating point until `least_db` is predicted."""
+    """Ranges of all activations; the most harmful ones are left in floating point until `least_db` is predicted.
+
+    Those that only the nodes `in_float` read are left out from the start.
+    """
     module = to_module(captured.program)
-    names = weighted_inputs(module)
+    names = weighted_inputs(module, in_float)
     ranges = [_range(name, *limits) for name, limits in _limits(captured, module, names, pictures, seed).items()]
     harms = {
         r.name: sensitivity * r.scale**2 / 12.0
@@ -110,8 +120,11 @@ def _range(name: str, low: float, high: float) -> ActivationRange:
     return ActivationRange(name, scale, min(LEVELS, max(0, round(-MARGIN * low / scale))))
 
 
-def with_activations(captured: CapturedGraph, plan: ActivationPlan) -> CapturedGraph:
-    """The graph with a quantize and dequantize pair behind every planned node, for its weighted users only."""
+def with_activations(captured: CapturedGraph, plan: ActivationPlan, in_float: Collection[str] = ()) -> CapturedGraph:
+    """The graph with a quantize and dequantize pair behind every planned node, for its weighted users only.
+
+    Users named in `in_float` read the node itself.
+    """
     # Registers the operators that torch's own quantizer writes and every exporter reads.
     importlib.import_module("torch.ao.quantization.fx._decomposed")
     ops = torch.ops.quantized_decomposed
@@ -126,7 +139,7 @@ def with_activations(captured: CapturedGraph, plan: ActivationPlan) -> CapturedG
         with module.graph.inserting_after(codes):
             values = module.graph.call_function(ops.dequantize_per_tensor.default, (codes, *parameters))
         for user in users:
-            if user.args[0] is source:
+            if user.args[0] is source and user.name not in in_float:
                 user.update_arg(0, values)
     module.recompile()
     return replace(captured, program=trace(module, example_tensors(captured.inputs, captured.classes)))

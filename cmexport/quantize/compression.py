@@ -13,7 +13,10 @@ import torch
 from cmexport.graph.capture import CapturedGraph, example_tensors, to_module
 from cmexport.quantize.activations import ActivationPlan, plan_activations, with_activations
 from cmexport.quantize.formats import FLOAT, LINEAR8, PALETTES, WeightFormat
+from cmexport.quantize.layers import find_layers
 from cmexport.quantize.planning import Candidate, WeightPlan, candidates, choose
+from cmexport.quantize.precision_plan import FLOAT as PLAN_FLOAT
+from cmexport.quantize.precision_plan import PrecisionPlan, check_keys
 from cmexport.quantize.rounding import rounded
 from cmexport.quantize.sensitivity import SAMPLES, run_unfinished, weight_sensitivity
 from cmexport.quantize.weights import find_weights, set_weights, with_weights
@@ -90,6 +93,7 @@ def compress(
     budget_db: float | None = None,
     progress: Callable[[str], None] = lambda _: None,
     palette_bits: Collection[int] = (2, 3, 4, 6),
+    precision_plan: PrecisionPlan | None = None,
 ) -> Compression:
     """Round weights, and for "int8" activations, as `precision` asks.
 
@@ -99,7 +103,12 @@ def compress(
         budget_db: for "mixed", the PSNR (peak 2.0, mean over pictures) to keep with the fewest bits.
         progress: told about the stages.
         palette_bits: widths of palette indices that the target has.
+        precision_plan: for "int8", layers that stay in floating point.
+
+    Raises:
+        CheckpointError: the plan names layers that the model does not have.
     """
+    in_float = _left_in_float(captured, precision_plan)
     recipe = RECIPES[precision]
     weights = find_weights(to_module(captured.program))
     elements = sum(w.value.numel() for w in weights)
@@ -114,7 +123,10 @@ def compress(
         sensitivity = weight_sensitivity(captured, weights, samples)
     progress("weight formats")
     shares = sensitivity or (None,) * len(weights)
-    options = [candidates(w, s, formats) for w, s in zip(weights, shares, strict=True)]
+    options = [
+        candidates(w, s, (FLOAT,) if in_float.weights & set(w.names) else formats)
+        for w, s in zip(weights, shares, strict=True)
+    ]
 
     def values(plan: WeightPlan) -> dict[str, torch.Tensor]:
         triples = zip(weights, shares, plan.chosen, strict=True)
@@ -127,11 +139,31 @@ def compress(
     activations = None
     if recipe.activations:
         progress("activation ranges")
-        activations = plan_activations(captured, _ACTIVATION_DB)
+        activations = plan_activations(captured, _ACTIVATION_DB, in_float=in_float.nodes)
     compressed = with_weights(captured, values(plan))
     if activations is not None:
-        compressed = with_activations(compressed, activations)
+        compressed = with_activations(compressed, activations, in_float.nodes)
     return Compression(compressed, plan, activations, budget_db)
+
+
+@dataclass(frozen=True)
+class _Left:
+    """Nodes, and names of their weights."""
+
+    nodes: frozenset[str] = frozenset()
+    weights: frozenset[str] = frozenset()
+
+
+def _left_in_float(captured: CapturedGraph, plan: PrecisionPlan | None) -> _Left:
+    """What the plan names as staying in floating point; roles' defaults are for targets that pay for every rounding."""
+    if plan is None:
+        return _Left()
+    layers = find_layers(captured)
+    check_keys(plan, layers)
+    nodes = frozenset(name for x in layers if plan.layers.get(x.key) == PLAN_FLOAT for name in x.nodes)
+    module = to_module(captured.program)
+    weights = {str(n.args[1].target) for n in module.graph.nodes if n.name in nodes}
+    return _Left(nodes, frozenset(weights))
 
 
 def _smallest(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from cmexport.graph.capture import CapturedGraph, RewriteReport
 from cmexport.graph.rewriting import Rewrite
 from cmexport.parity.ladder import Rung
+from cmexport.quantize.precision_plan import PrecisionPlan
 
 Progress = Callable[[str], None]
 
@@ -38,17 +39,36 @@ class LoweringOptions:
         precision: "fp32", "fp16", ...; must be one of the target's.
         ep: execution provider (ONNX Runtime) whose preferred graph form is wanted.
         ios: oldest iOS release (Core ML) that is to run it; 16, 17 or 18.
-        budget_db: for precision "mixed", the PSNR that the smallest weights are to keep.
+        budget_db: for precision "mixed", the PSNR that the smallest weights are to keep; for ONNX's "int8", that the
+            fewest layers in floating point are to keep.
+        budget_latency: for ONNX's "int8", the latency to stay within, over that of the float32 file.
         keep_fp32: operations to leave in float32 where the target can: names, or "auto" to find them.
         rewrites: "all", "none" or names, for the rewrites that only this target applies.
+        plan: which layers compute in 8 bits, for precision "int8"; None: the default by their roles.
+        trt: which TensorRT is wanted: "auto", "rtx", "10" or "11".
+        sms: compute capabilities to build engines for (86 for 8.6); TensorRT for RTX only.
+        compat: what else engines are to run with: "version", "hardware".
+        refit: engines whose weights can be replaced.
+        strip: engines without weights.
+        timing_cache: file of measured kernel times, read and written by TensorRT.
+        batches: for targets that write a file for each batch, all of them; the captured graph has the first.
     """
 
     precision: str = "fp32"
     ep: str = "cpu"
     ios: int = 18
     budget_db: float | None = None
+    budget_latency: float | None = None
     keep_fp32: tuple[str, ...] = ()
     rewrites: str = "all"
+    plan: PrecisionPlan | None = None
+    trt: str = "auto"
+    sms: tuple[int, ...] = ()
+    compat: tuple[str, ...] = ()
+    refit: bool = False
+    strip: bool = False
+    timing_cache: Path | None = None
+    batches: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from support.eight_bits import FEW, unet
+from support.measuring import toy
 from torch import fx
 
 from cmexport.checkpoints import load_checkpoint
@@ -16,9 +18,13 @@ from cmexport.graph.capture import capture, example_tensors, to_module
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
+from cmexport.quantize.int8 import prepare
+from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.quantize.sensitivity import weight_sensitivity
 from cmexport.quantize.weights import find_weights
 from cmexport.sampling.schedules import plan_sampling
+
+__all__ = ["toy"]
 
 PICTURES = 16
 
@@ -79,3 +85,20 @@ def psnr(reference):
         return float((10 * torch.log10(4.0 / error)).mean())
 
     return of
+
+
+@pytest.fixture(scope="session")
+def small():
+    """The graph of a small random network, after the rewrites."""
+    return unet()
+
+
+@pytest.fixture(scope="session")
+def small_two_steps():
+    return unet(SampleRequest(sigmas=(80.0, 1.4)))
+
+
+@pytest.fixture(scope="session")
+def prepared(small):
+    """The small network, calibrated on a few pictures."""
+    return prepare(small, PrecisionPlan(), options=FEW)

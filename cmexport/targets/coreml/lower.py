@@ -103,7 +103,7 @@ def lower(
     plan: dict[str, Any] = {"default": "float32" if options.precision == "fp32" else "float16", "border": "float32"}
     if options.precision in RECIPES:
         widths = BITS if options.ios >= 18 else BITS_BEFORE_18
-        compression = compress(shaped, options.precision, options.budget_db, progress, widths)
+        compression = compress(shaped, options.precision, options.budget_db, progress, widths, options.plan)
         shaped, plan = compression.captured, {**plan, **compression.facts()}
     package = folder / f"{name}.mlpackage"
 

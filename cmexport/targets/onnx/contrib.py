@@ -6,6 +6,7 @@ Source of the ONNX side: onnxruntime docs/ContribOperators.md (domain com.micros
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnxscript
@@ -32,11 +33,32 @@ def packed_attention(x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Ten
     Returns:
         (N, T, C), before the output projection.
     """
+    return _attend(x, weight, bias, heads)
+
+
+def _attend(x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:
     n, tokens, channels = x.shape
     qkv = (x @ weight + bias).reshape(n, tokens, 3 * heads, channels // heads).transpose(1, 2)
     q, k, v = qkv.chunk(3, dim=1)
     mixed = F.scaled_dot_product_attention(q, k, v, scale=1.0)
     return mixed.transpose(1, 2).reshape(n, tokens, channels).contiguous()
+
+
+def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: Tensor) -> None:
+    del output
+    ctx.save_for_backward(*inputs[:3])
+    ctx.heads = inputs[3]
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Computed again with torch's own derivatives: sensitivities need them, nothing trains here."""
+    with torch.enable_grad():
+        x, weight, bias = (t.detach().requires_grad_(True) for t in ctx.saved_tensors)
+        result = _attend(x, weight, bias, ctx.heads)
+    return (*torch.autograd.grad(result, (x, weight, bias), gradient), None)
+
+
+packed_attention.register_autograd(_gradients, setup_context=_remember)
 
 
 @packed_attention.register_fake
@@ -45,24 +67,47 @@ def _packed_attention_shape(x: Tensor, weight: Tensor, bias: Tensor, heads: int)
     return torch.empty_like(x)
 
 
-def _operator(name: str, inputs: tuple[str, ...], attributes: dict[str, OpSchema.AttrType]) -> onnxscript.values.Op:
-    parameter = OpSchema.FormalParameter
+def contrib_operator(
+    name: str,
+    inputs: Mapping[str, str],
+    types: Mapping[str, Sequence[str]],
+    attributes: Mapping[str, OpSchema.AttrType],
+    optional: Sequence[str] = (),
+) -> onnxscript.values.Op:
+    """An operator of ONNX Runtime's own domain with one output, of the first type.
+
+    Args:
+        name: of the operator.
+        inputs: type variable of each input.
+        types: element types of each type variable.
+        attributes: kind of each attribute.
+        optional: inputs that may be left out.
+    """
+    option = OpSchema.FormalParameterOption
+    formal = [
+        OpSchema.FormalParameter(i, t, param_option=option.Optional if i in optional else option.Single)
+        for i, t in inputs.items()
+    ]
     schema = OpSchema(
         name,
         "com.microsoft",
         1,
-        inputs=[parameter(i, "T") for i in inputs],
-        outputs=[parameter("output", "T")],
-        type_constraints=[("T", ["tensor(float)", "tensor(float16)"], "")],
+        inputs=formal,
+        outputs=[OpSchema.FormalParameter("output", next(iter(types)))],
+        type_constraints=[(t, [f"tensor({e})" for e in elements], "") for t, elements in types.items()],
         attributes=[OpSchema.Attribute(k, kind, "", required=False) for k, kind in attributes.items()],
     )
     return onnxscript.values.Op(_DOMAIN, name, schema)
 
 
+_FLOATS = {"T": ("float", "float16")}
 # x * sigmoid(alpha x); alpha 1 is SiLU. ONNX has no such operator before opset 24.
-QUICK_GELU = _operator("QuickGelu", ("X",), {"alpha": OpSchema.AttrType.FLOAT})
-ATTENTION = _operator(
-    "Attention", ("input", "weights", "bias"), {"num_heads": OpSchema.AttrType.INT, "scale": OpSchema.AttrType.FLOAT}
+QUICK_GELU = contrib_operator("QuickGelu", {"X": "T"}, _FLOATS, {"alpha": OpSchema.AttrType.FLOAT})
+ATTENTION = contrib_operator(
+    "Attention",
+    {"input": "T", "weights": "T", "bias": "T"},
+    _FLOATS,
+    {"num_heads": OpSchema.AttrType.INT, "scale": OpSchema.AttrType.FLOAT},
 )
 
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.onnxfile.half import to_half
 from cmexport.onnxfile.saving import save
+from cmexport.onnxfile.stored_weights import store_weights
 from cmexport.onnxfile.translate import translate
-from cmexport.onnxfile.translations import standard_translations
+from cmexport.onnxfile.translations import Translations, standard_translations
+from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.onnx.budget import within_db, within_latency
 from cmexport.targets.onnx.contrib import contrib_translations
 from cmexport.targets.onnx.forms import forms_for
-from cmexport.targets.onnx.providers import OPSET, profile_for
+from cmexport.targets.onnx.int8 import Int8Graph, prepare_int8, to_int8
+from cmexport.targets.onnx.providers import OPSET, ProviderProfile, profile_for
+
+STORED_BITS = {"w8": 8, "w4": 4}
+"""Precisions of weights alone."""
 
 
 def lower(
@@ -37,13 +45,22 @@ def lower(
     progress("translate to ONNX")
     plain = options.rewrites == "none"
     translations = {} if plain else contrib_translations() if profile.contrib_ops else standard_translations()
-    model = translate(shaped, translations, OPSET, tidy=plain)
     plan: dict[str, Any] = {"default": "float32"}
+    if options.precision == "int8":
+        rounded, facts = _in_8_bits(shaped, captured, translations, options, profile, progress)
+        shaped = replace(rounded.captured, rewrites=shaped.rewrites)
+        translations = {**translations, **rounded.translations}
+        plan |= facts
+        progress("translate to ONNX")
+    model = translate(shaped, translations, OPSET, tidy=plain)
     if options.precision == "fp16":
         progress("half precision")
         report = to_half(model)
         plan = {"default": "float16", "kept_float32": report.float_nodes, **asdict(report)}
         del plan["float_nodes"]
+    if options.precision in STORED_BITS:
+        progress("weights")
+        plan |= {"weights_only": asdict(store_weights(model, STORED_BITS[options.precision]))}
     progress("write")
     return LoweredModel(
         files=save(model, captured, folder / f"{name}.onnx"),
@@ -52,3 +69,33 @@ def lower(
         tools={name: version(name) for name in ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")},
         rewrites=shaped.rewrites[len(captured.rewrites) :],
     )
+
+
+def _in_8_bits(
+    shaped: CapturedGraph,
+    captured: CapturedGraph,
+    translations: Translations,
+    options: LoweringOptions,
+    profile: ProviderProfile,
+    progress: Progress,
+) -> tuple[Int8Graph, dict[str, Any]]:
+    """By the plan, or by the budget that was asked for."""
+    prepared = prepare_int8(shaped, options.plan or PrecisionPlan(), profile, progress)
+    if options.budget_db is None and options.budget_latency is None:
+        graph = to_int8(prepared, profile, progress)
+        return graph, dict(graph.facts)
+    with TemporaryDirectory(prefix="cmexport-") as folder:
+        plain = Path(folder) / "plain.onnx"
+        save(translate(shaped, translations, OPSET), captured, plain)
+
+        def write(graph: Int8Graph, name: str) -> Path:
+            path = Path(folder) / f"{name}.onnx"
+            save(translate(graph.captured, {**translations, **graph.translations}, OPSET), captured, path)
+            return path
+
+        if options.budget_db is not None:
+            choice = within_db(prepared, profile, options.budget_db, plain, write, progress)
+            return choice.graph, choice.facts({"budget_db": options.budget_db})
+        assert options.budget_latency is not None
+        choice = within_latency(prepared, profile, options.budget_latency, plain, write, progress)
+        return choice.graph, choice.facts({"budget_latency": options.budget_latency})

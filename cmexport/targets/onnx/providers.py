@@ -20,12 +20,14 @@ class ProviderProfile:
         provider: ONNX Runtime's name for it.
         contrib_ops: whether operators of the com.microsoft domain may be used. Only ONNX Runtime's own CPU and CUDA
             kernels have them; a file for another provider must be plain ONNX or the graph falls apart at its border.
+        signed: 8-bit activations are int8, which ARM's and most NPUs' kernels want; x86's want uint8.
         options: provider options to pass when opening a session.
         note: what to know when using the file there.
     """
 
     provider: str
     contrib_ops: bool = False
+    signed: bool = False
     options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     note: str = ""
 
@@ -56,7 +58,10 @@ PROFILES: Mapping[str, ProviderProfile] = MappingProxyType(
             },
             note="bf16 needs AMX or AVX512-BF16 to be faster; drop load_config for float32 arithmetic",
         ),
-        "xnnpack": ProviderProfile("XnnpackExecutionProvider"),
+        "arm": ProviderProfile("CPUExecutionProvider", signed=True),
+        # WebAssembly and WebGPU. In WebGPU contrib operators score 32 dB (SwiftShader) where plain ones score 139.
+        "web": ProviderProfile("CPUExecutionProvider"),
+        "xnnpack": ProviderProfile("XnnpackExecutionProvider", signed=True),
         "qnn": ProviderProfile("QNNExecutionProvider"),
         "coreml": ProviderProfile("CoreMLExecutionProvider", options={"ModelFormat": "MLProgram"}),
         "nnapi": ProviderProfile("NnapiExecutionProvider"),

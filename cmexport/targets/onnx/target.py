@@ -26,7 +26,7 @@ class OnnxTarget:
     """One ONNX file per graph, verified in ONNX Runtime without and with its optimizer."""
 
     name: str = "onnx"
-    precisions: tuple[str, ...] = ("fp32", "fp16")
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8", "w8", "w4")
     own_rewrites: tuple[Rewrite, ...] = FORMS
 
     def rewrites_for(self, options: LoweringOptions) -> tuple[Rewrite, ...]:

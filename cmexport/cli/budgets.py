@@ -1,0 +1,67 @@
+"""What the export verbs say of a search under a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from cmexport.cli import console
+from cmexport.errors import ParityError, UsageError
+from cmexport.export import ExportResult
+
+
+def check_budgets(precision: str, budget_db: float | None, budget_latency: float | None) -> None:
+    """Refuse budgets that contradict each other or the precision.
+
+    Raises:
+        UsageError: both, one for another precision, or one outside its range.
+    """
+    if budget_db is not None and budget_latency is not None:
+        raise UsageError("--budget-db and --budget-latency: one budget at a time")
+    for name, value, low, high in (("--budget-db", budget_db, 20, 140), ("--budget-latency", budget_latency, 0.01, 2)):
+        if value is None:
+            continue
+        if precision != "int8":
+            raise UsageError(f"{name} chooses among layers in 8 bits; it goes with --int8")
+        if not low <= value <= high:
+            raise UsageError(f"{name} {value:g}: must lie between {low:g} and {high:g}")
+
+
+def show_frontier(result: ExportResult, as_json: bool) -> None:
+    """The plans that were measured, fastest first; nothing without a budget."""
+    for function in result.manifest.function_names:
+        plan: Mapping[str, Any] = result.manifest.function(function).precision_plan
+        frontier = plan.get("frontier")
+        if frontier is None or as_json:
+            continue
+        table = Table(title="Plans measured" if function == "generate" else f"Plans measured: {function}")
+        for column in ("layers in float", "mean dB", "worst dB", "of float32's time", "MB"):
+            table.add_column(column, justify="right")
+        for point in frontier:
+            count = point["in_float"]
+            table.add_row(
+                str(count) if count >= 0 else "0, all pairs",
+                f"{point['db']:.1f}",
+                f"{point['worst_db']:.1f}",
+                f"{point['ratio']:.2f}",
+                f"{point['megabytes']:.1f}",
+            )
+        console.say(table)
+
+
+def check_latency(result: ExportResult) -> None:
+    """A latency that no plan reaches: the fastest one was written.
+
+    Raises:
+        ParityError: naming the frontier's end.
+    """
+    for function in result.manifest.function_names:
+        plan: Mapping[str, Any] = result.manifest.function(function).precision_plan
+        if "budget_latency" in plan and not plan["budget_met"]:
+            fastest = plan["frontier"][0]["ratio"]
+            raise ParityError(
+                f"{result.folder}: no plan takes {plan['budget_latency']:g} of float32's time here; the fastest, "
+                f"{fastest:g}, was written"
+            )

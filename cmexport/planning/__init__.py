@@ -1,0 +1,1 @@
+"""`cmexport plan`: every layer's sensitivity, measured over processes and kept in a file, and the plan that follows."""

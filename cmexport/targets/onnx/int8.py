@@ -1,0 +1,106 @@
+"""int8 for ONNX Runtime: which layers, in which of the two spellings, put into the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from cmexport.graph.capture import CapturedGraph, example_tensors, to_module, trace
+from cmexport.graph.fxtools import Editor
+from cmexport.onnxfile.translations import Translations
+from cmexport.quantize.codes import CONVOLUTIONS, INTEGER_PRODUCTS, LayerCodes, Scheme, encode
+from cmexport.quantize.int8 import Prepared, encode_layers, finish, prepare
+from cmexport.quantize.layers import OPERATORS, Layer, WeightedOperator
+from cmexport.quantize.output_rounding import most_harmful_outputs
+from cmexport.quantize.precision_plan import PrecisionPlan
+from cmexport.targets.base import Progress
+from cmexport.targets.onnx import contrib as contrib  # registers cmexport::packed_attention
+from cmexport.targets.onnx.integer.insertion import insert_integer_layer
+from cmexport.targets.onnx.integer.spelling import integer_translations
+from cmexport.targets.onnx.pairs.insertion import insert_paired_convolution
+from cmexport.targets.onnx.pairs.spelling import paired_translations
+from cmexport.targets.onnx.providers import ProviderProfile
+
+PACKED: Mapping[Callable[..., Any], WeightedOperator] = {
+    **OPERATORS,
+    torch.ops.cmexport.packed_attention.default: WeightedOperator("attention", transposed=True),
+}
+CONVOLUTION_ROLES = frozenset({"spatial", "pointwise"})
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Graph:
+    """A graph with layers in 8 bits, how its operators are spelled, and the account for the manifest."""
+
+    captured: CapturedGraph
+    translations: Translations
+    facts: Mapping[str, Any]
+    simulated_db: tuple[float, float]
+
+
+def prepare_int8(
+    captured: CapturedGraph, plan: PrecisionPlan, profile: ProviderProfile, progress: Progress
+) -> Prepared:
+    """Calibrate what the plan and the provider let compute in 8 bits; errors as `quantize.int8.prepare`."""
+    if profile.contrib_ops:
+        return prepare(captured, plan, progress, PACKED)
+    return prepare(captured, plan, progress, roles=CONVOLUTION_ROLES)
+
+
+def to_int8(
+    prepared: Prepared,
+    profile: ProviderProfile,
+    progress: Progress,
+    in_float: Collection[str] = (),
+    *,
+    spare: bool = True,
+) -> Int8Graph:
+    """Round and insert, but for the layers `in_float`.
+
+    ONNX Runtime's own CPU kernels get both spellings: pairs, which are fastest on most processors, and integer products
+    where there is no convolution or where rounding the output as well would cost most.
+    """
+    codes = encode_layers(prepared, _paired, progress, in_float)
+    if profile.contrib_ops and spare:
+        progress("outputs worth sparing")
+        spared = most_harmful_outputs(prepared.captured, codes)
+        rounding, statistics = prepared.plan.rounding, prepared.calibration.layers
+        codes = tuple(
+            encode(c.layer, statistics[c.layer.key], INTEGER_PRODUCTS, rounding) if c.layer.key in spared else c
+            for c in codes
+        )
+    found = finish(prepared, codes, progress)
+    return Int8Graph(
+        with_layers(prepared.captured, found.codes, signed=profile.signed),
+        {**integer_translations(), **paired_translations()},
+        {
+            **found.facts(),
+            "activations": "int8" if profile.signed else "uint8",
+            "integer_products": [c.layer.key for c in found.codes if c.output is None],
+        },
+        found.simulated_db,
+    )
+
+
+def _paired(layer: Layer) -> Scheme:
+    return CONVOLUTIONS if layer.role in CONVOLUTION_ROLES else INTEGER_PRODUCTS
+
+
+def with_layers(captured: CapturedGraph, codes: Iterable[LayerCodes], *, signed: bool) -> CapturedGraph:
+    """The graph computing `codes`' layers in 8 bits; the given graph keeps its own."""
+    module = to_module(captured.program)
+    editor = Editor(module)
+    by_node = {name: c for c in codes for name in c.layer.nodes}
+    # In one pass: tracing again gives nodes other names.
+    for node in [n for n in module.graph.nodes if n.name in by_node]:
+        chosen = by_node[node.name]
+        if chosen.output is None:
+            made = insert_integer_layer(editor, node, chosen, by_node)
+        else:
+            made = insert_paired_convolution(editor, node, chosen, signed=signed)
+        node.replace_all_uses_with(made)
+    editor.clean()
+    return replace(captured, program=trace(module, example_tensors(captured.inputs, captured.classes)))
