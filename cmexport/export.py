@@ -42,6 +42,9 @@ from cmexport.targets.base import LoweredModel, LoweringOptions
 from cmexport.targets.registry import target_named
 from cmexport.verification import Reference, VerifyOptions, gate_of, verify_rungs
 
+# What a TensorRT artefact holds besides: engines, their descriptions, and an ONNX file for each batch.
+_ROLES = {".engine": "engine", ".layers.json": "layers", ".onnx": "model"}
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -188,9 +191,7 @@ def _verify_and_describe(
     for name, preview in previews.items():
         write_preview(folder / preview, reports[name].preview.reference, reports[name].preview.candidate)
     roles = {
-        path: "weights" if index else "model"
-        for draft in drafts.values()
-        for index, path in enumerate(draft.lowered.files)
+        path: _role(path, index) for draft in drafts.values() for index, path in enumerate(draft.lowered.files)
     } | dict.fromkeys(previews.values(), "preview")
     manifest = manifests[next(iter(drafts))].model_copy(
         update={"files": tuple(describe_file(folder, folder / path, role) for path, role in roles.items())}
@@ -199,6 +200,12 @@ def _verify_and_describe(
         functions = tuple(_function(n, m, drafts[n].lowered.files, previews.get(n)) for n, m in manifests.items())
         manifest = manifest.model_copy(update={"functions": functions})
     return manifest, reports
+
+
+def _role(path: str, index: int) -> str:
+    """What a file is: by its ending where that tells, else the first of the lowered ones is the model."""
+    known = (role for suffix, role in _ROLES.items() if path.endswith(suffix))
+    return next(known, "weights" if index else "model")
 
 
 def _function(name: str, manifest: Manifest, files: tuple[str, ...], preview: str | None) -> FunctionRecord:

@@ -28,6 +28,9 @@ from cmexport.targets.registry import target_named
 # however slow the machine.
 _LARGE_MODEL = 100_000_000
 
+# Roles of files in the manifest; what else there is belongs to the artefact, not to the model.
+_LOWERED = ("model", "weights", "engine", "layers")
+
 
 @dataclass(frozen=True)
 class VerifyOptions:
@@ -97,9 +100,14 @@ def gate_of(precision: str, plan: Mapping[str, object]) -> float:
     return float(budget) if isinstance(budget, int | float) else gate_for(precision)
 
 
+def lowered_files(manifest: Manifest) -> tuple[str, ...]:
+    """The files that lowering wrote, relative to the artefact's folder, the one to open first."""
+    return tuple(f.path for f in manifest.files if f.role in _LOWERED)
+
+
 def artifact_rungs(folder: Path, manifest: Manifest) -> tuple[Rung, ...]:
     """The ladder of a written artefact."""
-    files = tuple(f.path for f in manifest.files if f.role in ("model", "weights"))
+    files = lowered_files(manifest)
     session = {"ep": manifest.session.ep, **manifest.session.options}
     return target_named(manifest.target).rungs(folder, files, session)
 

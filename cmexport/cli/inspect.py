@@ -14,6 +14,7 @@ from cmexport.artifact.manifest import MANIFEST_NAME
 from cmexport.checkpoints.selfcheck import SelfCheck, default_pictures, read_pictures, self_check
 from cmexport.cli import console
 from cmexport.cli import options as o
+from cmexport.cli.engines import engine_facts, show_engine
 from cmexport.cli.packages import package_facts, show_package
 from cmexport.cli.requests import open_checkpoint
 from cmexport.model import ConsistencyModel, Setting
@@ -40,7 +41,7 @@ def artifact_folder(subject: str | None) -> Path | None:
     # A Core ML package and a Core AI asset are folders, and parts of the artefact.
     package = path.suffix in (".mlpackage", ".aimodel")
     folder = path if path.is_dir() and not package else path.parent
-    is_part = path.is_dir() or path.suffix in (".onnx", ".json", ".png")
+    is_part = path.is_dir() or path.suffix in (".onnx", ".engine", ".json", ".png")
     return folder if is_part and (folder / MANIFEST_NAME).is_file() else None
 
 
@@ -54,12 +55,14 @@ def command(
 ) -> None:
     """What a checkpoint or artefact is: every constant with its origin, what is ambiguous, what rewriting removed.
 
-    A Core ML package, with or without its artefact: operations, precision, weights, what leaves the Neural Engine.
+    A Core ML package, with or without its artefact: operations, precision, weights, what leaves the Neural Engine. A
+    TensorRT engine likewise: layers, what they were fused from, precisions, memory.
     """
     folder = artifact_folder(subject)
-    package = _package(subject)
-    if folder is not None or package is not None:
-        _inspect_written(folder, package, as_json)
+    package = _with_suffix(subject, ".mlpackage")
+    engine = _with_suffix(subject, ".engine")
+    if folder is not None or package is not None or engine is not None:
+        _inspect_written(folder, package, engine, as_json)
         return
     model = open_checkpoint(subject, assignments, trust=trust)
     check = None if no_check else _self_check(model, pictures)
@@ -69,23 +72,29 @@ def command(
         _show_checkpoint(model, check)
 
 
-def _package(subject: str | None) -> Path | None:
-    return Path(subject) if subject is not None and Path(subject).suffix == ".mlpackage" else None
+def _with_suffix(subject: str | None, suffix: str) -> Path | None:
+    return Path(subject) if subject is not None and Path(subject).suffix == suffix else None
 
 
-def _inspect_written(folder: Path | None, package: Path | None, as_json: bool) -> None:
-    """An artefact, one of its Core ML packages, or a package without an artefact."""
+def _inspect_written(folder: Path | None, package: Path | None, engine: Path | None, as_json: bool) -> None:
+    """An artefact, one of its Core ML packages or engines, or one of these without an artefact."""
     manifest = None if folder is None else read_manifest(folder)
     if as_json:
         facts: dict[str, Any] = {}
         if manifest is not None:
             facts = {"folder": str(folder), "manifest": manifest.model_dump(mode="json")}
-        console.emit_json(facts if package is None else {**facts, "package": package_facts(package)})
+        if package is not None:
+            facts["package"] = package_facts(package)
+        if engine is not None:
+            facts["engine"] = engine_facts(engine)
+        console.emit_json(facts)
         return
     if folder is not None and manifest is not None:
         _show_artifact(folder, manifest)
     if package is not None:
         show_package(package)
+    if engine is not None:
+        show_engine(engine)
 
 
 def _self_check(model: ConsistencyModel, pictures: list[Path] | None) -> SelfCheck:

@@ -18,7 +18,10 @@ _COREML_SCOPE = (
 _COREAI_SCOPE = (
     "Run by Apple's own runtime, a pre-release, on this machine's CPU; its GPU and Neural Engine kernels were not run."
 )
-_SCOPES = {"coreml": _COREML_SCOPE, "coreai": _COREAI_SCOPE}
+_TENSORRT_SCOPE = (
+    "Rungs named typed ONNX ran in ONNX Runtime; only a rung named TensorRT is an engine, run on this machine's GPU."
+)
+_SCOPES = {"coreml": _COREML_SCOPE, "coreai": _COREAI_SCOPE, "tensorrt": _TENSORRT_SCOPE}
 
 
 def show_parity(reports: Mapping[str, ParityReport], target: str) -> None:
@@ -29,7 +32,7 @@ def show_parity(reports: Mapping[str, ParityReport], target: str) -> None:
         console.say(parity_table(report))
         if report.passed:
             console.say(verdict(report))
-    # On a Mac the ladder has rungs of Core ML itself, and Core AI's runtime chooses its unit.
+    # On a Mac the ladder has rungs of Core ML itself, and Core AI's runtime chooses its unit; TensorRT runs on none.
     if reports and target in _SCOPES and platform.system() != "Darwin":
         console.say(_SCOPES[target])
 

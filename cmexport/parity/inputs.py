@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import overload
 
 import numpy as np
@@ -21,8 +22,8 @@ from cmexport.model import TensorSpec
 from cmexport.runner import Array
 
 _DRAWN = ("noise", "renoise", "label", "image", "mask")
-# Where pictures lie: renoise is (K-1, N, C, H, W), everything else starts with N.
-_PICTURE_AXIS = {"renoise": 1}
+PICTURE_AXIS: Mapping[str, int] = MappingProxyType({"renoise": 1})
+"""The axis that counts pictures: renoise is (K-1, N, C, H, W), everything else starts with N."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class VerificationInputs(Sequence[dict[str, Array]]):
         first = (index % len(self)) * self.batch
         each = [self._picture(i) for i in range(first, first + self.batch)]
         return {
-            spec.name: np.stack([picture[spec.name] for picture in each], axis=_PICTURE_AXIS.get(spec.name, 0)).astype(
+            spec.name: np.stack([picture[spec.name] for picture in each], axis=PICTURE_AXIS.get(spec.name, 0)).astype(
                 spec.dtype
             )
             for spec in self.specs
@@ -180,7 +181,7 @@ def split_inputs(specs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> li
         )
     counts = set()
     for spec in specs:
-        given, axis = arrays[spec.name], _PICTURE_AXIS.get(spec.name, 0)
+        given, axis = arrays[spec.name], PICTURE_AXIS.get(spec.name, 0)
         wanted = tuple("any" if i == axis else size for i, size in enumerate(spec.shape))
         found = tuple("any" if i == axis else size for i, size in enumerate(given.shape))
         if wanted != found:
@@ -196,7 +197,7 @@ def split_inputs(specs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> li
     return [
         {
             spec.name: np.ascontiguousarray(
-                np.take(arrays[spec.name], range(first, first + batch), axis=_PICTURE_AXIS.get(spec.name, 0)),
+                np.take(arrays[spec.name], range(first, first + batch), axis=PICTURE_AXIS.get(spec.name, 0)),
                 dtype=spec.dtype,
             )
             for spec in specs

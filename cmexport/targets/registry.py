@@ -7,8 +7,14 @@ from cmexport.targets.base import Target
 from cmexport.targets.coreai.target import CoreAiTarget
 from cmexport.targets.coreml.target import CoreMlTarget
 from cmexport.targets.onnx.target import OnnxTarget
+from cmexport.targets.tensorrt.target import TensorRtTarget
 
-TARGETS: dict[str, Target] = {"onnx": OnnxTarget(), "coreml": CoreMlTarget(), "coreai": CoreAiTarget()}
+TARGETS: dict[str, Target] = {
+    "onnx": OnnxTarget(),
+    "coreml": CoreMlTarget(),
+    "coreai": CoreAiTarget(),
+    "tensorrt": TensorRtTarget(),
+}
 
 
 def target_named(name: str) -> Target:

@@ -41,7 +41,7 @@ def test_channel_means_are_the_float_networks(small, prepared, scheme):
         if c.output is None:
             # A few sums tip between two codes in one of the two computations.
             assert float(kept.max()) <= 0.1 * float(rough.max()) + 1e-4
-            assert float(kept.mean()) < 0.1 * float(rough.mean()) + 1e-5
+            assert float(kept.mean()) < 0.25 * float(rough.mean()) + 1e-5
         else:
             # Outputs that are rounded themselves keep a rounding error of their mean, and few are cut off at an end.
             assert float((kept <= 0.25 * c.output.step).double().mean()) > 0.8

@@ -1,0 +1,106 @@
+"""8-bit layers between pairs in place of nodes of a captured graph, in numbers that half precision holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import ceil, log2
+
+import torch
+from torch import Tensor, fx
+
+from cmexport.graph.capture import CapturedGraph, example_tensors, to_module, trace
+from cmexport.graph.fxtools import Editor, argument, attribute
+from cmexport.onnxfile.half import LARGEST, SMALLEST_NORMAL
+from cmexport.quantize.codes import TOP, LayerCodes
+from cmexport.targets.tensorrt.centred import operators as operators  # registers the operators
+
+CENTRE = 128
+"""What is subtracted from codes, which are counted from 0."""
+
+_LEAST_SCALE = 2.0**-10
+"""Codes themselves, at this scale, are normal half numbers: those flush to zero that are below 1/16."""
+
+INTEGER = torch.ops.cmexport
+
+
+@dataclass(frozen=True, eq=False)
+class HalfSteps:
+    """The numbers of one layer, such that half precision holds them exactly.
+
+    The layer computes half_step[o] * sum codes[o, c, ...] * read[c] + bias[o], `read` being
+    scale * round((x * factor[c] + shift[c]) / scale).
+
+    Attributes:
+        scale: of the pair, a power of two from 2^-10 to 1.
+        factor: (C,).
+        shift: (C,), whole numbers times `scale`.
+        codes: as `LayerCodes.codes`.
+        weight_step: (O,), no smaller than the smallest normal half number.
+        offset: (O,) float64: what zero points bring in, to subtract from the bias.
+    """
+
+    scale: float
+    factor: Tensor
+    shift: Tensor
+    codes: Tensor
+    weight_step: Tensor
+    offset: Tensor
+
+
+def half_steps(codes: LayerCodes) -> HalfSteps:
+    """Choose the pair's scale so that weight steps are near 1, and round everything to half precision.
+
+    A step of 0.02 and weights of 0.05 give a weight step of 8e-6, below the smallest normal half number; divided by the
+    pair's scale it is 0.008.
+    """
+    largest = float(codes.weight_step.max())
+    scale = max(min(2.0 ** ceil(log2(largest)), 1.0), _LEAST_SCALE)
+    # Steps so fine that the factor overflows belong to channels that were never anything but zero.
+    factor = (scale / codes.step).clamp(max=LARGEST).half().float()
+    exact = codes.weight_step / scale
+    weight_step = exact.half().float().clamp_min(SMALLEST_NORMAL)
+    # Rows whose steps were raised get smaller codes; the others keep theirs.
+    shrink = torch.where(exact < SMALLEST_NORMAL, exact / weight_step, 1.0)
+    rows = shrink.reshape(-1, *(1,) * (codes.codes.dim() - 1))
+    whole = (codes.codes.float() * rows).round().clamp(-TOP, TOP).to(torch.int8)
+    centred = codes.zero_point - CENTRE
+    sums = (whole.double() * codes.layer.spread(centred).double()).flatten(1).sum(dim=1)
+    return HalfSteps(scale, factor, centred * scale, whole, weight_step, sums * weight_step.double() * scale)
+
+
+def with_centred_layers(captured: CapturedGraph, codes: Iterable[LayerCodes]) -> CapturedGraph:
+    """The graph computing `codes`' layers between pairs; the given graph keeps its own."""
+    module = to_module(captured.program)
+    editor = Editor(module)
+    by_node = {name: c for c in codes for name in c.layer.nodes}
+    # In one pass: tracing again gives nodes other names.
+    for node in [n for n in module.graph.nodes if n.name in by_node]:
+        node.replace_all_uses_with(_inserted(editor, node, by_node[node.name]))
+    editor.clean()
+    return replace(captured, program=trace(module, example_tensors(captured.inputs, captured.classes)))
+
+
+def _inserted(editor: Editor, node: fx.Node, codes: LayerCodes) -> fx.Node:
+    numbers, key = half_steps(codes), codes.layer.key
+    convolution = codes.layer.operator.kind == "conv"
+    stored = attribute(editor.module, argument(node, 2, "bias"))
+    own = torch.zeros(()) if stored is None else stored.detach()
+    bias = own.double() + codes.bias.double() - numbers.offset
+
+    def constant(name: str, value: Tensor) -> fx.Node:
+        return editor.constant(node, value, key=(name, key))
+
+    operands = (
+        node.args[0],
+        constant("factor", codes.layer.along(numbers.factor)),
+        constant("shift", codes.layer.along(numbers.shift)),
+        numbers.scale,
+        constant("codes", numbers.codes if convolution else numbers.codes.t()),
+        constant("weight step", numbers.weight_step),
+        editor.constant(node, bias),
+    )
+    if not convolution:
+        return editor.call(node, INTEGER.centred_linear.default, *operands)
+    stride, padding = argument(node, 3, "stride", [1, 1]), argument(node, 4, "padding", [0, 0])
+    return editor.call(node, INTEGER.centred_convolution.default, *operands, stride, padding)

@@ -1,0 +1,94 @@
+"""Weights alone in few bits: what is stored, what it is read back as, and that ONNX Runtime reads it the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from cmexport.onnxfile.runner import OnnxRuntimeRunner
+from cmexport.onnxfile.stored_weights import store_weights
+from cmexport.targets.base import LoweringOptions
+
+NETWORK = """
+<ir_version: 10, opset_import: ["" : 20]>
+small (float[1,64,6,6] noise) => (float[1,64,16] image)
+<float[64,64,3,3] kernel, float[36,16] matrix, float[3] few>
+{
+    a = Conv <pads = [1,1,1,1]> (noise, kernel)
+    shape = Constant <value_ints = [1, 64, 36]> ()
+    b = Reshape (a, shape)
+    image = MatMul (b, matrix)
+}
+"""
+
+
+def small_model():
+    model = onnx.parser.parse_model(NETWORK)
+    drawn = np.random.default_rng(0)
+    arrays = {
+        "kernel": drawn.standard_normal((64, 64, 3, 3)).astype(np.float32) * np.arange(1, 65).reshape(-1, 1, 1, 1) / 64,
+        "matrix": drawn.standard_normal((36, 16)).astype(np.float32),
+        "few": np.ones(3, np.float32),
+    }
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items())
+    return ir.from_proto(model), {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def read_back(model, name):
+    """The stored weight through DequantizeLinear, by ONNX's own reference."""
+    proto = ir.to_proto(model)
+    node = next(n for n in proto.graph.node if n.output[0] == f"{name}_read")
+    inputs = {i.name: i for i in proto.graph.initializer if i.name in node.input}
+    out = onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_graph([node], "one", [], [out], list(inputs.values()))
+    alone = onnx.helper.make_model(graph, opset_imports=proto.opset_import, ir_version=10)
+    return ReferenceEvaluator(alone).run(None, {})[0]
+
+
+def test_eight_bits_have_one_scale_per_output_channel():
+    model, arrays = small_model()
+    report = store_weights(model, 8)
+    assert (report.tensors, report.elements, report.bits) == (1, 36_864, 8)
+    back = read_back(model, "kernel")
+    top = np.abs(arrays["kernel"]).max(axis=(1, 2, 3), keepdims=True)
+    assert (np.abs(back - arrays["kernel"]) <= top / 254 * 1.001).all()
+    # Small weights, and the matrix of 576 numbers, stay as they are.
+    assert "matrix" in model.graph.initializers
+    assert "kernel" not in model.graph.initializers
+
+
+def test_four_bits_have_one_scale_per_block_of_32_summed_channels():
+    model, arrays = small_model()
+    store_weights(model, 4)
+    assert model.opset_imports[""] == 21
+    back = read_back(model, "kernel")
+    blocks = np.abs(arrays["kernel"]).reshape(64, 2, 32, 3, 3).max(axis=2, keepdims=True)
+    bound = np.broadcast_to(blocks / 14 * 1.001, (64, 2, 32, 3, 3)).reshape(64, 64, 3, 3)
+    assert (np.abs(back - arrays["kernel"]) <= bound).all()
+    # Worse than 8 bits, or nothing was saved.
+    assert np.abs(back - arrays["kernel"]).max() > np.abs(arrays["kernel"]).max() / 254
+
+
+@pytest.mark.parametrize(("precision", "most", "least_db"), [("w8", 0.30, 52), ("w4", 0.19, 30)])
+def test_the_demo_model_shrinks_and_keeps_its_gate(demo, psnr, precision, most, least_db):
+    written, full = demo(precision), demo("fp32")
+    assert written.path.stat().st_size <= most * full.path.stat().st_size
+    scores = []
+    for seed in range(4):
+        inputs = written.inputs(seed)
+        scores.append(psnr(full.run(inputs), written.run(inputs)))
+        assert psnr(written.run(inputs, "none"), written.run(inputs)) > 80
+    assert np.mean(scores) >= least_db
+    assert written.lowered.precision_plan["weights_only"]["bits"] == int(precision[1])
+
+
+def test_options_reach_the_file(export):
+    written = export(options=LoweringOptions(precision="w8"), model_channels=32)
+    types = {i.data_type for i in written.proto.graph.initializer}
+    assert onnx.TensorProto.INT8 in types
+    with OnnxRuntimeRunner(written.path, threads=1) as run:
+        assert np.isfinite(run(written.inputs())["image"]).all()

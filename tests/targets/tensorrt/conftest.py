@@ -1,0 +1,128 @@
+"""Fixtures: a tiny random network, lowered to typed ONNX once for each request; the library, where it is installed."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from functools import partial
+
+import onnx
+import pytest
+from support.networks import Exported, model_around, random_weights
+
+from cmexport.graph.capture import capture
+from cmexport.graph.rewrites import REWRITES
+from cmexport.graph.rewriting import apply_rewrites
+from cmexport.model import SampleRequest
+from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
+from cmexport.quantize.calibration import CalibrationOptions
+from cmexport.sampling.schedules import plan_sampling
+from cmexport.targets.base import LoweringOptions
+from cmexport.targets.tensorrt.lower import lower
+from cmexport.targets.tensorrt.target import TensorRtTarget
+
+HAS_RTX = importlib.util.find_spec("tensorrt_rtx") is not None
+
+
+@dataclass(frozen=True)
+class Written(Exported):
+    @property
+    def path(self):
+        return self.folder / self.lowered.files[0]
+
+    @property
+    def proto(self):
+        return onnx.load(self.path)
+
+    @property
+    def rungs(self):
+        return TensorRtTarget().rungs(self.folder, self.lowered.files, self.lowered.session)
+
+
+@pytest.fixture
+def rtx():
+    """TensorRT for RTX as cmexport finds it."""
+    pytest.importorskip("tensorrt_rtx")
+    from cmexport.targets.tensorrt.library import require_library
+
+    return require_library("rtx")
+
+
+@pytest.fixture
+def no_tensorrt(monkeypatch):
+    """A machine without any TensorRT."""
+    for name in ("tensorrt_rtx", "tensorrt"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    config = AdmUnetConfig(
+        image_size=8,
+        model_channels=32,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention_downsampling=(2,),
+        num_head_channels=32,
+        num_classes=10,
+    )
+    return model_around(random_weights(AdmUnet(config), 0), 8, 10)
+
+
+@pytest.fixture(scope="session")
+def captured(tiny_model):
+    """A function: the tiny network's graph for a request, after the rewrites."""
+    made = {}
+
+    def run(request=None):
+        request = request or SampleRequest()
+        if request not in made:
+            graph = capture(tiny_model, plan_sampling(tiny_model, request.sigmas), request)
+            made[request] = apply_rewrites(graph, REWRITES)
+        return made[request]
+
+    return run
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_calibration():
+    """Few pictures tell the ranges of a tiny network, and of the demo model well enough for its gate."""
+    few = partial(CalibrationOptions, pictures=16, gram_pictures=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cmexport.quantize.int8.CalibrationOptions", few)
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_export(tiny_model, captured, tmp_path_factory):
+    """A function: the tiny network as typed ONNX in a precision, written once for all tests that only read it."""
+    made = {}
+
+    def run(precision="fp32"):
+        if precision not in made:
+            folder = tmp_path_factory.mktemp(precision)
+            with pytest.MonkeyPatch.context() as patch:
+                for name in ("tensorrt_rtx", "tensorrt"):
+                    patch.setitem(sys.modules, name, None)
+                lowered = lower(captured(), LoweringOptions(precision=precision), folder, lambda _: None)
+            made[precision] = Written(tiny_model, SampleRequest(), captured(), lowered, folder)
+        return made[precision]
+
+    return run
+
+
+@pytest.fixture
+def export(tiny_model, captured, tmp_path, no_tensorrt):
+    """A function: the tiny network as typed ONNX, without an engine."""
+
+    def run(precision="fp32", request=None, **options):
+        request = request or SampleRequest()
+        lowered = lower(captured(request), LoweringOptions(precision=precision, **options), tmp_path, lambda _: None)
+        return Written(tiny_model, request, captured(request), lowered, tmp_path)
+
+    return run
