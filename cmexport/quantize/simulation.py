@@ -28,7 +28,7 @@ class Simulation:
         return [example_tensors(self._captured.inputs, self._captured.classes, seed) for seed in seeds]
 
     def pictures(self, inputs: Sequence[Mapping[str, Tensor]], codes: Iterable[LayerCodes] = ()) -> Tensor:
-        """(pictures, ...) in float32 as the graph returns them, with `codes`' layers in 8 bits."""
+        """(pictures, ...) in float32 from -1 to 1, bytes too, with `codes`' layers in 8 bits."""
         chosen = {c.layer.key: c for c in codes}
 
         def at(layer: Layer, node: fx.Node, x: Tensor, multiply: Multiply) -> Tensor:
@@ -37,7 +37,8 @@ class Simulation:
 
         interpreter = LayerInterpreter(self._module, [c.layer for c in chosen.values()], at)
         with torch.no_grad():
-            return torch.cat([run_picture(interpreter, given) for given in inputs]).float()
+            drawn = torch.cat([run_picture(interpreter, given) for given in inputs])
+        return drawn.float() / 127.5 - 1 if drawn.dtype == torch.uint8 else drawn.float()
 
 
 def psnr_db(pictures: Tensor, exact: Tensor) -> Tensor:

@@ -88,7 +88,13 @@ def within_db(
             middle = (low + high) // 2
             low, high = (low, middle) if enough(middle) else (middle, high)
         reached = high
-    return _chosen(list(trials.values()), plain, progress, lambda t, _: reached is not None and t.in_float == reached)
+    return _chosen(
+        list(trials.values()),
+        plain,
+        progress,
+        lambda t, _: reached is not None and t.in_float == reached,
+        nearest=lambda point: point.db,
+    )
 
 
 def within_latency(
@@ -100,7 +106,7 @@ def within_latency(
     trials = [_trial(prepared, profile, order, count, write, progress) for count in steps]
     if profile.contrib_ops:
         trials.append(_fastest(prepared, profile, write, progress))
-    return _chosen(trials, plain, progress, lambda _, point: point.ratio <= budget)
+    return _chosen(trials, plain, progress, lambda _, point: point.ratio <= budget, nearest=lambda point: -point.ratio)
 
 
 def _trial(
@@ -121,8 +127,14 @@ def _fastest(prepared: Prepared, profile: ProviderProfile, write: Write, progres
     return _Trial(graph, write(graph, "all-pairs"), -1)
 
 
-def _chosen(trials: Sequence[_Trial], plain: Path, progress: Progress, fits: Callable[[_Trial, Point], bool]) -> Choice:
-    """Measure all; of those that fit the best picture, of none the fastest (or, without a speed to keep, the best)."""
+def _chosen(
+    trials: Sequence[_Trial],
+    plain: Path,
+    progress: Progress,
+    fits: Callable[[_Trial, Point], bool],
+    nearest: Callable[[Point], float],
+) -> Choice:
+    """Measure all; of those that fit the best picture, of none the one that `nearest` rates highest."""
     progress("measure latency")
     ratios = latency_ratios([plain, *(t.path for t in trials)])[1:]
     points = [
@@ -137,5 +149,5 @@ def _chosen(trials: Sequence[_Trial], plain: Path, progress: Progress, fits: Cal
     ]
     pairs = list(zip(trials, points, strict=True))
     fitting = [pair for pair in pairs if fits(*pair)]
-    best = max(fitting, key=lambda p: p[1].db) if fitting else min(pairs, key=lambda p: p[1].ratio)
+    best = max(fitting, key=lambda p: p[1].db) if fitting else max(pairs, key=lambda p: nearest(p[1]))
     return Choice(best[0].graph, best[1], tuple(sorted(points, key=lambda p: p.ratio)), bool(fitting))
