@@ -44,7 +44,7 @@ class Scheme:
 
 INTEGER_PRODUCTS = Scheme()
 """Integer matrix products with float results: ONNX Runtime's MatMulIntegerToFloat, and TensorRT's convolutions once the
-input is centred and padded before it is rounded."""
+input is padded, then centred, before it is rounded."""
 CONVOLUTIONS = Scheme(own_zeros=False, outputs=True)
 """QLinearConv, which ONNX Runtime makes of a convolution between Q/DQ pairs: codes in, codes out, one zero to pad with.
 Steps per channel are in the pairs around it."""
