@@ -214,5 +214,6 @@ def _show_graph(manifest: Manifest) -> None:
     else:
         state = "passed" if manifest.parity.passed else "FAILED"
         rung = manifest.parity.rungs[-1]
-        found = "identical" if rung.difference.identical else f"{rung.difference.mean_db} dB"
+        mean = rung.difference.mean_db
+        found = "identical" if rung.difference.identical else "no PSNR" if mean is None else f"{mean:.1f} dB"
         console.say(f"Parity {state}: {rung.name} {found} over {manifest.parity.pictures} pictures.")
