@@ -214,7 +214,16 @@ def test_what_the_page_says_about_a_failure_is_in_the_record(visit: Callable[...
         assert record.timing_ms.reasons["load_cold"].endswith("no such operator")
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own handler, also where a parent started the tests with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @needs_library
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_keeps_what_had_come(jobs: list[BenchJob], quick: MeasureOptions) -> None:
     def show(text: str) -> None:
         def work() -> None:

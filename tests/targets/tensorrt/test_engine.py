@@ -63,6 +63,15 @@ class _Interrupting:
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler, also where a parent started the tests with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_stops_the_builder_and_leaves_nothing(rtx, shared_export, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         build_engine(
