@@ -18,7 +18,9 @@ from cmexport.quantize.least_squares import round_by_least_squares
 TOP = 127
 """Largest weight code: symmetric, -128 stays unused."""
 LAST = 255
-"""Largest activation code; zero points and codes are counted from 0. Signed spellings subtract 128 from both."""
+"""Largest activation code; zero points and codes are counted from 0."""
+MIDDLE = 128
+"""What signed spellings subtract from both."""
 SMALLEST = 1e-12
 TOKEN_MARGIN = 2.0
 """Of ranges that linear layers read: what attention hands on has no Gumbel tail. A softmax that settles on one token

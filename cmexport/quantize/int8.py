@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cmexport.graph.capture import CapturedGraph
@@ -32,6 +32,16 @@ class Prepared:
     layers: tuple[Layer, ...]
     calibration: Calibration
     plan: PrecisionPlan
+    # Made anew by `replace`: another plan rounds otherwise.
+    _encoded: dict[tuple[str, Scheme], LayerCodes] = field(default_factory=dict, init=False, repr=False)
+
+    def encoded(self, layer: Layer, scheme: Scheme) -> LayerCodes:
+        """A calibrated layer rounded for `scheme`; once, since a search under a budget asks for it time and again."""
+        key = layer.key, scheme
+        if key not in self._encoded:
+            statistics = self.calibration.layers[layer.key]
+            self._encoded[key] = encode(layer, statistics, scheme, self.plan.rounding)
+        return self._encoded[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +123,7 @@ def encode_layers(
     for layer in prepared.layers:
         if layer.key in prepared.calibration.layers and layer.key not in in_float:
             progress(f"round {layer.key}")
-            statistics = prepared.calibration.layers[layer.key]
-            found.append(encode(layer, statistics, scheme_of(layer), prepared.plan.rounding))
+            found.append(prepared.encoded(layer, scheme_of(layer)))
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from cmexport.graph.capture import to_module
 from cmexport.graph.fxtools import shape_of
-from cmexport.quantize.codes import INTEGER_PRODUCTS, encode
+from cmexport.quantize.codes import INTEGER_PRODUCTS
 from cmexport.quantize.int8 import TRIAL_SEED, Prepared
 from cmexport.quantize.layers import Layer
 from cmexport.quantize.simulation import Simulation
@@ -28,11 +28,10 @@ def float_order(prepared: Prepared, progress: Callable[[str], None] = lambda _: 
     work = _multiplications(prepared)
     worth = {}
     for layer in prepared.layers:
-        statistics = prepared.calibration.layers.get(layer.key)
-        if statistics is None:
+        if layer.key not in prepared.calibration.layers:
             continue
         progress(f"harm of {layer.key}")
-        codes = encode(layer, statistics, INTEGER_PRODUCTS, prepared.plan.rounding)
+        codes = prepared.encoded(layer, INTEGER_PRODUCTS)
         error = float(torch.mean((simulation.pictures(inputs, [codes]) - exact) ** 2))
         worth[layer.key] = error / work[layer.key]
     return tuple(sorted(worth, key=lambda key: -worth[key]))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors, to_module, trace
+from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.fxtools import Editor
 from cmexport.onnxfile.translations import Translations
-from cmexport.quantize.codes import CONVOLUTIONS, INTEGER_PRODUCTS, LayerCodes, Scheme, encode
+from cmexport.quantize.codes import CONVOLUTIONS, INTEGER_PRODUCTS, LayerCodes, Scheme
+from cmexport.quantize.insertion import insert_layers
 from cmexport.quantize.int8 import Prepared, encode_layers, finish, prepare
 from cmexport.quantize.layers import OPERATORS, Layer, WeightedOperator
 from cmexport.quantize.output_rounding import most_harmful_outputs
@@ -67,11 +69,7 @@ def to_int8(
     if profile.contrib_ops and spare:
         progress("outputs worth sparing")
         spared = most_harmful_outputs(prepared.captured, codes)
-        rounding, statistics = prepared.plan.rounding, prepared.calibration.layers
-        codes = tuple(
-            encode(c.layer, statistics[c.layer.key], INTEGER_PRODUCTS, rounding) if c.layer.key in spared else c
-            for c in codes
-        )
+        codes = tuple(prepared.encoded(c.layer, INTEGER_PRODUCTS) if c.layer.key in spared else c for c in codes)
     found = finish(prepared, codes, progress)
     return Int8Graph(
         with_layers(prepared.captured, found.codes, signed=profile.signed),
@@ -90,17 +88,11 @@ def _paired(layer: Layer) -> Scheme:
 
 
 def with_layers(captured: CapturedGraph, codes: Iterable[LayerCodes], *, signed: bool) -> CapturedGraph:
-    """The graph computing `codes`' layers in 8 bits; the given graph keeps its own."""
-    module = to_module(captured.program)
-    editor = Editor(module)
-    by_node = {name: c for c in codes for name in c.layer.nodes}
-    # In one pass: tracing again gives nodes other names.
-    for node in [n for n in module.graph.nodes if n.name in by_node]:
-        chosen = by_node[node.name]
+    """The graph computing `codes`' layers in 8 bits, in the spelling that their codes are for."""
+
+    def insert(editor: Editor, node: fx.Node, chosen: LayerCodes, by_node: Mapping[str, LayerCodes]) -> fx.Node:
         if chosen.output is None:
-            made = insert_integer_layer(editor, node, chosen, by_node)
-        else:
-            made = insert_paired_convolution(editor, node, chosen, signed=signed)
-        node.replace_all_uses_with(made)
-    editor.clean()
-    return replace(captured, program=trace(module, example_tensors(captured.inputs, captured.classes)))
+            return insert_integer_layer(editor, node, chosen, by_node)
+        return insert_paired_convolution(editor, node, chosen, signed=signed)
+
+    return insert_layers(captured, codes, insert)

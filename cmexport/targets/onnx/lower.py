@@ -47,7 +47,7 @@ def lower(
     translations = {} if plain else contrib_translations() if profile.contrib_ops else standard_translations()
     plan: dict[str, Any] = {"default": "float32"}
     if options.precision == "int8":
-        rounded, facts = _in_8_bits(shaped, captured, translations, options, profile, progress)
+        rounded, facts = _in_8_bits(shaped, translations, options, profile, progress)
         shaped = replace(rounded.captured, rewrites=shaped.rewrites)
         translations = {**translations, **rounded.translations}
         plan |= facts
@@ -73,7 +73,6 @@ def lower(
 
 def _in_8_bits(
     shaped: CapturedGraph,
-    captured: CapturedGraph,
     translations: Translations,
     options: LoweringOptions,
     profile: ProviderProfile,
@@ -86,11 +85,11 @@ def _in_8_bits(
         return graph, dict(graph.facts)
     with TemporaryDirectory(prefix="cmexport-") as folder:
         plain = Path(folder) / "plain.onnx"
-        save(translate(shaped, translations, OPSET), captured, plain)
+        save(translate(shaped, translations, OPSET), shaped, plain)
 
         def write(graph: Int8Graph, name: str) -> Path:
             path = Path(folder) / f"{name}.onnx"
-            save(translate(graph.captured, {**translations, **graph.translations}, OPSET), captured, path)
+            save(translate(graph.captured, {**translations, **graph.translations}, OPSET), shaped, path)
             return path
 
         if options.budget_db is not None:

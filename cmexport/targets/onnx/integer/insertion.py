@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.fxtools import Editor, argument, aten, attribute, is_op, shape_of
+from cmexport.graph.fxtools import Editor, argument, aten, is_op, shape_of
 from cmexport.quantize.codes import LayerCodes
+from cmexport.quantize.insertion import corrected_bias
 from cmexport.targets.onnx.integer import operators as operators  # registers the operators
 
 INTEGER = torch.ops.cmexport
@@ -146,8 +147,6 @@ def _linear(editor: Editor, node: fx.Node, codes: LayerCodes) -> fx.Node:
 
 def _bias(editor: Editor, node: fx.Node, codes: LayerCodes) -> Tensor:
     """Bias (O,) float32 with its correction, less what the zero points bring in."""
-    stored = attribute(editor.module, argument(node, 2, "bias"))
     spread = codes.layer.spread(codes.zero_point).expand_as(codes.codes)
     offset = (codes.codes.double() * spread.double()).flatten(1).sum(dim=1) * codes.weight_step.double()
-    own = 0.0 if stored is None else stored.detach().double()
-    return (own + codes.bias.double() - offset).float()
+    return (corrected_bias(editor, node, codes) - offset).float()

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.fxtools import Editor, argument, attribute
-from cmexport.quantize.codes import LayerCodes
+from cmexport.graph.fxtools import Editor, argument
+from cmexport.quantize.codes import MIDDLE, LayerCodes
+from cmexport.quantize.insertion import corrected_bias
 from cmexport.targets.onnx.pairs import operators as operators  # registers the operator
-
-SIGNED_SHIFT = 128
-"""Between unsigned and signed codes."""
 
 
 def insert_paired_convolution(editor: Editor, node: fx.Node, codes: LayerCodes, *, signed: bool) -> fx.Node:
@@ -23,11 +21,10 @@ def insert_paired_convolution(editor: Editor, node: fx.Node, codes: LayerCodes, 
         signed: int8 codes for activations, else uint8.
     """
     assert codes.output is not None
-    shift, kind = (SIGNED_SHIFT, torch.int8) if signed else (0, torch.uint8)
+    shift, kind = (MIDDLE, torch.int8) if signed else (0, torch.uint8)
     key = codes.layer.key
     output_zero = codes.output.zero_point - shift
-    stored = attribute(editor.module, argument(node, 2, "bias"))
-    bias = codes.bias if stored is None else codes.bias + stored.detach()
+    bias = corrected_bias(editor, node, codes).float()
     result: fx.Node = editor.call(
         node,
         torch.ops.cmexport.paired_convolution.default,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from math import ceil, log2
 
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors, to_module, trace
-from cmexport.graph.fxtools import Editor, argument, attribute
+from cmexport.graph.capture import CapturedGraph
+from cmexport.graph.fxtools import Editor, argument
 from cmexport.onnxfile.half import LARGEST, SMALLEST_NORMAL
-from cmexport.quantize.codes import TOP, LayerCodes
+from cmexport.quantize.codes import MIDDLE, TOP, LayerCodes
+from cmexport.quantize.insertion import corrected_bias, insert_layers
 from cmexport.targets.tensorrt.centred import operators as operators  # registers the operators
-
-CENTRE = 128
-"""What is subtracted from codes, which are counted from 0."""
 
 _LEAST_SCALE = 2.0**-10
 """Codes themselves, at this scale, are normal half numbers: those flush to zero that are below 1/16."""
@@ -64,29 +62,21 @@ def half_steps(codes: LayerCodes) -> HalfSteps:
     shrink = torch.where(exact < SMALLEST_NORMAL, exact / weight_step, 1.0)
     rows = shrink.reshape(-1, *(1,) * (codes.codes.dim() - 1))
     whole = (codes.codes.float() * rows).round().clamp(-TOP, TOP).to(torch.int8)
-    centred = codes.zero_point - CENTRE
+    centred = codes.zero_point - MIDDLE
     sums = (whole.double() * codes.layer.spread(centred).double()).flatten(1).sum(dim=1)
     return HalfSteps(scale, factor, centred * scale, whole, weight_step, sums * weight_step.double() * scale)
 
 
 def with_centred_layers(captured: CapturedGraph, codes: Iterable[LayerCodes]) -> CapturedGraph:
     """The graph computing `codes`' layers between pairs; the given graph keeps its own."""
-    module = to_module(captured.program)
-    editor = Editor(module)
-    by_node = {name: c for c in codes for name in c.layer.nodes}
-    # In one pass: tracing again gives nodes other names.
-    for node in [n for n in module.graph.nodes if n.name in by_node]:
-        node.replace_all_uses_with(_inserted(editor, node, by_node[node.name]))
-    editor.clean()
-    return replace(captured, program=trace(module, example_tensors(captured.inputs, captured.classes)))
+    return insert_layers(captured, codes, _inserted)
 
 
-def _inserted(editor: Editor, node: fx.Node, codes: LayerCodes) -> fx.Node:
+def _inserted(editor: Editor, node: fx.Node, codes: LayerCodes, by_node: Mapping[str, LayerCodes]) -> fx.Node:
+    del by_node
     numbers, key = half_steps(codes), codes.layer.key
     convolution = codes.layer.operator.kind == "conv"
-    stored = attribute(editor.module, argument(node, 2, "bias"))
-    own = torch.zeros(()) if stored is None else stored.detach()
-    bias = own.double() + codes.bias.double() - numbers.offset
+    bias = corrected_bias(editor, node, codes) - numbers.offset
 
     def constant(name: str, value: Tensor) -> fx.Node:
         return editor.constant(node, value, key=(name, key))
