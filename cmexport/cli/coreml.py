@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cmexport.artifact import Manifest
-from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.exporting import export_checkpoint
-from cmexport.cli.showing import show_export
+from cmexport.cli.showing import show_export, show_kept
 from cmexport.errors import UsageError
 from cmexport.quantize.precision_plan import read_plan
 from cmexport.targets.base import LoweringOptions
@@ -98,7 +96,7 @@ def command(
         no_verify=no_verify,
     )
     if lowering.keep_fp32:
-        _say_kept(result.manifest)
+        show_kept(result.manifest)
     show_export(result, as_json)
 
 
@@ -112,18 +110,6 @@ def _check_budget(precision: str, budget_db: float | None) -> None:
         raise UsageError("--precision mixed: say how good the pictures must stay with --budget-db, e.g. --budget-db 45")
     if budget_db is not None and not 20 <= budget_db <= 65:
         raise UsageError(f"--budget-db {budget_db:g}: must lie between 20 and 65; above, take --fp16")
-
-
-def _say_kept(manifest: Manifest) -> None:
-    """Which operations each graph keeps in float32, and why."""
-    for function in manifest.function_names:
-        plan = manifest.function(function).precision_plan
-        prefix = f"{function}: " if len(manifest.function_names) > 1 else ""
-        kept = plan.get("kept_float32")
-        if isinstance(kept, list | tuple):
-            console.remark(f"{prefix}kept in float32: {', '.join(map(str, kept))} ({plan['kept_float32_reason']})")
-        else:
-            console.remark(f"{prefix}nothing needs float32")
 
 
 def _output(output: str) -> str:

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
+from cmexport.artifact import Manifest
 from cmexport.cli import console
 from cmexport.errors import ParityError
 from cmexport.export import ExportResult
@@ -64,3 +65,15 @@ def show_export(result: ExportResult, as_json: bool) -> None:
         for file in result.manifest.files:
             console.say(f"{result.folder / file.path}  {file.bytes / 1e6:.2f} MB")
     check_parity(result.folder, result.parities)
+
+
+def show_kept(manifest: Manifest) -> None:
+    """Which operations each graph keeps in float32, and why."""
+    for name in manifest.function_names:
+        plan = manifest.function(name).precision_plan
+        prefix = f"{name}: " if len(manifest.function_names) > 1 else ""
+        kept = plan.get("kept_float32")
+        if isinstance(kept, list | tuple):
+            console.remark(f"{prefix}kept in float32: {', '.join(map(str, kept))} ({plan['kept_float32_reason']})")
+        else:
+            console.remark(f"{prefix}nothing needs float32")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cmexport.artifact import Manifest
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.engines import engine_lines
 from cmexport.cli.exporting import export_checkpoint
-from cmexport.cli.showing import show_export
+from cmexport.cli.showing import show_export, show_kept
 from cmexport.errors import UsageError
 from cmexport.quantize.precision_plan import read_plan
 from cmexport.targets.base import LoweringOptions
@@ -124,8 +122,8 @@ def command(
         seeds=seeds,
         no_verify=no_verify,
     )
-    for line in _kept_lines(result.manifest) if lowering.keep_fp32 else ():
-        console.remark(line)
+    if lowering.keep_fp32:
+        show_kept(result.manifest)
     for line in engine_lines(result.folder, result.manifest):
         console.say(line, quiet=as_json)
     show_export(result, as_json)
@@ -143,15 +141,3 @@ def _sms(text: str | None) -> tuple[int, ...]:
     if wrong := [part for part in parts if not part.replace(".", "", 1).isdigit()]:
         raise UsageError(f"--sm {wrong[0]}: give compute capabilities with commas between: 86,120")
     return tuple(sorted({int(part.replace(".", "")) for part in parts}))
-
-
-def _kept_lines(manifest: Manifest) -> Iterator[str]:
-    """Which operators each graph keeps in float32, and why."""
-    for name in manifest.function_names:
-        plan = manifest.function(name).precision_plan
-        prefix = f"{name}: " if len(manifest.function_names) > 1 else ""
-        kept = plan.get("kept_float32")
-        if isinstance(kept, list | tuple):
-            yield f"{prefix}kept in float32: {', '.join(map(str, kept))} ({plan['kept_float32_reason']})"
-        else:
-            yield f"{prefix}nothing needs float32"

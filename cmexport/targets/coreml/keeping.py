@@ -11,28 +11,13 @@ from typing import Any
 from cmexport.errors import UsageError
 from cmexport.graph.capture import CapturedGraph
 from cmexport.parity.inputs import draw_inputs
+from cmexport.parity.keeping import AUTO, NAMED, Kept, why_kept
 from cmexport.targets.base import Progress
-from cmexport.targets.coreml.blame import HalfBlame, blame_half, plain_name
-
-AUTO = ("auto",)
-"""What `LoweringOptions.keep_fp32` holds to have them found."""
+from cmexport.targets.coreml.blame import blame_half, plain_name
 
 _ROUNDS = 3
 """How often a package is executed and converted again: an overflow hides those after it."""
 _PICTURES = 4
-_NAMED = 3
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Operations that stay in float32, in program order, and why."""
-
-    names: tuple[str, ...] = ()
-    reason: str = ""
-
-    def facts(self) -> dict[str, Any]:
-        """For the manifest; nothing if nothing is kept."""
-        return {"kept_float32": list(self.names), "kept_float32_reason": self.reason} if self.names else {}
 
 
 @dataclass
@@ -55,7 +40,7 @@ class Selector:
             UsageError: there is one.
         """
         for name in sorted(self.names - set(self.seen)):
-            near = get_close_matches(name, self.seen, n=_NAMED, cutoff=0.5)
+            near = get_close_matches(name, self.seen, n=NAMED, cutoff=0.5)
             like = f"; similar: {', '.join(near)}" if near else ""
             raise UsageError(
                 f"--keep-fp32 {name}: no operation has this name{like}\n"
@@ -106,7 +91,7 @@ def _find(convert: Convert, captured: CapturedGraph, package: Path, progress: Pr
         more = frozenset(() if found.healthy else found.worth_keeping) - names
         if not more:
             break
-        reasons.append(_reason(found))
+        reasons.append(why_kept(found.operations, found.difference))
         names |= more
         progress(f"keep {_count(len(names))} in float32")
         selector = Selector(names)
@@ -115,23 +100,6 @@ def _find(convert: Convert, captured: CapturedGraph, package: Path, progress: Pr
     if selector is None:
         return Kept()
     return Kept(tuple(name for name in selector.seen if name in names), "; then ".join(reasons))
-
-
-def _reason(found: HalfBlame) -> str:
-    overflowing = [r.name for r in found.operations if r.overflows_itself]
-    drawn = found.difference
-    pictures = (
-        "pictures hold NaN or Inf"
-        if drawn.non_finite
-        else "pictures are the same"
-        if drawn.mean_db is None
-        else f"pictures keep {drawn.mean_db:.1f} dB"
-    )
-    if not overflowing:
-        return f"{pictures} in half precision"
-    rest = len(overflowing) - _NAMED
-    listed = ", ".join(overflowing[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
-    return f"{listed} overflow{'s' if len(overflowing) == 1 else ''}, {pictures} in half precision"
 
 
 def _count(operations: int) -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -24,17 +23,14 @@ from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.parity.blame import BlameCollector, OperationBlame, OperationPair, keep_list
 from cmexport.parity.gates import byte_gate, gate_for
 from cmexport.parity.inputs import draw_inputs
+from cmexport.parity.keeping import NAMED, Kept, why_kept
 from cmexport.parity.metrics import PictureDifference, compare
 from cmexport.runner import Array
 from cmexport.targets.base import Progress
 
-AUTO = ("auto",)
-"""What `LoweringOptions.keep_fp32` holds to have them found."""
-
 _ROUNDS = 3
 """How often a file is looked at: an overflow hides those after it."""
 _PICTURES = 4
-_NAMED = 3
 
 # Above the gate by what an estimate from four pictures is off.
 _MARGIN_DB = 3.0
@@ -44,18 +40,6 @@ _NOT_KEPT = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
 
 MakeHalf = Callable[[frozenset[str]], ir.Model]
 """The half-precision model that leaves the named operators in float32."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Operators that stay in float32, by the name of their first output, in the graph's order; and why."""
-
-    names: tuple[str, ...] = ()
-    reason: str = ""
-
-    def facts(self) -> dict[str, Any]:
-        """For the manifest; nothing if nothing is kept."""
-        return {"kept_float32": list(self.names), "kept_float32_reason": self.reason} if self.names else {}
 
 
 @dataclass(frozen=True)
@@ -88,7 +72,7 @@ def check_names(model: ir.Model, names: Sequence[str]) -> None:
     """
     known = [str(node.outputs[0].name) for node in model.graph]
     for name in sorted(set(names) - set(known)):
-        near = get_close_matches(name, known, n=_NAMED, cutoff=0.5)
+        near = get_close_matches(name, known, n=NAMED, cutoff=0.5)
         like = f"; similar: {', '.join(near)}" if near else ""
         raise UsageError(
             f"--keep-fp32 {name}: no operator of the ONNX file has a result of this name{like}\n"
@@ -118,7 +102,7 @@ def find_kept(wide: ir.Model, make_half: MakeHalf, captured: CapturedGraph, prec
         more = frozenset(() if found.healthy else found.worth_keeping) - names
         if not more:
             break
-        reasons.append(_reason(found))
+        reasons.append(why_kept(found.operations, found.difference))
         names |= more
         progress(f"keep {len(names)} operator{'s' if len(names) != 1 else ''} in float32")
     order = [str(node.outputs[0].name) for node in wide.graph]
@@ -179,20 +163,3 @@ def _results(path: Path, arrays: Mapping[str, Array], picture: str) -> dict[str,
         found = run(arrays)
     # Runners call the picture `image` whatever its name in the graph.
     return {picture if name == "image" else name: result for name, result in found.items()}
-
-
-def _reason(found: HalfLook) -> str:
-    overflowing = [r.name for r in found.operations if r.overflows_itself]
-    drawn = found.difference
-    pictures = (
-        "pictures hold NaN or Inf"
-        if drawn.non_finite
-        else "pictures are the same"
-        if drawn.mean_db is None
-        else f"pictures keep {drawn.mean_db:.1f} dB"
-    )
-    if not overflowing:
-        return f"{pictures} in half precision"
-    rest = len(overflowing) - _NAMED
-    listed = ", ".join(overflowing[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
-    return f"{listed} overflow{'s' if len(overflowing) == 1 else ''}, {pictures} in half precision"

@@ -16,6 +16,7 @@ from cmexport.graph.capture import CapturedGraph
 from cmexport.onnxfile.half import BFLOAT, HALF, HalfReport, to_half
 from cmexport.onnxfile.saving import save
 from cmexport.onnxfile.translate import translate
+from cmexport.parity.keeping import AUTO, Kept
 from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
 from cmexport.targets.tensorrt.batches import batch_name, rebatch
@@ -23,7 +24,7 @@ from cmexport.targets.tensorrt.centred.spelling import centred_translations
 from cmexport.targets.tensorrt.engine import EngineRequest, build_engine, engine_request
 from cmexport.targets.tensorrt.float8 import float8_translations, plan_float8, store_weights, with_pairs
 from cmexport.targets.tensorrt.int8 import to_int8
-from cmexport.targets.tensorrt.keeping import AUTO, Kept, check_names, find_kept
+from cmexport.targets.tensorrt.keeping import check_names, find_kept
 from cmexport.targets.tensorrt.layers import layers_path, summary
 from cmexport.targets.tensorrt.library import Library, find_library
 from cmexport.targets.tensorrt.translations import OPSET, tensorrt_translations
