@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.networks import tiny_config
 
 from cmexport.bench.devices.base import BenchJob, MeasureOptions
 from cmexport.bench.jobs import prepare_job
@@ -14,7 +15,7 @@ from cmexport.bench.on_device import device_files
 from cmexport.checkpoints import load_checkpoint
 from cmexport.export import ExportOptions, export_model
 from cmexport.model import SampleRequest
-from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
+from cmexport.networks.adm_unet import AdmUnet
 from cmexport.progress import Progress
 from cmexport.targets.base import LoweringOptions
 
@@ -22,17 +23,8 @@ from cmexport.targets.base import LoweringOptions
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    config = AdmUnetConfig(
-        image_size=8,
-        model_channels=32,
-        channel_mult=(1, 2),
-        num_res_blocks=1,
-        attention_downsampling=(2,),
-        num_classes=3,
-        num_head_channels=32,
-    )
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
-    torch.save(AdmUnet(config).state_dict(), path)
+    torch.save(AdmUnet(tiny_config()).state_dict(), path)
     return path
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.networks import tiny_config
 
 from cmexport.cli.main import main
-from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
+from cmexport.networks.adm_unet import AdmUnet
 
 SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32")
 
@@ -31,16 +32,7 @@ class Outcome:
 
 def tiny_state(seed: int = 0, classes: int | None = 3) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
-    config = AdmUnetConfig(
-        image_size=8,
-        model_channels=32,
-        channel_mult=(1, 2),
-        num_res_blocks=1,
-        attention_downsampling=(2,),
-        num_classes=classes,
-        num_head_channels=32,
-    )
-    return AdmUnet(config).state_dict()
+    return AdmUnet(tiny_config(classes)).state_dict()
 
 
 @pytest.fixture(scope="session")

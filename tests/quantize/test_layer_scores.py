@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.ndimage import gaussian_filter
-from support.networks import model_around, random_weights
+from support.networks import model_around, random_weights, tiny_config
 from torch import fx
 
 from cmexport.errors import CheckpointError
@@ -19,7 +19,7 @@ from cmexport.graph.capture import capture, example_tensors, to_module
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
-from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
+from cmexport.networks.adm_unet import AdmUnet
 from cmexport.quantize.calibration import CalibrationOptions, calibrate
 from cmexport.quantize.codes import CONVOLUTIONS, INTEGER_PRODUCTS, RoundingOptions, encode
 from cmexport.quantize.layer_scores import KINDS, SEED, KindScore, LayerScorer, decibels, structural_similarity
@@ -33,16 +33,7 @@ PICTURES = 3
 @pytest.fixture(scope="module")
 def graph():
     """Two steps, so that every layer has two nodes."""
-    config = AdmUnetConfig(
-        image_size=8,
-        model_channels=32,
-        channel_mult=(1, 2),
-        num_res_blocks=1,
-        attention_downsampling=(2,),
-        num_classes=3,
-        num_head_channels=32,
-    )
-    model = model_around(random_weights(AdmUnet(config), 3), 8, 3)
+    model = model_around(random_weights(AdmUnet(tiny_config()), 3), 8, 3)
     request = SampleRequest(sigmas=(80.0, 1.4))
     return apply_rewrites(capture(model, plan_sampling(model, request.sigmas), request), list(REWRITES))
 

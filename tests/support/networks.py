@@ -9,11 +9,33 @@ import torch
 
 from cmexport.graph.capture import CapturedGraph, example_tensors
 from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest
+from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.base import LoweredModel
 
 NOISE = NoiseRange(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, rho=7.0, levels=40)
+
+
+def tiny_config(classes=3):
+    """An ADM UNet of 8x8 pictures with attention and a skip: the smallest that has every kind of layer."""
+    return AdmUnetConfig(
+        image_size=8,
+        model_channels=32,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention_downsampling=(2,),
+        num_classes=classes,
+        num_head_channels=32,
+    )
+
+
+def noisy_checkpoint(path):
+    """An OpenAI checkpoint of the tiny network at `path`, without layers of zeros, which nothing could spoil."""
+    torch.manual_seed(0)
+    state = AdmUnet(tiny_config()).state_dict()
+    torch.save({k: v + 0.05 * torch.randn(v.shape) for k, v in state.items()}, path)
+    return path
 
 
 def random_weights(network, seed):

@@ -8,8 +8,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from support.networks import noisy_checkpoint
 
-from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.tuning.ruler import Ruler
 
 OVERRIDES = (("image_size", "8"), ("num_head_channels", "32"))
@@ -17,20 +17,7 @@ OVERRIDES = (("image_size", "8"), ("num_head_channels", "32"))
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    torch.manual_seed(0)
-    config = AdmUnetConfig(
-        image_size=8,
-        model_channels=32,
-        channel_mult=(1, 2),
-        num_res_blocks=1,
-        attention_downsampling=(2,),
-        num_classes=3,
-        num_head_channels=32,
-    )
-    path = tmp_path_factory.mktemp("tuning") / "tiny.pt"
-    state = {k: v + 0.05 * torch.randn(v.shape) for k, v in AdmUnet(config).state_dict().items()}
-    torch.save(state, path)
-    return path
+    return noisy_checkpoint(tmp_path_factory.mktemp("tuning") / "tiny.pt")
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,13 @@ from functools import partial
 
 import onnx
 import pytest
-from support.networks import Exported, model_around, random_weights
+from support.networks import Exported, model_around, random_weights, tiny_config
 
 from cmexport.graph.capture import capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
-from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
+from cmexport.networks.adm_unet import AdmUnet
 from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.base import LoweringOptions
@@ -62,16 +62,7 @@ def no_tensorrt(monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_model():
-    config = AdmUnetConfig(
-        image_size=8,
-        model_channels=32,
-        channel_mult=(1, 2),
-        num_res_blocks=1,
-        attention_downsampling=(2,),
-        num_head_channels=32,
-        num_classes=10,
-    )
-    return model_around(random_weights(AdmUnet(config), 0), 8, 10)
+    return model_around(random_weights(AdmUnet(tiny_config(10)), 0), 8, 10)
 
 
 @pytest.fixture(scope="session")
