@@ -1,4 +1,4 @@
-# make demo   export the packaged model to ONNX at fp16, verify it, show where the preview lies
+# make demo   recipes/demo.toml: the packaged model for ONNX Runtime, Core ML and TensorRT, verified, benched, reported
 # make test   the whole test suite; tests of what this system lacks (sshd, chromium, qemu) are left out
 # make system install what they need, where that is possible (Debian, as root)
 # make lint   ruff, mypy --strict, import-linter
@@ -25,20 +25,20 @@ PYTEST_ARGS ?=
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/.base: .venv/.created pyproject.toml constraints.txt
-	$(PIP) --editable .
-	@touch $@
-
 .venv/.dev: .venv/.created pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+.venv/.demo: .venv/.created pyproject.toml constraints.txt
+	$(PIP) --editable '.[coreml,tensorrt,bench,report]'
 	@touch $@
 
 .venv/.bench: .venv/.created pyproject.toml constraints.txt
 	$(PIP) --editable '.[diffusers,bench,openvino]'
 	@touch $@
 
-demo: .venv/.base
-	$(BIN)/cmexport onnx --fp16 -o $(OUT)
+demo: .venv/.demo
+	$(BIN)/cmexport run recipes/demo.toml -o $(OUT)
 
 system:
 	sh tests/system.sh

@@ -22,11 +22,12 @@ from typer.exceptions import TyperException
 from cmexport import __version__
 from cmexport.cli import console
 from cmexport.errors import CmexportError
+from cmexport.recipes.lifeline import follow_parent
 
 INTERRUPTED = 130
 INTERRUPTED_MESSAGE = "interrupted; nothing was left behind"
 # These keep what they had measured by then, and say so themselves.
-KEEPING_VERBS = frozenset({"bench", "plan", "tune"})
+KEEPING_VERBS = frozenset({"bench", "plan", "run", "tune"})
 DEFECT = 1
 
 # Importing torch takes 2.6 s; only the verb that is called is imported, and help for all of them is written here.
@@ -41,6 +42,8 @@ VERBS = {
     "tune": "Find the levels of a K-step schedule by picture quality; or a table for K = 1, 2, 4.",
     "bench": "Latency, memory, energy and parity of artefacts on a device.",
     "plan": "What each layer costs the pictures in 8 bits, and a precision plan to edit.",
+    "run": "A recipe, end to end: export, verify, bench, report; resumable.",
+    "init": "Write a commented recipe for a checkpoint.",
     "doctor": "What works on this machine, what is missing, and how to get it.",
 }
 
@@ -89,6 +92,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def run() -> None:
     """Entry point of the `cmexport` command."""
+    follow_parent()
     # A job scheduler's SIGTERM cleans up like Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     code = main(sys.argv[1:])

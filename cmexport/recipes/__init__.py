@@ -1,0 +1,1 @@
+"""Recipe files: what is to be exported, verified, benched and reported, end to end and resumable."""

@@ -1,0 +1,349 @@
+"""From a checked recipe to steps with the arguments of the command line."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cmexport.demo import demo_checkpoint
+from cmexport.recipes.checking import resolve_path, target_of
+from cmexport.recipes.names import TARGET_OPTIONS, takes
+from cmexport.recipes.reading import Document
+from cmexport.recipes.schema import ANY_PRECISION, Device, Recipe, Schedule, Target
+from cmexport.recipes.steps import PLANS, WORK, RunPlan, Step
+
+# Two exports of the demo model (8 M weights) take 1.6 GB together; of ImageNet-64 (1.18 GB) 16 GB.
+_SMALL_CHECKPOINT_BYTES = 300_000_000
+
+# What a device can run. Core ML needs a Mac or an iPhone; an engine is run by verify, on this machine's GPU.
+_RUNNABLE: Mapping[str, tuple[str, ...]] = {
+    "local": ("onnx", "coreml") if platform.system() == "Darwin" else ("onnx",),
+    "ssh": ("onnx", "coreml"),
+    "adb": ("onnx",),
+    "browser": ("onnx",),
+    "folder": ("onnx", "coreml"),
+}
+
+# Calibration draws pictures and tries each layer: the demo model takes 70 s at int8 where fp16 takes 20.
+_HEAVY = {"int8": 4, "mixed": 4, "fp8": 3, "w4": 2, "w6": 2}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the command line decides instead of the recipe; None leaves it to the recipe."""
+
+    out: Path | None = None
+    jobs: int | None = None
+    checkpoint: Path | None = None
+
+
+def checkpoint_path(document: Document, recipe: Recipe, chosen: Chosen) -> Path | None:
+    """Where the checkpoint should lie; None: the demo model."""
+    if chosen.checkpoint is not None:
+        return chosen.checkpoint
+    if recipe.checkpoint.file is None:
+        return None
+    return resolve_path(document, ("checkpoint", "file"), recipe.checkpoint.file)
+
+
+def plan_run(document: Document, recipe: Recipe, chosen: Chosen) -> RunPlan:
+    """All steps of a recipe, each after what it needs."""
+    named = checkpoint_path(document, recipe, chosen)
+    checkpoint = Path(os.path.abspath(demo_checkpoint() if named is None else named))  # noqa: PTH100 - keeps links
+    steps = _Planner(document, recipe, checkpoint).steps()
+    return RunPlan(
+        recipe=document.path,
+        description=recipe.description,
+        checkpoint=checkpoint,
+        out=chosen.out or Path(recipe.out or Path("out") / document.path.stem),
+        jobs=chosen.jobs or recipe.jobs or _jobs(checkpoint),
+        steps=_sorted(steps),
+    )
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _jobs(checkpoint: Path) -> int:
+    small = checkpoint.is_file() and checkpoint.stat().st_size <= _SMALL_CHECKPOINT_BYTES
+    return 2 if small and cores() >= 2 else 1
+
+
+def _sorted(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Each after all it waits for; else in the order given."""
+    done: list[Step] = []
+    left = list(steps)
+    while left:
+        names = {step.name for step in left}
+        ready = next(step for step in left if names.isdisjoint((*step.needs, *step.after)))
+        done.append(ready)
+        left.remove(ready)
+    return tuple(done)
+
+
+def _options(pairs: Iterable[tuple[str, Any]]) -> list[str]:
+    """Options with their values; None and False are left out, True is a flag."""
+    arguments: list[str] = []
+    for option, value in pairs:
+        if value is None or value is False:
+            continue
+        arguments.append(option)
+        if value is not True:
+            arguments.append(_shown(value))
+    return arguments
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(_shown(item) for item in value)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+class _Planner:
+    def __init__(self, document: Document, recipe: Recipe, checkpoint: Path) -> None:
+        self._document = document
+        self._recipe = recipe
+        self._checkpoint = checkpoint
+        # Step names by the table they come from: what `needs` and `targets` mean.
+        self._of: dict[str, list[Step]] = {name: [] for name in (*recipe.targets, *recipe.plans)}
+
+    def steps(self) -> list[Step]:
+        for name in self._recipe.plans:
+            self._of[name].append(self._plan(name))
+        for name, target in self._recipe.targets.items():
+            self._of[name] += self._exports(name, target)
+        for name in self._of:
+            part: Any = self._recipe.targets.get(name) or self._recipe.plans[name]
+            self._of[name] = [self._needing(step, part.needs) for step in self._of[name]]
+        steps = [step for made in self._of.values() for step in made]
+        steps += self._verifications()
+        for name, device in self._recipe.devices.items():
+            steps += self._benches(name, device)
+        return steps + self._report(steps)
+
+    def _needing(self, step: Step, needs: Sequence[str]) -> Step:
+        needed = tuple(other.name for name in needs for other in self._of[name])
+        return replace(step, needs=(*step.needs, *needed))
+
+    def _model(self) -> list[str]:
+        settings = [f"{name}={text}" for name, text in self._recipe.checkpoint.set.items()]
+        trust = ["--trust-checkpoint"] if self._recipe.checkpoint.trust else []
+        return [*trust, *(part for setting in settings for part in ("--set", setting))]
+
+    def _schedule(self, name: str | None) -> list[str]:
+        schedule = Schedule() if name is None else self._recipe.schedules[name]
+        return _options(
+            [
+                ("--sampler", None if schedule.sampler == "consistency" else schedule.sampler),
+                ("--steps", schedule.steps),
+                ("--timesteps", schedule.timesteps),
+                ("--levels", schedule.levels),
+                ("--sigmas", schedule.sigmas),
+            ]
+        )
+
+    def _file(self, path: tuple[str, ...], text: str) -> Path:
+        return resolve_path(self._document, path, text).absolute()
+
+    def _plan(self, name: str) -> Step:
+        plan = self._recipe.plans[name]
+        options = _options(
+            [
+                ("--pictures", plan.pictures),
+                ("--calibration", plan.calibration),
+                ("--keep-db", plan.keep_db),
+                ("--task", plan.task),
+                ("--patch", plan.patch),
+                ("--label", plan.label),
+            ]
+        )
+        return Step(
+            name=f"plan:{name}",
+            kind="plan",
+            arguments=("plan", str(self._checkpoint), *options, *self._schedule(plan.schedule), *self._model()),
+            output=f"{name}.toml",
+            place="plans",
+            reads=(self._checkpoint,),
+            optional=plan.optional,
+            weight=8,
+        )
+
+    def _exports(self, name: str, target: Target) -> Iterator[Step]:
+        kind = target_of(name, target)
+        schedules: list[str | None] = [*target.schedules] if target.schedules else [None]
+        several = len(schedules) > 1
+        for precision in target.precisions:
+            for schedule in schedules:
+                parts = [name, precision, *([str(schedule)] if several else [])]
+                # Folders are named after target and precision: what else tells artefacts apart needs a folder.
+                folder = [name] if several or name != kind else []
+                yield self._export(
+                    Step(
+                        name="/".join(parts),
+                        kind="export",
+                        arguments=(kind, str(self._checkpoint), "--precision", precision, *self._schedule(schedule)),
+                        place="/".join([*folder, *([str(schedule)] if several else [])]),
+                        reads=(self._checkpoint,),
+                        target=kind,
+                        gate_db=target.gate_db.get(precision, target.gate_db.get(ANY_PRECISION)),
+                        optional=target.optional,
+                        weight=_HEAVY.get(precision, 1),
+                    ),
+                    name,
+                    target,
+                    precision,
+                )
+
+    def _export(self, step: Step, name: str, target: Target, precision: str) -> Step:
+        """The step with the options of its target."""
+        own: dict[str, Any] = {
+            key: getattr(target, key) for key in TARGET_OPTIONS[step.target] if takes(step.target, precision, key)
+        }
+        reads, needs = list(step.reads), list(step.needs)
+        if (plan := own.get("plan")) is not None:
+            if plan in self._recipe.plans:
+                needs.append(f"plan:{plan}")
+                own["plan"] = _plan_of(plan)
+            else:
+                own["plan"] = self._file(("targets", name, "plan"), plan)
+                reads.append(own["plan"])
+        if own.get("timing_cache") is not None:
+            own["timing_cache"] = self._file(("targets", name, "timing_cache"), own["timing_cache"])
+        options = _options(
+            [
+                ("--task", None if target.tasks == ["generate"] else target.tasks),
+                ("--patch", target.patch),
+                ("--label", target.label),
+                ("--batch", target.batches or (None if target.batch == 1 else target.batch)),
+                ("--output", None if target.output == "float" else target.output),
+                ("--rewrites", None if target.rewrites == "all" else target.rewrites),
+                ("--seeds", target.seeds),
+                ("--no-verify", not target.verify),
+                *((f"--{key.replace('_', '-')}", value) for key, value in own.items()),
+            ]
+        )
+        arguments = (*step.arguments, *options, *self._model())
+        return replace(step, arguments=arguments, reads=tuple(reads), needs=tuple(needs))
+
+    def _chosen(self, names: Sequence[str] | None, precisions: Sequence[str] | None) -> list[Step]:
+        """Exports of some tables, at some precisions."""
+        made = [step for name in (names or self._recipe.targets) for step in self._of[name]]
+        return [step for step in made if precisions is None or step.name.split("/")[1] in precisions]
+
+    def _verifications(self) -> Iterator[Step]:
+        verify = self._recipe.verify
+        if verify is None:
+            return
+        features, reads = verify.features, []
+        if features.endswith((".pt", ".pth", ".safetensors")):
+            reads.append(self._file(("verify", "features"), features))
+            features = str(reads[-1])
+        statistics = None if verify.statistics is None else self._file(("verify", "statistics"), verify.statistics)
+        options = _options(
+            [
+                ("--features", features),
+                ("--statistics", statistics),
+                ("--count", verify.count),
+                ("--seed", verify.seed),
+                ("--batch", verify.batch),
+                ("--max-distance", verify.max_distance),
+            ]
+        )
+        for step in self._chosen(verify.targets, verify.precisions):
+            yield Step(
+                name=f"verify:{step.name}",
+                kind="verify",
+                arguments=("verify", *options),
+                output=None,
+                place="verify",
+                reads=(*reads, *([] if statistics is None else [statistics])),
+                needs=(step.name,),
+                after=(step.name,),
+                optional=verify.optional,
+                weight=3,
+            )
+
+    def _benches(self, name: str, device: Device) -> Iterator[Step]:
+        spec = device.device or name
+        runnable = _RUNNABLE[spec.partition("://")[0]]
+        made = self._chosen(device.targets, device.precisions)
+        if device.targets is None:
+            made = [step for step in made if step.target in runnable]
+        files = {
+            key: self._file(("devices", name, key), str(getattr(device, key)))
+            for key in ("identity", "known_hosts", "native")
+            if getattr(device, key) is not None
+        }
+        options = _options(
+            [
+                ("--device", spec),
+                *((f"--{k}", getattr(device, k)) for k in ("runs", "seconds", "threads", "sustained", "repeats")),
+                *((f"--{k}", getattr(device, k)) for k in ("energy", "provider", "pictures", "task", "python")),
+                *((f"--{k}", getattr(device, k)) for k in ("host", "port")),
+                *((f"--{k.replace('_', '-')}", file) for k, file in files.items()),
+            ]
+        )
+        groups = _apart(made)
+        for index, group in enumerate(groups):
+            own = name if len(groups) == 1 else f"{name}-{index + 1}"
+            yield self._needing(
+                Step(
+                    name=f"bench:{own}",
+                    kind="bench",
+                    arguments=("bench", *options),
+                    output=f"{own}.jsonl",
+                    place="bench",
+                    reads=tuple(files.values()),
+                    after=tuple(step.name for step in group),
+                    optional=device.optional,
+                    alone=True,
+                    weight=len(group),
+                ),
+                device.needs,
+            )
+
+    def _report(self, steps: Sequence[Step]) -> list[Step]:
+        report = self._recipe.report
+        if report is None:
+            return []
+        return [
+            Step(
+                name="report",
+                kind="report",
+                arguments=("report", "--markdown", f"{WORK}/{report.markdown}"),
+                output=report.html,
+                after=tuple(step.name for step in steps if step.kind in ("export", "bench", "verify")),
+            )
+        ]
+
+
+def _plan_of(name: str) -> str:
+    """Stands in the arguments for the file that a [plans] table writes, until the output folder is known."""
+    return f"{PLANS}/{name}.toml"
+
+
+def _apart(steps: Sequence[Step]) -> list[list[Step]]:
+    """Exports in groups in which folder names are unique: bench tells artefacts apart by them."""
+    groups: list[list[Step]] = []
+    for step in steps:
+        key = _folder_key(step)
+        group = next((g for g in groups if key not in map(_folder_key, g)), None)
+        if group is None:
+            groups.append([step])
+        else:
+            group.append(step)
+    return groups
+
+
+def _folder_key(step: Step) -> tuple[str, ...]:
+    """What the name of the artefact's folder depends on: target, precision, and the sampler where it is Heun's."""
+    heun = step.arguments[step.arguments.index("--sampler") :][:4] if "--sampler" in step.arguments else ()
+    return (step.target, step.arguments[3], *heun)

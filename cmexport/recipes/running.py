@@ -1,0 +1,271 @@
+"""Runs a plan: what is done stays done, the rest in processes, a failure stops only what needs it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from cmexport.artifact import reject_name
+from cmexport.errors import CmexportError
+from cmexport.recipes.children import Child, Ended, stop
+from cmexport.recipes.identity import step_key, tree_hash
+from cmexport.recipes.lifeline import Lifeline
+from cmexport.recipes.outcomes import GATE, Outcome, Status, facts_of, misses_gate, of_failure
+from cmexport.recipes.planning import cores
+from cmexport.recipes.state import StepState, hash_entries, read_state, still_holds, write_state
+from cmexport.recipes.steps import PLANS, WORK, RunPlan, Step
+from cmexport.recipes.workplace import (
+    Workplace,
+    check_free,
+    move_into_place,
+    only_run,
+    remove_entry,
+)
+
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Callbacks while a plan runs: `started(step)`, `ended(outcome)`, `tick()` many times a second."""
+
+    started: Callable[[Step], None] = lambda _: None
+    ended: Callable[[Outcome], None] = lambda _: None
+    tick: Callable[[], None] = lambda: None
+
+
+def run_plan(plan: RunPlan, watch: Watch) -> tuple[Outcome, ...]:
+    """Run all steps; outcomes in the plan's order.
+
+    Raises:
+        UsageError: another run works in the output folder.
+        OutputError: the output folder can't be written.
+        KeyboardInterrupt: steps were ended; what was done by then is kept.
+    """
+    place = Workplace(plan.out)
+    with only_run(place) as lock:
+        place.clear()
+        place.prepare()
+        run = _Run(plan, place, lock, watch)
+        try:
+            return run.finish()
+        finally:
+            run.close()
+            place.clear()
+
+
+def known_outcomes(plan: RunPlan) -> dict[str, Outcome]:
+    """What an earlier run has done already, by step; for showing a plan without touching anything."""
+    place = Workplace(plan.out)
+    found: dict[str, Outcome] = {}
+    for step in plan.steps:
+        waited = [found.get(name) for name in (*step.needs, *step.after)]
+        if any(outcome is None or not outcome.succeeded for outcome in waited):
+            continue
+        try:
+            outcome = _kept(plan, place, step, found)
+        except CmexportError:
+            continue
+        if outcome is not None:
+            found[step.name] = outcome
+    return found
+
+
+class _Run:
+    def __init__(self, plan: RunPlan, place: Workplace, lock: int, watch: Watch) -> None:
+        self._plan, self._place, self._lock, self._watch = plan, place, lock, watch
+        self._lifeline = Lifeline()
+        self._threads = max(1, cores() // plan.jobs)
+        self._running: list[Child] = []
+        self._left = list(plan.steps)
+        self._outcomes: dict[str, Outcome] = {}
+
+    def finish(self) -> tuple[Outcome, ...]:
+        while self._left or self._running:
+            self._settle()
+            if self._start_next():
+                continue
+            self._watch.tick()
+            time.sleep(_POLL_S)
+            for child in list(self._running):
+                ended = child.poll()
+                if ended is not None:
+                    self._running.remove(child)
+                    self._note(self._collect(child.step, ended))
+        return tuple(self._outcomes[step.name] for step in self._plan.steps)
+
+    def close(self) -> None:
+        """End whatever still runs."""
+        stop(self._running)
+        self._lifeline.close()
+
+    def _note(self, outcome: Outcome) -> None:
+        self._outcomes[outcome.step.name] = outcome
+        self._watch.ended(outcome)
+
+    def _settle(self) -> None:
+        """Steps that need no process: done before, or something they need is missing."""
+        for step in list(self._left):
+            if any(name not in self._outcomes for name in (*step.needs, *step.after)):
+                continue
+            outcome = self._without_process(step)
+            if outcome is not None:
+                self._left.remove(step)
+                self._note(outcome)
+
+    def _without_process(self, step: Step) -> Outcome | None:
+        unmet = next((self._outcomes[name] for name in step.needs if not self._outcomes[name].succeeded), None)
+        if unmet is not None:
+            # One code says it: that of the step at fault. What needs a step that was skipped is skipped too.
+            if unmet.status == "skipped":
+                return Outcome(step, "skipped", 0, f"needs {unmet.step.name}, which was skipped")
+            return Outcome(step, "waiting", unmet.code, f"needs {unmet.step.name}")
+        if step.kind in ("verify", "bench") and not any(self._outcomes[name].succeeded for name in step.after):
+            skipped = all(self._outcomes[name].status == "skipped" for name in step.after)
+            code = 0 if skipped else next(self._outcomes[n].code for n in step.after if self._outcomes[n].code)
+            return Outcome(step, "skipped" if skipped else "waiting", code, "there is no artefact for it")
+        try:
+            return _kept(self._plan, self._place, step, self._outcomes)
+        except CmexportError as error:
+            return Outcome(step, "failed", error.exit_code, str(error))
+
+    def _start_next(self) -> bool:
+        """Start the heaviest step that may run now; False where none may."""
+        if any(child.step.alone for child in self._running) or len(self._running) >= self._plan.jobs:
+            return False
+        ready = [s for s in self._left if all(name in self._outcomes for name in (*s.needs, *s.after))]
+        together = [s for s in ready if not s.alone]
+        # Measuring begins when everything else that can be done is done.
+        chosen = max(together, key=lambda s: s.weight, default=None)
+        if chosen is None and ready and not self._running:
+            chosen = ready[0]
+        if chosen is None:
+            return False
+        self._left.remove(chosen)
+        try:
+            self._place.open_step(chosen)
+            command = _command(self._plan, self._place, chosen, self._outcomes)
+            threads = None if chosen.alone else self._threads
+            self._running.append(Child(chosen, command, self._place, self._lifeline, self._lock, threads))
+        except OSError as error:
+            self._note(Outcome(chosen, "failed", 3, f"{error.filename or self._plan.out}: {error.strerror}"))
+            return True
+        self._watch.started(chosen)
+        return True
+
+    def _collect(self, step: Step, ended: Ended) -> Outcome:
+        """Keep what a process wrote, if it is to be kept."""
+        try:
+            if ended.code not in (0, GATE):
+                return of_failure(step, ended)
+            outcome = self._publish(step, ended)
+            self._place.log(step).unlink(missing_ok=True)
+            return outcome
+        except CmexportError as error:
+            return Outcome(step, "failed", error.exit_code, str(error), seconds=ended.seconds)
+        except OSError as error:
+            return Outcome(step, "failed", 3, f"{error.filename or step.name}: {error.strerror}", seconds=ended.seconds)
+        finally:
+            self._place.close_step(step)
+
+    def _publish(self, step: Step, ended: Ended) -> Outcome:
+        """Move results to their place.
+
+        Before the first is moved, the state file says that they are this step's: a run that is killed in between is
+        followed by one that knows what is its own.
+        """
+        out, work = self._plan.out, self._place.work(step)
+        facts = facts_of(step, ended.printed)
+        message = ended.complaint if ended.code == GATE else ""
+        if ended.code == 0 and (missed := misses_gate(facts, step.gate_db)) is not None:
+            message = missed
+            for path in list(work.iterdir()):
+                path.rename(reject_name(path))
+        if step.output is None and step.kind == "verify":
+            self._place.printed(step).rename(work / f"{step.name.partition(':')[2].replace('/', '-')}.json")
+        prefix = f"{step.place}/" if step.place else ""
+        entries = tuple(sorted(prefix + path.name for path in work.iterdir()))
+        known = read_state(self._place.state(step))
+        for entry in entries:
+            check_free(out, entry, known)
+        key = _key(self._plan, step, self._outcomes)
+        earlier = () if known is None else known.entries
+        mine = tuple(dict.fromkeys((*entries, *earlier)))
+        state = self._place.state(step)
+        write_state(state, StepState(step=step.name, key=key, outcome="writing", entries=mine))
+        for entry in entries:
+            move_into_place(work / Path(entry).name, out / entry, self._place.tmp(step) / "aside")
+        for entry in earlier:
+            if entry not in entries:
+                remove_entry(out, entry)
+        done = StepState(
+            step=step.name,
+            key=key,
+            outcome="gate" if message else "done",
+            entries=entries,
+            outputs=hash_entries(out, entries),
+            facts=facts,
+            message=message,
+            seconds=ended.seconds,
+        )
+        write_state(state, done)
+        return _of_state(step, done, fresh=True)
+
+
+def _of_state(step: Step, state: StepState, *, fresh: bool) -> Outcome:
+    status: Status = "done" if fresh else "kept"
+    code = 0
+    if state.outcome == "gate":
+        status, code = "gate", GATE
+    return Outcome(step, status, code, state.message, state.entries, dict(state.facts), state.seconds)
+
+
+def _kept(plan: RunPlan, place: Workplace, step: Step, outcomes: Mapping[str, Outcome]) -> Outcome | None:
+    """The outcome of an earlier run, if it still holds."""
+    state = read_state(place.state(step))
+    if state is None or not still_holds(state, _key(plan, step, outcomes), plan.out):
+        return None
+    return _of_state(step, state, fresh=False)
+
+
+def _key(plan: RunPlan, step: Step, outcomes: Mapping[str, Outcome]) -> str:
+    inputs = {str(path): _tree_hash(path) for path in step.reads}
+    for entry in _inputs(step, outcomes):
+        inputs[entry] = tree_hash(plan.out / entry)
+    for name in step.needs:
+        for entry in outcomes[name].entries:
+            if outcomes[name].step.kind == "plan":
+                inputs[entry] = tree_hash(plan.out / entry)
+    return step_key(step, inputs, step.gate_db)
+
+
+@cache
+def _tree_hash(path: Path) -> str:
+    """Checkpoints are large and asked for by every export."""
+    return tree_hash(path)
+
+
+def _inputs(step: Step, outcomes: Mapping[str, Outcome]) -> Iterable[str]:
+    """What a step works on: everything that the successful steps before it wrote."""
+    for name in step.after:
+        if outcomes[name].succeeded:
+            yield from (entry for entry in outcomes[name].entries if not entry.endswith(".samples"))
+
+
+def _command(plan: RunPlan, place: Workplace, step: Step, outcomes: Mapping[str, Outcome]) -> Sequence[str]:
+    """The command line of a step."""
+    folders = {WORK: str(place.work(step)), PLANS: str(plan.out / "plans")}
+    arguments = [_placed(argument, folders) for argument in step.arguments]
+    inputs = [str(plan.out / entry) for entry in _inputs(step, outcomes)]
+    command = [arguments[0], *inputs, *arguments[1:]]
+    if step.output is not None:
+        command += ["-o", str(place.work(step) / step.output)]
+    return [*command, "--json"]
+
+
+def _placed(argument: str, folders: Mapping[str, str]) -> str:
+    head, slash, rest = argument.partition("/")
+    return f"{folders[head]}/{rest}" if slash and head in folders else argument

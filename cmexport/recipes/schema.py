@@ -1,0 +1,252 @@
+"""What a recipe file may hold. `docs/recipe.schema.json` is made from these models; editors complete from it.
+
+Paths are relative to the file they are written in. Line numbers, nearest names and everything that needs more than one
+entry to judge are `checking.py`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from cmexport.recipes.names import Precision, Sampler, TargetName, TaskName
+
+ANY_PRECISION = "*"
+
+
+class Part(BaseModel):
+    """A table: unknown keys are refused, and nothing is converted that TOML has a type for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _text(value: Any) -> str:
+    """A value of `--set` as the command line would have it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
+    if isinstance(value, list) and value and all(type(item) is int for item in value):
+        return ",".join(map(str, value))
+    raise ValueError("must be a number, a text, true, false, or a list of whole numbers")
+
+
+def _gates(value: Any) -> dict[str, float]:
+    gates = value if isinstance(value, Mapping) else {ANY_PRECISION: value}
+    for precision, gate in gates.items():
+        if isinstance(gate, bool) or not isinstance(gate, int | float) or not 0 < gate < 1000:
+            which = "" if precision == ANY_PRECISION else f" of {precision}"
+            raise ValueError(f"the gate{which} must be a PSNR in dB, e.g. 45, or a table of them: {{ fp16 = 70 }}")
+    return {str(precision): float(gate) for precision, gate in gates.items()}
+
+
+Constant = Annotated[
+    str,
+    BeforeValidator(_text),
+    WithJsonSchema({"type": ["string", "number", "boolean", "array"], "items": {"type": "integer"}}),
+]
+"""A constant of the model, as `--set` takes it."""
+
+Gates = Annotated[
+    dict[str, float],
+    BeforeValidator(_gates),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0},
+                {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}},
+            ]
+        }
+    ),
+]
+"""One gate in dB for all precisions of a target, or one for each by name."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1)]
+Decibel = Annotated[float, Field(gt=0)]
+Needs = Annotated[list[str], Field(description="Tables that must have succeeded before: names of targets and plans.")]
+Optional = Annotated[
+    bool, Field(description="Skipped, with the reason, where a library or the device is missing (exit code 5).")
+]
+Precisions = Annotated[list[Precision], Field(min_length=1)]
+Chosen = Annotated[list[str], Field(description="Names of [targets] tables; default all that can be run there.")]
+
+
+class Checkpoint(Part):
+    """The trained model."""
+
+    file: str | None = Field(
+        default=None, description="File or folder. Default: the demo model that ships with cmexport."
+    )
+    url: str | None = Field(
+        default=None, description="Where it is to be had; shown when it is missing. Never downloaded."
+    )
+    sha256: Sha256 | None = Field(default=None, description="What the file must hash to.")
+    trust: bool = Field(
+        default=False, description="--trust-checkpoint: let the file run its own code while it is read."
+    )
+    set: dict[str, Constant] = Field(default_factory=dict, description="Constants to override, as --set takes them.")
+
+
+class Schedule(Part):
+    """Noise levels to evaluate: one of steps, timesteps and sigmas; none means one step at sigma_max."""
+
+    steps: Count | None = Field(default=None, description="K evaluations.")
+    timesteps: Annotated[list[int], Field(min_length=1)] | None = Field(
+        default=None, description="diffusers' timesteps, descending to 0: [22, 0]."
+    )
+    levels: Annotated[int, Field(ge=2)] | None = Field(default=None, description="N that timesteps count in.")
+    sigmas: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] | None = Field(
+        default=None, description="Noise levels evaluated, descending: [80.0, 1.38]."
+    )
+    sampler: Sampler = Field(
+        default="consistency", description="heun: the deterministic sampler of diffusion, a baseline."
+    )
+
+
+class Target(Part):
+    """What is exported: one artefact for each precision and schedule."""
+
+    target: TargetName | None = Field(default=None, description="Default: the table's own name.")
+    precisions: Precisions = Field(default_factory=lambda: list[Precision](("fp32",)))
+    gate_db: Gates = Field(
+        default_factory=dict, description="PSNR in dB that the pictures must reach, above cmexport's own gates."
+    )
+    schedules: Annotated[list[str], Field(min_length=1)] | None = Field(
+        default=None, description="Names from [schedules]: an artefact each. Default: one step."
+    )
+    tasks: Annotated[list[TaskName], Field(min_length=1)] = Field(
+        default_factory=lambda: list[TaskName](("generate",)),
+        description="Several: one artefact with a graph for each.",
+    )
+    patch: Count | None = Field(default=None, description="superres: side of the blocks whose means are known.")
+    label: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Class to bake in.")
+    batch: Count = Field(default=1, description="Pictures per run.")
+    batches: Annotated[list[Count], Field(min_length=1)] | None = Field(
+        default=None, description="tensorrt: a file and an engine for each."
+    )
+    output: Literal["float", "uint8", "image"] = Field(
+        default="float", description="image is Core ML's word for bytes."
+    )
+    rewrites: str = Field(default="all", description="all, none or names with commas between.")
+    seeds: Annotated[int, Field(ge=8)] | None = Field(default=None, description="Pictures compared on every rung.")
+    verify: bool = Field(default=True, description="false: --no-verify.")
+    ep: str | None = Field(default=None, description="onnx: execution provider whose form of the graph is wanted.")
+    plan: str | None = Field(default=None, description="int8: a plan file, or the name of a [plans] table.")
+    budget_db: Decibel | None = Field(default=None, description="onnx int8 and coreml mixed.")
+    budget_latency: Annotated[float, Field(gt=0)] | None = Field(default=None, description="onnx int8.")
+    keep_fp32: str | None = Field(
+        default=None, description="coreml, tensorrt: auto, none or names with commas between."
+    )
+    ios: Literal[16, 17, 18] | None = Field(default=None, description="coreml: oldest release that is to run it.")
+    trt: Literal["auto", "rtx", "10", "11"] | None = Field(default=None, description="tensorrt: which one builds.")
+    sm: Annotated[list[Count], Field(min_length=1)] | None = Field(
+        default=None, description="tensorrt: compute capabilities, 86 for 8.6."
+    )
+    compat: list[Literal["version", "hardware"]] | None = Field(default=None, description="tensorrt 10, 11.")
+    strip: bool = Field(default=False, description="tensorrt: engines without weights.")
+    refit: bool = Field(default=False, description="tensorrt: engines whose weights can be replaced.")
+    timing_cache: str | None = Field(default=None, description="tensorrt 10, 11: file of measured kernel times.")
+    optional: Optional = False
+    needs: Needs = Field(default_factory=list)
+
+
+class Plan(Part):
+    """A precision plan for int8, scored layer by layer (`cmexport plan`)."""
+
+    pictures: Count | None = None
+    calibration: Count | None = None
+    keep_db: Decibel | None = Field(
+        default=None, description="Layers go to float, worst first, until this is predicted."
+    )
+    schedule: str | None = Field(default=None, description="A name from [schedules].")
+    task: TaskName = "generate"
+    patch: Count | None = None
+    label: Annotated[int, Field(ge=0)] | None = None
+    optional: Optional = False
+    needs: Needs = Field(default_factory=list)
+
+
+class Verify(Part):
+    """How thousands of pictures are distributed, artefact beside PyTorch (`cmexport verify --features`)."""
+
+    features: str = Field(description="A ruler .pt file, module:callable, or inception.")
+    statistics: str | None = Field(default=None, description=".npz with mu and cov of real pictures' features.")
+    count: Annotated[int, Field(ge=2)] | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
+    batch: Count | None = None
+    max_distance: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="Farther apart is a failed gate."
+    )
+    targets: Chosen | None = None
+    precisions: Precisions | None = Field(default=None, description="Only artefacts of these.")
+    optional: Optional = False
+
+
+class Device(Part):
+    """Where artefacts are benched (`cmexport bench`)."""
+
+    device: str | None = Field(default=None, description="As --device takes it. Default: the table's own name.")
+    targets: Chosen | None = None
+    precisions: Precisions | None = Field(default=None, description="Only artefacts of these.")
+    runs: Count | None = None
+    seconds: Annotated[float, Field(ge=0)] | None = None
+    threads: Annotated[int, Field(ge=0)] | None = None
+    sustained: Annotated[float, Field(ge=0)] | None = Field(default=None, description="Minutes.")
+    repeats: Count | None = None
+    energy: Literal["auto", "off", "nvml", "rapl", "soc", "battery"] | None = None
+    provider: str | None = None
+    pictures: Count | None = None
+    task: TaskName | None = Field(default=None, description="Which graph, of artefacts with several.")
+    identity: str | None = Field(default=None, description="ssh: private key.")
+    known_hosts: str | None = Field(default=None, description="ssh: file of host keys.")
+    python: str | None = Field(default=None, description="Interpreter on the device.")
+    native: str | None = Field(default=None, description="adb: a runner built for the device.")
+    host: str | None = Field(default=None, description="browser: address to serve on.")
+    port: Annotated[int, Field(ge=0, le=65535)] | None = Field(default=None, description="browser: port.")
+    optional: Optional = False
+    needs: Needs = Field(default_factory=list)
+
+
+class Report(Part):
+    """The report of all records and artefacts (`cmexport report`); file names in the output folder."""
+
+    html: str = "report.html"
+    markdown: str = "report.md"
+
+
+class Recipe(Part):
+    """A whole recipe."""
+
+    extends: str | None = Field(
+        default=None, description="Another recipe whose entries hold where this one says nothing."
+    )
+    description: str = Field(default="", description="One line, shown above the plan.")
+    out: str | None = Field(
+        default=None, description="Output folder, relative to where the command runs. Default: out/<name>."
+    )
+    jobs: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        default=None, description="Exports at a time. Default: 2 where there are two cores and the checkpoint is small."
+    )
+    checkpoint: Checkpoint = Checkpoint()
+    schedules: dict[str, Schedule] = Field(default_factory=dict)
+    targets: dict[str, Target] = Field(default_factory=dict)
+    plans: dict[str, Plan] = Field(default_factory=dict)
+    verify: Verify | None = None
+    devices: dict[str, Device] = Field(default_factory=dict)
+    report: Report | None = None
+
+
+def json_schema() -> dict[str, Any]:
+    """The published schema."""
+    schema = Recipe.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "cmexport recipe"}
+
+
+def schema_text() -> str:
+    """The published file, docs/recipe.schema.json."""
+    return json.dumps(json_schema(), indent=1) + "\n"

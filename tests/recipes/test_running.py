@@ -1,0 +1,247 @@
+"""Plans are run: what is done stays done, a failure stops only what needs it, nothing of others is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cmexport.errors import UsageError
+from cmexport.recipes import running, workplace
+from cmexport.recipes.outcomes import exit_code
+from cmexport.recipes.running import Watch, known_outcomes, run_plan
+from cmexport.recipes.workplace import Workplace, only_run
+
+RECIPE = """
+[targets.onnx]
+precisions = ["fp32", "fp16"]
+[targets.coreml]
+[devices.local]
+targets = ["onnx"]
+[report]
+"""
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "m.pt"
+    path.write_text("weights")
+    return path
+
+
+@pytest.fixture
+def run(planned, notes, checkpoint):
+    """Run a recipe's text; gives outcomes by step, and which steps had a process."""
+
+    def run_text(text: str = RECIPE, behave: dict | None = None, **chosen):
+        (notes / "behave.json").write_text(json.dumps(behave or {}))
+        (notes / "calls").unlink(missing_ok=True)
+        plan = planned(text, **{"checkpoint": checkpoint, "jobs": 2, **chosen})
+        outcomes = run_plan(plan, Watch())
+        begun = [line.split(" begins ")[1] for line in calls(notes) if " begins " in line]
+        return {outcome.step.name: outcome for outcome in outcomes}, begun
+
+    return run_text
+
+
+def calls(notes: Path) -> list[str]:
+    return (notes / "calls").read_text().splitlines() if (notes / "calls").exists() else []
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+EXPECTED = {
+    *("m-onnx-fp32/model.onnx", "m-onnx-fp32/manifest.json", "m-onnx-fp16/model.onnx", "m-onnx-fp16/manifest.json"),
+    *("m-coreml-fp32/model.onnx", "m-coreml-fp32/manifest.json", "report.html", "report.md", "bench/local.jsonl"),
+    *("bench/local.jsonl.samples/m-onnx-fp32.bin", "bench/local.jsonl.samples/m-onnx-fp16.bin"),
+    *(".cmexport-run/lock", ".cmexport-run/steps/onnx.fp32.json", ".cmexport-run/steps/onnx.fp16.json"),
+    *(".cmexport-run/steps/coreml.fp32.json", ".cmexport-run/steps/bench.local.json"),
+    ".cmexport-run/steps/report.json",
+}
+
+
+def test_everything_is_done_once(run, tmp_path) -> None:
+    outcomes, begun = run()
+    assert {o.status for o in outcomes.values()} == {"done"}
+    assert exit_code(tuple(outcomes.values())) == 0
+    assert sorted(begun) == ["bench", "coreml fp32", "onnx fp16", "onnx fp32", "report"]
+    assert files(tmp_path / "out") == EXPECTED
+    assert outcomes["onnx/fp16"].facts["parity_db"] == 65.0
+    assert (tmp_path / "out" / "report.md").read_text() == str(
+        ["m-onnx-fp32", "m-onnx-fp16", "m-coreml-fp32", "local.jsonl"]
+    )
+    again, begun = run()
+    assert begun == []
+    assert {o.status for o in again.values()} == {"kept"}
+    assert again["onnx/fp16"].facts == outcomes["onnx/fp16"].facts
+    assert files(tmp_path / "out") == EXPECTED
+
+
+def test_only_what_a_change_touches_is_done_again(run, checkpoint) -> None:
+    run()
+    _, begun = run(RECIPE.replace('"fp16"]', '"fp16"]\nseeds = 9'))
+    assert sorted(begun) == ["bench", "onnx fp16", "onnx fp32", "report"]
+    _, begun = run(RECIPE.replace('"fp16"]', '"fp16"]\nseeds = 9').replace("[report]", "runs = 3\n[report]"))
+    assert sorted(begun) == ["bench", "report"]
+    checkpoint.write_text("other weights")
+    running._tree_hash.cache_clear()
+    _, begun = run(RECIPE.replace('"fp16"]', '"fp16"]\nseeds = 9'))
+    assert sorted(begun) == ["bench", "coreml fp32", "onnx fp16", "onnx fp32", "report"]
+
+
+@pytest.mark.parametrize("damage", ["changed", "removed"])
+def test_results_that_are_not_what_they_were_are_made_again(run, tmp_path, damage) -> None:
+    run()
+    model = tmp_path / "out" / "m-onnx-fp16" / "model.onnx"
+    model.unlink() if damage == "removed" else model.write_text("damaged")
+    _, begun = run()
+    assert begun[0] == "onnx fp16"
+    assert "onnx fp32" not in begun
+    assert model.read_text() == "onnx fp16 weights"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"schema_version": 2}'])
+def test_a_state_file_that_says_nothing_is_not_believed(run, tmp_path, content) -> None:
+    run()
+    (tmp_path / "out/.cmexport-run/steps/onnx.fp16.json").write_bytes(content)
+    outcomes, begun = run()
+    assert "onnx fp16" in begun
+    assert outcomes["onnx/fp16"].status == "done"
+
+
+def test_a_failure_stops_only_what_needs_it(run, tmp_path) -> None:
+    recipe = RECIPE + "[targets.late]\ntarget = 'onnx'\nneeds = ['coreml']\n"
+    outcomes, begun = run(recipe, {"coreml fp32": {"code": 3}})
+    assert {name: o.status for name, o in outcomes.items()} == {
+        **{"onnx/fp32": "done", "onnx/fp16": "done", "coreml/fp32": "failed", "late/fp32": "waiting"},
+        **{"bench:local": "done", "report": "done"},
+    }
+    assert outcomes["coreml/fp32"].message == "coreml fp32: made to fail in two lines"
+    assert outcomes["late/fp32"].message == "needs coreml/fp32"
+    assert exit_code(tuple(outcomes.values())) == 3
+    assert "made to fail" in (tmp_path / "out/.cmexport-run/logs/coreml.fp32.log").read_text()
+    outcomes, begun = run(recipe)
+    assert sorted(begun) == ["coreml fp32", "onnx fp32", "report"], "failures are tried again"
+    assert exit_code(tuple(outcomes.values())) == 0
+    assert not (tmp_path / "out/.cmexport-run/logs").exists()
+
+
+def test_a_missing_backend_is_skipped_where_the_recipe_says_so(run) -> None:
+    behave = {"coreml fp32": {"code": 5}}
+    optional = RECIPE.replace("[targets.coreml]", "[targets.coreml]\noptional = true")
+    recipe = optional + "[targets.late]\ntarget = 'onnx'\nneeds = ['coreml']\n"
+    outcomes, _ = run(recipe, behave)
+    assert outcomes["coreml/fp32"].status == outcomes["late/fp32"].status == "skipped"
+    assert exit_code(tuple(outcomes.values())) == 0
+    outcomes, _ = run(RECIPE, behave)
+    assert outcomes["coreml/fp32"].status == "failed"
+    assert exit_code(tuple(outcomes.values())) == 5
+
+
+def test_a_crash_stays_in_its_step(run) -> None:
+    outcomes, _ = run(behave={"onnx fp16": {"signal": "SIGSEGV"}, "onnx fp32": {"signal": "SIGKILL"}})
+    assert outcomes["onnx/fp16"].message == "killed by SIGSEGV"
+    assert outcomes["onnx/fp32"].message == "killed by SIGKILL (out of memory?)"
+    assert outcomes["coreml/fp32"].status == "done"
+    assert outcomes["bench:local"].status == "waiting"
+    assert exit_code(tuple(outcomes.values())) == 5
+
+
+def test_gates(run, tmp_path) -> None:
+    out = tmp_path / "out"
+    run()
+    outcomes, _ = run(RECIPE.replace('"fp16"]', '"fp16"]\ngate_db = { fp16 = 70 }'))
+    assert outcomes["onnx/fp16"].status == "gate"
+    assert "65.0 dB, the recipe asks for 70" in outcomes["onnx/fp16"].message
+    assert exit_code(tuple(outcomes.values())) == 4
+    assert (out / "m-onnx-fp16.rejected").is_dir()
+    assert not (out / "m-onnx-fp16").exists(), "the one of the laxer recipe is not left as if it were good"
+    assert [p.name for p in (out / "bench/local.jsonl.samples").iterdir()] == ["m-onnx-fp32.bin"]
+    outcomes, begun = run(RECIPE.replace('"fp16"]', '"fp16"]\ngate_db = { fp16 = 70 }'))
+    assert begun == [], "it would fail again"
+    assert exit_code(tuple(outcomes.values())) == 4
+    run()
+    assert files(out) == EXPECTED
+    outcomes, _ = run(RECIPE.replace("[targets.coreml]", "[targets.coreml]\nseeds = 8"), {"coreml fp32": {"code": 4}})
+    assert outcomes["coreml/fp32"].status == "gate"
+    assert outcomes["coreml/fp32"].message == "the gate is missed"
+    assert (out / "m-coreml-fp32.rejected").is_dir()
+
+
+def test_the_worst_code_but_a_gate_comes_first(run) -> None:
+    behave = {"onnx fp32": {"code": 4}, "onnx fp16": {"code": 3}, "coreml fp32": {"code": 5}}
+    outcomes, _ = run(behave=behave)
+    assert exit_code(tuple(outcomes.values())) == 3
+
+
+def test_what_is_not_ours_is_not_touched(run, tmp_path) -> None:
+    out = tmp_path / "out"
+    (out / "bench").mkdir(parents=True)
+    mine = {"notes.txt": "mine", "bench/local.jsonl": "my records", ".m-onnx-fp32.partial-77": "who knows"}
+    for name, text in mine.items():
+        (out / name).write_text(text)
+    outcomes, _ = run()
+    assert {name: (out / name).read_text() for name in mine} == mine
+    assert outcomes["bench:local"].status == "failed"
+    assert "in the way" in outcomes["bench:local"].message
+    assert outcomes["report"].status == "done"
+    (out / "bench/local.jsonl").unlink()
+    outcomes, _ = run()
+    assert outcomes["bench:local"].status == "done"
+
+
+def test_an_artefact_is_replaced_as_by_its_verb(run, tmp_path) -> None:
+    old = tmp_path / "out" / "m-onnx-fp32"
+    old.mkdir(parents=True)
+    (old / "manifest.json").write_text("{}")
+    (old / "old").touch()
+    outcomes, _ = run()
+    assert outcomes["onnx/fp32"].status == "done"
+    assert files(tmp_path / "out") == EXPECTED
+
+
+def test_benchmarks_run_alone_and_exports_two_at_a_time(run, notes, monkeypatch) -> None:
+    monkeypatch.setenv("PRETEND_SECONDS", "0.3")
+    run()
+    running, most = set(), 0
+    for line in calls(notes):
+        process, what, name = line.split(" ", 2)
+        running.add(process) if what == "begins" else running.discard(process)
+        most = max(most, len(running))
+        assert name not in ("bench", "report") or len(running) <= 1
+    assert most == 2
+
+
+def test_a_plan_is_made_first_and_handed_on(run, tmp_path, notes) -> None:
+    _, begun = run("[targets.onnx]\nprecisions = ['int8']\nplan = 'p'\n[plans.p]\n[verify]\nfeatures = 'inception'\n")
+    assert begun == ["plan", "onnx int8", "verify"]
+    assert (tmp_path / "out/plans/p.toml").read_text() == "layers"
+    assert json.loads((tmp_path / "out/verify/onnx-int8.json").read_text()) == {"distance": 1}
+    _, begun = run("[targets.onnx]\nprecisions = ['int8']\nplan = 'p'\n[plans.p]\npictures = 3\n")
+    assert begun == ["plan"], "the same plan came out"
+
+
+def test_two_runs_in_one_folder(run, tmp_path, monkeypatch) -> None:
+    place = Workplace(tmp_path / "out")
+    with only_run(place):
+        monkeypatch.setattr(workplace, "_ORPHANS_S", 0.3)
+        with pytest.raises(UsageError, match=rf"another run is working there \(process {os.getpid()}\)"):
+            run()
+        (place.root / "lock").write_text("")
+        with pytest.raises(UsageError, match="another run"):
+            run()
+    run()
+
+
+def test_a_plan_shows_what_is_done_without_touching_anything(planned, run, checkpoint, tmp_path) -> None:
+    plan = planned(RECIPE, checkpoint=checkpoint)
+    assert known_outcomes(plan) == {}
+    assert not (tmp_path / "out").exists()
+    run()
+    assert set(known_outcomes(plan)) == {step.name for step in plan.steps}
+    (tmp_path / "out/m-coreml-fp32/manifest.json").unlink()
+    assert set(known_outcomes(plan)) == {"onnx/fp32", "onnx/fp16", "bench:local"}
