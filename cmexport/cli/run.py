@@ -19,7 +19,7 @@ from rich.text import Text
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.errors import UsageError
-from cmexport.recipes.checking import check_document, missing_checkpoint
+from cmexport.recipes.checking import check_document, check_hash, missing_checkpoint
 from cmexport.recipes.outcomes import Outcome, exit_code
 from cmexport.recipes.planning import Chosen, checkpoint_path, plan_run
 from cmexport.recipes.reading import read_document
@@ -70,7 +70,8 @@ def command(
     if checkpoint is not None and not checkpoint.exists():
         raise UsageError(f"--checkpoint {checkpoint}: there is no such file")
     plan = plan_run(document, checked, chosen)
-    missing = missing_checkpoint(document, checked, checkpoint_path(document, checked, chosen))
+    file = checkpoint_path(document, checked, chosen)
+    missing = missing_checkpoint(document, checked, file)
     known = {} if missing else known_outcomes(plan)
     if not as_json:
         _show_plan(plan, known)
@@ -82,6 +83,7 @@ def command(
         return
     if missing is not None:
         raise missing
+    check_hash(document, checked, file)
     begun = time.monotonic()
     with _watching(plan) as watch:
         outcomes = run_plan(plan, watch)

@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cmexport.errors import UsageError
+from cmexport.errors import CheckpointError, UsageError
 from cmexport.recipes.cycles import find_cycle
+from cmexport.recipes.identity import tree_hash
 from cmexport.recipes.names import PRECISIONS, TARGET_OPTIONS, TARGETS, takes
 from cmexport.recipes.nearest import nearest, nearest_file
 from cmexport.recipes.reading import Document
@@ -67,6 +68,21 @@ def missing_checkpoint(document: Document, recipe: Recipe, file: Path | None) ->
         "" if recipe.checkpoint.url is None else f"\nget it from {recipe.checkpoint.url}, or name it: --checkpoint FILE"
     )
     return UsageError(f"{place}: there is no checkpoint {file}{nearest_file(file)}{where}")
+
+
+def check_hash(document: Document, recipe: Recipe, file: Path | None) -> None:
+    """Compare the checkpoint with the hash that the recipe names, if it names one.
+
+    Raises:
+        CheckpointError: it is another file, or can't be read.
+    """
+    wanted = recipe.checkpoint.sha256
+    if wanted is None or file is None:
+        return
+    found = tree_hash(file)
+    if found != wanted:
+        place = document.place(("checkpoint", "sha256"))
+        raise CheckpointError(f"{place}: {file.name} has the SHA-256 {found}; it is another file or damaged")
 
 
 def resolve_path(document: Document, path: KeyPath, text: str) -> Path:
