@@ -19,12 +19,12 @@ from rich.text import Text
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.errors import UsageError
-from cmexport.recipes.checking import check_document, check_hash, missing_checkpoint
+from cmexport.recipes.checking import check_document, check_hash, checkpoint_file, missing_checkpoint
 from cmexport.recipes.outcomes import Outcome, exit_code
 from cmexport.recipes.planning import Chosen, checkpoint_path, plan_run
 from cmexport.recipes.reading import read_document
 from cmexport.recipes.running import Watch, known_outcomes, run_plan
-from cmexport.recipes.steps import RunPlan, Step
+from cmexport.recipes.steps import KEPT, WORK, RunPlan, Step
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, e.g. recipes/demo.toml.")]
 Out = Annotated[
@@ -67,7 +67,7 @@ def command(
     document = read_document(recipe)
     checked = check_document(document)
     chosen = Chosen(out, jobs, checkpoint)
-    if checkpoint is not None and not checkpoint.exists():
+    if checkpoint is not None and not checkpoint_file(checkpoint).exists():
         raise UsageError(f"--checkpoint {checkpoint}: there is no such file")
     plan = plan_run(document, checked, chosen)
     file = checkpoint_path(document, checked, chosen)
@@ -111,15 +111,22 @@ def _show_plan(plan: RunPlan, known: Mapping[str, Outcome]) -> None:
 
 def _what(step: Step, plan: RunPlan) -> str:
     """The command line in short: without the checkpoint and its constants, which all exports have."""
-    arguments = iter(step.arguments)
-    shown = []
-    for argument in arguments:
-        if argument == "--set":
-            next(arguments)
-        elif argument != str(plan.checkpoint):
-            shown.append(Path(argument).name if argument.startswith(("/", "{")) else argument)
+    pairs = list(zip(step.arguments, (*step.arguments[1:], ""), strict=True))
+    own = {
+        index + offset for index, (option, value) in enumerate(pairs) for offset in (0, 1) if _of_the_run(option, value)
+    }
+    shown = [
+        Path(argument).name if argument.startswith(("/", "{")) else argument
+        for index, argument in enumerate(step.arguments)
+        if index not in own and argument != str(plan.checkpoint)
+    ]
     gate = "" if step.gate_db is None else f", gate {step.gate_db:g} dB"
     return f"{' '.join(shown)}{gate}{', optional' if step.optional else ''}"
+
+
+def _of_the_run(option: str, value: str) -> bool:
+    """Whether an option and its value are the same for all exports, or name a file of the run's own."""
+    return option == "--set" or (option.startswith("--") and value.startswith((f"{WORK}/", f"{KEPT}/")))
 
 
 def _settings(plan: RunPlan) -> list[str]:
@@ -199,9 +206,11 @@ def _status(outcome: Outcome) -> Text:
 
 def _note(plan: RunPlan, outcome: Outcome) -> str:
     """What there is to look at."""
-    latencies = outcome.facts.get("p50_ms")
-    if latencies:
-        return "p50 " + ", ".join(f"{name.rpartition('-')[2]} {value:.1f} ms" for name, value in latencies.items())
+    if outcome.step.kind == "bench":
+        latencies: Mapping[str, float] = outcome.facts.get("p50_ms", {})
+        told = "p50 " + ", ".join(f"{name.rpartition('-')[2]} {value:.1f} ms" for name, value in latencies.items())
+        faults = [("failed", outcome.facts.get("failed")), ("pictures beyond the gate", outcome.facts.get("off"))]
+        return "; ".join([told, *(f"{what}: {', '.join(names)}" for what, names in faults if names)])
     if outcome.step.kind == "export":
         return ""
     shown = [entry for entry in outcome.entries if not entry.endswith(".samples")]

@@ -61,7 +61,7 @@ def missing_checkpoint(document: Document, recipe: Recipe, file: Path | None) ->
         recipe: says where to get it.
         file: where it should lie; None: the demo model, which is always there.
     """
-    if file is None or file.exists():
+    if file is None or checkpoint_file(file).exists():
         return None
     place = document.place(("checkpoint", "file"))
     where = (
@@ -79,10 +79,16 @@ def check_hash(document: Document, recipe: Recipe, file: Path | None) -> None:
     wanted = recipe.checkpoint.sha256
     if wanted is None or file is None:
         return
-    found = tree_hash(file)
+    found = tree_hash(checkpoint_file(file))
     if found != wanted:
         place = document.place(("checkpoint", "sha256"))
         raise CheckpointError(f"{place}: {file.name} has the SHA-256 {found}; it is another file or damaged")
+
+
+def checkpoint_file(checkpoint: Path) -> Path:
+    """The file or folder to look at: of `module.py:build`, the module."""
+    module, colon, _ = str(checkpoint).rpartition(":")
+    return Path(module) if colon and module.endswith(".py") else checkpoint
 
 
 def resolve_path(document: Document, path: KeyPath, text: str) -> Path:

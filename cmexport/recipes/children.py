@@ -52,7 +52,7 @@ class Child:
         place: where its files lie; its folders are open.
         lifeline: ends it with this process.
         lock: descriptor of the run's lock, which it holds too.
-        threads: for libraries that ask OMP_NUM_THREADS; None leaves it as it is.
+        threads: for libraries that ask OMP_NUM_THREADS, unless that is set; None leaves it as it is.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Child:
             **lifeline.environment(gentle=step.alone),
         }
         if threads is not None:
-            environment["OMP_NUM_THREADS"] = str(threads)
+            environment.setdefault("OMP_NUM_THREADS", str(threads))
         with place.printed(step).open("wb") as printed, place.log(step).open("wb") as log:
             self._process = subprocess.Popen(
                 [*PROGRAM, *arguments],

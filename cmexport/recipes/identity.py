@@ -116,6 +116,13 @@ def hashes_below(folder: Path) -> dict[str, str]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file; of one that nobody touched since it was last asked for, from memory."""
+    found = path.stat()
+    return _hash_of(path, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@cache
+def _hash_of(path: Path, *_state: int) -> str:
+    # Checkpoints and models are gigabytes, and several steps ask for each.
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

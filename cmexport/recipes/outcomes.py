@@ -89,8 +89,8 @@ def facts_of(step: Step, printed: Mapping[str, Any]) -> dict[str, Any]:
     records = printed.get("records")
     if step.kind == "bench" and isinstance(records, list):
         facts["records"] = len(records)
-        failed = [r["artifact"]["name"] for r in records if r.get("failure") is not None]
-        facts["failed"] = failed
+        facts["failed"] = [r["artifact"]["name"] for r in records if r.get("failure") is not None]
+        facts["off"] = [r["artifact"]["name"] for r in records if r.get("parity", {}).get("passed") is False]
         facts["p50_ms"] = {
             r["artifact"]["name"]: r["timing_ms"]["p50"] for r in records if r["timing_ms"].get("p50") is not None
         }

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from cmexport.demo import demo_checkpoint
-from cmexport.recipes.checking import resolve_path, target_of
+from cmexport.recipes.checking import checkpoint_file, resolve_path, target_of
 from cmexport.recipes.names import TARGET_OPTIONS, takes
 from cmexport.recipes.reading import Document
 from cmexport.recipes.schema import ANY_PRECISION, Device, Recipe, Schedule, Target
-from cmexport.recipes.steps import PLANS, WORK, RunPlan, Step
+from cmexport.recipes.steps import KEPT, PLANS, WORK, RunPlan, Step
 
 # Two exports of the demo model (8 M weights) take 1.6 GB together; of ImageNet-64 (1.18 GB) 16 GB.
 _SMALL_CHECKPOINT_BYTES = 300_000_000
@@ -60,7 +60,7 @@ def plan_run(document: Document, recipe: Recipe, chosen: Chosen) -> RunPlan:
         description=recipe.description,
         checkpoint=checkpoint,
         out=chosen.out or Path(recipe.out or Path("out") / document.path.stem),
-        jobs=chosen.jobs or recipe.jobs or _jobs(checkpoint),
+        jobs=chosen.jobs or recipe.jobs or _jobs(checkpoint_file(checkpoint)),
         steps=_sorted(steps),
     )
 
@@ -163,6 +163,8 @@ class _Planner:
                 ("--task", plan.task),
                 ("--patch", plan.patch),
                 ("--label", plan.label),
+                # Scoring every layer of a large model takes hours: it goes on where it was stopped.
+                ("--state", f"{KEPT}/scores.json"),
             ]
         )
         return Step(
@@ -171,7 +173,7 @@ class _Planner:
             arguments=("plan", str(self._checkpoint), *options, *self._schedule(plan.schedule), *self._model()),
             output=f"{name}.toml",
             place="plans",
-            reads=(self._checkpoint,),
+            reads=(checkpoint_file(self._checkpoint),),
             optional=plan.optional,
             weight=8,
         )
@@ -191,7 +193,7 @@ class _Planner:
                         kind="export",
                         arguments=(kind, str(self._checkpoint), "--precision", precision, *self._schedule(schedule)),
                         place="/".join([*folder, *([str(schedule)] if several else [])]),
-                        reads=(self._checkpoint,),
+                        reads=(checkpoint_file(self._checkpoint),),
                         target=kind,
                         gate_db=target.gate_db.get(precision, target.gate_db.get(ANY_PRECISION)),
                         optional=target.optional,

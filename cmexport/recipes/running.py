@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from cmexport.artifact import reject_name
@@ -16,7 +15,7 @@ from cmexport.recipes.lifeline import Lifeline
 from cmexport.recipes.outcomes import GATE, Outcome, Status, facts_of, misses_gate, of_failure
 from cmexport.recipes.planning import cores
 from cmexport.recipes.state import StepState, hash_entries, read_state, still_holds, write_state
-from cmexport.recipes.steps import PLANS, WORK, RunPlan, Step
+from cmexport.recipes.steps import KEPT, PLANS, WORK, RunPlan, Step
 from cmexport.recipes.workplace import (
     Workplace,
     check_free,
@@ -146,10 +145,14 @@ class _Run:
             return False
         self._left.remove(chosen)
         try:
-            self._place.open_step(chosen)
-            command = _command(self._plan, self._place, chosen, self._outcomes)
+            key = _key(self._plan, chosen, self._outcomes)
+            self._place.open_step(chosen, key)
+            command = _command(self._plan, self._place, chosen, self._outcomes, key)
             threads = None if chosen.alone else self._threads
             self._running.append(Child(chosen, command, self._place, self._lifeline, self._lock, threads))
+        except CmexportError as error:
+            self._note(Outcome(chosen, "failed", error.exit_code, str(error)))
+            return True
         except OSError as error:
             self._note(Outcome(chosen, "failed", 3, f"{error.filename or self._plan.out}: {error.strerror}"))
             return True
@@ -163,6 +166,7 @@ class _Run:
                 return of_failure(step, ended)
             outcome = self._publish(step, ended)
             self._place.log(step).unlink(missing_ok=True)
+            self._place.forget(step)
             return outcome
         except CmexportError as error:
             return Outcome(step, "failed", error.exit_code, str(error), seconds=ended.seconds)
@@ -232,7 +236,7 @@ def _kept(plan: RunPlan, place: Workplace, step: Step, outcomes: Mapping[str, Ou
 
 
 def _key(plan: RunPlan, step: Step, outcomes: Mapping[str, Outcome]) -> str:
-    inputs = {str(path): _tree_hash(path) for path in step.reads}
+    inputs = {str(path): tree_hash(path) for path in step.reads}
     for entry in _inputs(step, outcomes):
         inputs[entry] = tree_hash(plan.out / entry)
     for name in step.needs:
@@ -242,12 +246,6 @@ def _key(plan: RunPlan, step: Step, outcomes: Mapping[str, Outcome]) -> str:
     return step_key(step, inputs, step.gate_db)
 
 
-@cache
-def _tree_hash(path: Path) -> str:
-    """Checkpoints are large and asked for by every export."""
-    return tree_hash(path)
-
-
 def _inputs(step: Step, outcomes: Mapping[str, Outcome]) -> Iterable[str]:
     """What a step works on: everything that the successful steps before it wrote."""
     for name in step.after:
@@ -255,9 +253,9 @@ def _inputs(step: Step, outcomes: Mapping[str, Outcome]) -> Iterable[str]:
             yield from (entry for entry in outcomes[name].entries if not entry.endswith(".samples"))
 
 
-def _command(plan: RunPlan, place: Workplace, step: Step, outcomes: Mapping[str, Outcome]) -> Sequence[str]:
+def _command(plan: RunPlan, place: Workplace, step: Step, outcomes: Mapping[str, Outcome], key: str) -> Sequence[str]:
     """The command line of a step."""
-    folders = {WORK: str(place.work(step)), PLANS: str(plan.out / "plans")}
+    folders = {WORK: str(place.work(step)), PLANS: str(plan.out / "plans"), KEPT: str(place.kept(step, key))}
     arguments = [_placed(argument, folders) for argument in step.arguments]
     inputs = [str(plan.out / entry) for entry in _inputs(step, outcomes)]
     command = [arguments[0], *inputs, *arguments[1:]]

@@ -8,9 +8,9 @@ from typing import Literal
 
 Kind = Literal["plan", "export", "verify", "bench", "report"]
 
-WORK, PLANS = "{work}", "{plans}"
-"""First parts of paths in arguments: the step's own folder, and where plans are written. So that what a step depends
-on does not change with the output folder."""
+WORK, PLANS, KEPT = "{work}", "{plans}", "{kept}"
+"""First parts of paths in arguments: the step's own folder; where plans are written; what a stopped step goes on with.
+So that what a step depends on does not change with the output folder."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@
     logs/STEP.log           what a failed step printed
     work/STEP/              what a step is writing; moved to its place when it is whole
     tmp/STEP/               its TMPDIR
+    kept/STEP-KEY/          what a step that was stopped goes on with: the scores of a plan, until it is done
 
-The last two are empty between runs. Whatever a killed run left in them is removed by the next.
+`work` and `tmp` are empty between runs. Whatever a killed run left in them is removed by the next.
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ class Workplace:
         """The step's standard output while it runs."""
         return self.root / "tmp" / f"{step.slug}.out"
 
+    def kept(self, step: Step, key: str) -> Path:
+        """What a step that was stopped goes on with, if nothing it depends on changed."""
+        return self.root / "kept" / f"{step.slug}-{key[:16]}"
+
     def prepare(self) -> None:
         """Make the folders that stay.
 
@@ -68,9 +73,11 @@ class Workplace:
         except OSError as error:
             raise OutputError(f"{self.out}: can't be written to: {error.strerror}; choose another with -o") from error
 
-    def open_step(self, step: Step) -> None:
+    def open_step(self, step: Step, key: str) -> None:
         """Empty folders for a step."""
         self.close_step(step)
+        if step.kind == "plan":
+            self.kept(step, key).mkdir(parents=True, exist_ok=True)
         self.work(step).mkdir()
         self.tmp(step).mkdir()
 
@@ -80,16 +87,22 @@ class Workplace:
             remove(folder)
         self.printed(step).unlink(missing_ok=True)
 
+    def forget(self, step: Step) -> None:
+        """Remove what a step, now done, would have gone on with."""
+        for path in (self.root / "kept").glob(f"{step.slug}-*"):
+            remove(path)
+
     def clear(self) -> None:
         """Remove what steps of this or of a killed run left."""
         for name in ("work", "tmp"):
             for path in (self.root / name).glob("*"):
                 remove(path)
-        for path in (self.root / "steps").glob(".*.partial-*"):
-            path.unlink(missing_ok=True)
-        logs = self.root / "logs"
-        if logs.is_dir() and not any(logs.iterdir()):
-            logs.rmdir()
+        for pattern in ("steps/.*.partial-*", "kept/*/.*.partial-*"):
+            for path in self.root.glob(pattern):
+                path.unlink(missing_ok=True)
+        for name in ("logs", "kept"):
+            with suppress(OSError):
+                (self.root / name).rmdir()  # if it is empty
 
 
 def remove(path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cmexport.errors import UsageError
-from cmexport.recipes import running, workplace
+from cmexport.recipes import workplace
 from cmexport.recipes.outcomes import exit_code
 from cmexport.recipes.running import Watch, known_outcomes, run_plan
 from cmexport.recipes.workplace import Workplace, only_run
@@ -88,7 +88,6 @@ def test_only_what_a_change_touches_is_done_again(run, checkpoint) -> None:
     _, begun = run(RECIPE.replace('"fp16"]', '"fp16"]\nseeds = 9').replace("[report]", "runs = 3\n[report]"))
     assert sorted(begun) == ["bench", "report"]
     checkpoint.write_text("other weights")
-    running._tree_hash.cache_clear()
     _, begun = run(RECIPE.replace('"fp16"]', '"fp16"]\nseeds = 9'))
     assert sorted(begun) == ["bench", "coreml fp32", "onnx fp16", "onnx fp32", "report"]
 
@@ -220,6 +219,7 @@ def test_a_plan_is_made_first_and_handed_on(run, tmp_path, notes) -> None:
     _, begun = run("[targets.onnx]\nprecisions = ['int8']\nplan = 'p'\n[plans.p]\n[verify]\nfeatures = 'inception'\n")
     assert begun == ["plan", "onnx int8", "verify"]
     assert (tmp_path / "out/plans/p.toml").read_text() == "layers"
+    assert not (tmp_path / "out/.cmexport-run/kept").exists()
     assert json.loads((tmp_path / "out/verify/onnx-int8.json").read_text()) == {"distance": 1}
     _, begun = run("[targets.onnx]\nprecisions = ['int8']\nplan = 'p'\n[plans.p]\npictures = 3\n")
     assert begun == ["plan"], "the same plan came out"
@@ -245,3 +245,27 @@ def test_a_plan_shows_what_is_done_without_touching_anything(planned, run, check
     assert set(known_outcomes(plan)) == {step.name for step in plan.steps}
     (tmp_path / "out/m-coreml-fp32/manifest.json").unlink()
     assert set(known_outcomes(plan)) == {"onnx/fp32", "onnx/fp16", "bench:local"}
+
+
+def test_a_plan_goes_on_in_the_middle(run, tmp_path) -> None:
+    recipe = "[targets.onnx]\nprecisions = ['int8']\nplan = 'p'\n[plans.p]\n"
+    outcomes, _ = run(recipe, {"plan": {"code": 3}})
+    (kept,) = (tmp_path / "out/.cmexport-run/kept").iterdir()
+    assert (kept / "scores.json").read_text() == "1"
+    (kept / ".scores.json.partial-77").touch()
+    assert outcomes["onnx/int8"].status == "waiting"
+    outcomes, _ = run(recipe, {"plan": {"code": 3}})
+    assert (kept / "scores.json").read_text() == "2"
+    assert [p.name for p in kept.iterdir()] == ["scores.json"]
+    run(recipe.replace("[plans.p]", "[plans.p]\npictures = 3"), {"plan": {"code": 3}})
+    assert (kept / "scores.json").read_text() == "2", "other questions have other scores"
+    outcomes, _ = run(recipe)
+    assert outcomes["onnx/int8"].status == "done"
+    assert not (tmp_path / "out/.cmexport-run/kept").exists()
+
+
+def test_a_module_that_builds_the_network(planned, tmp_path) -> None:
+    (tmp_path / "nets.py").touch()
+    plan = planned("[checkpoint]\nfile = 'nets.py:build'\n[targets.onnx]\n")
+    assert plan.steps[0].arguments[1] == str(tmp_path / "nets.py:build")
+    assert plan.steps[0].reads == (tmp_path / "nets.py",)

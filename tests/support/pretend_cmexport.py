@@ -34,6 +34,9 @@ def main() -> int:
     behave = json.loads((notes / "behave.json").read_text()).get(name, {}) if (notes / "behave.json").exists() else {}
     note(notes, f"{os.getpid()} begins {name}")
     Path(os.environ["TMPDIR"], "left-behind").write_text("a library's own temporary file")
+    if "--state" in arguments:
+        state = Path(arguments[arguments.index("--state") + 1])
+        state.write_text(str(int(state.read_text()) + 1 if state.exists() else 1))
     time.sleep(SECONDS)
     if behave.get("signal"):
         os.kill(os.getpid(), getattr(signal, behave["signal"]))
