@@ -224,7 +224,7 @@ def _watching(plan: RunPlan) -> Iterator[Watch]:
     Raises:
         KeyboardInterrupt: as it came, after saying what is kept.
     """
-    stderr: Console = console._console(stderr=True)
+    stderr = Console(stderr=True, highlight=False)
     running: dict[str, float] = {}
     ended: list[Outcome] = []
 

@@ -133,11 +133,11 @@ class _Run:
 
     def _start_next(self) -> bool:
         """Start the heaviest step that may run now; False where none may."""
-        if any(child.step.alone for child in self._running) or len(self._running) >= self._plan.jobs:
+        if len(self._running) >= self._plan.jobs:
             return False
         ready = [s for s in self._left if all(name in self._outcomes for name in (*s.needs, *s.after))]
         together = [s for s in ready if not s.alone]
-        # Measuring begins when everything else that can be done is done.
+        # Measuring begins when everything else that can be done is done; nothing can become ready while it lasts.
         chosen = max(together, key=lambda s: s.weight, default=None)
         if chosen is None and ready and not self._running:
             chosen = ready[0]

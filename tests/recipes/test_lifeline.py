@@ -20,11 +20,18 @@ child = subprocess.Popen([sys.executable, "-c", sys.argv[2]], env=environment, p
 print(child.pid, flush=True)
 time.sleep(60)
 """
+# As on a system whose kernel does not help: the thread alone.
+NO_KERNEL = "import sys; sys.platform = 'other'; "
 SLEEPS = "from cmexport.recipes.lifeline import follow_parent; follow_parent(); open(FILE, 'w').close(); import time; "
 CLEARS_UP = SLEEPS + (
     "import os, signal\n"
     "signal.signal(signal.SIGTERM, lambda *_: (open(FILE + '.cleared', 'w').close(), os._exit(0)))\n"
     "time.sleep(60)"
+)
+STUBBORN = (
+    "import cmexport.recipes.lifeline as l, signal; l.GRACE_S = 0.2; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    + SLEEPS
+    + "open(FILE + '.cleared', 'w').close(); time.sleep(60)"
 )
 BUSY = SLEEPS + "b = 3 ** 20_000_000"  # holds the interpreter's lock for many seconds: no thread can run
 
@@ -33,10 +40,12 @@ BUSY = SLEEPS + "b = 3 ** 20_000_000"  # holds the interpreter's lock for many s
     ("manner", "code"),
     [
         ("at once", SLEEPS + "time.sleep(60)"),
+        ("at once", NO_KERNEL + SLEEPS + "time.sleep(60)"),
         ("gentle", CLEARS_UP),
+        ("gentle", STUBBORN),
         pytest.param("at once", BUSY, marks=pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")),
     ],
-    ids=["sleeping", "clearing up", "busy"],
+    ids=["sleeping", "without the kernel", "clearing up", "stubborn", "busy"],
 )
 def test_a_killed_parent_takes_its_child_along(tmp_path: Path, manner, code) -> None:
     ready = tmp_path / "ready"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from cmexport.errors import UsageError
-from cmexport.recipes import workplace
+from cmexport.recipes import running, workplace
 from cmexport.recipes.outcomes import exit_code
 from cmexport.recipes.running import Watch, known_outcomes, run_plan
 from cmexport.recipes.workplace import Workplace, only_run
@@ -269,3 +270,41 @@ def test_a_module_that_builds_the_network(planned, tmp_path) -> None:
     plan = planned("[checkpoint]\nfile = 'nets.py:build'\n[targets.onnx]\n")
     assert plan.steps[0].arguments[1] == str(tmp_path / "nets.py:build")
     assert plan.steps[0].reads == (tmp_path / "nets.py",)
+
+
+SHORT = "[targets.onnx]\n[devices.local]\n"
+GATED = "[targets.onnx]\ngate_db = 110\n[devices.local]\n"
+
+
+@pytest.mark.parametrize("moment", range(1, 10))
+def test_killed_while_results_are_moved_to_their_place(planned, notes, run, checkpoint, tmp_path, moment) -> None:
+    """Between any two of: what is said in advance, renames, removals, what is said in the end."""
+    run(GATED, {"onnx fp32": {"db": 105}})  # a rejected artefact is there, and will have to go
+    assert (tmp_path / "out/m-onnx-fp32.rejected").exists()
+    plan = planned(SHORT, checkpoint=checkpoint)
+    process = os.fork()
+    if process == 0:
+        left = iter(range(moment - 1))
+
+        def deadly(call):
+            def called(*arguments):
+                call(*arguments)
+                if next(left, None) is None:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            return called
+
+        for name in ("write_state", "move_into_place", "remove_entry"):
+            setattr(running, name, deadly(getattr(running, name)))
+        run_plan(plan, Watch())
+        os._exit(0)
+    _, ended = os.waitpid(process, 0)
+    # Export: said, moved, the old one removed, said. Bench: said, moved, moved, said.
+    assert os.WIFSIGNALED(ended) == (moment <= 8)
+    outcomes, _ = run(SHORT)
+    assert {o.status for o in outcomes.values()} <= {"done", "kept"}
+    out = tmp_path / "out"
+    assert sorted(p.name for p in out.iterdir()) == [".cmexport-run", "bench", "m-onnx-fp32"]
+    assert sorted(p.name for p in (out / "bench").iterdir()) == ["local.jsonl", "local.jsonl.samples"]
+    assert not list((out / ".cmexport-run/work").iterdir())
+    assert not list((out / ".cmexport-run/tmp").iterdir())
