@@ -19,9 +19,9 @@ from cmexport.parity.gates import byte_gate
 from cmexport.parity.inputs import batch_of, draw_inputs, split_inputs
 from cmexport.parity.metrics import PictureDifference, compare
 from cmexport.runner import Array, Runner
+from cmexport.sampling.chosen import plan_request
 from cmexport.sampling.editing import interpolate, task_named
 from cmexport.sampling.reference import TorchRunner
-from cmexport.sampling.schedules import plan_sampling
 from cmexport.verification import artifact_rungs, gate_of, request_of
 
 
@@ -59,7 +59,7 @@ class PictureSource:
 
 def source_from_model(model: ConsistencyModel, request: SampleRequest) -> PictureSource:
     """The PyTorch reference of a checkpoint."""
-    plan = plan_sampling(model, request.sigmas)
+    plan = plan_request(model, request)
     inputs = graph_inputs(model, plan, request)
     return PictureSource(inputs, model.conditioning.classes, partial(TorchRunner, model, plan, request), request)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,14 +31,17 @@ from cmexport.artifact.manifest import (
 )
 from cmexport.errors import UsageError
 from cmexport.graph.capture import CapturedGraph, RewriteReport, capture
+from cmexport.graph.looping import CapturedLoop, capture_loop, rewrite_loop
 from cmexport.graph.rewrites import REWRITES
-from cmexport.graph.rewriting import apply_rewrites, select
+from cmexport.graph.rewriting import Rewrite, apply_rewrites, select
 from cmexport.memory import return_free_memory
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.ladder import ParityReport
 from cmexport.progress import Progress
-from cmexport.sampling.schedules import SamplingPlan, plan_sampling
-from cmexport.targets.base import LoweredModel, LoweringOptions
+from cmexport.sampling.chosen import plan_request
+from cmexport.sampling.heun import HeunPlan
+from cmexport.sampling.schedules import SamplingPlan
+from cmexport.targets.base import LoopingTarget, LoweredModel, LoweringOptions
 from cmexport.targets.registry import target_named
 from cmexport.verification import Reference, VerifyOptions, gate_of, verify_rungs
 
@@ -117,7 +120,7 @@ def export_functions(
     names = [request.task for request in requests]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"--task {','.join(names)}: {twice[0]} comes twice")
-    final = out / artifact_name(model.source.path.stem, target.name, options.lowering.precision)
+    final = out / artifact_name(_name(model, requests[0]), target.name, options.lowering.precision)
     with staged_folder(final) as staged:
         drafts = {r.task: _lower(model, r, options, staged.path, tell, len(requests) > 1) for r in requests}
         return_free_memory()
@@ -131,13 +134,19 @@ def export_functions(
     return ExportResult(folder=staged.final, manifest=manifest, parities=reports)
 
 
+def _name(model: ConsistencyModel, request: SampleRequest) -> str:
+    """The checkpoint's, and the sampler's where it isn't the model's own: `cm_cifar10-heun18`."""
+    name = model.source.path.stem
+    return name if request.sampler == "consistency" else f"{name}-{request.sampler}{len(request.sigmas)}"
+
+
 @dataclass(frozen=True)
 class _Draft:
     """A graph that is written but not verified: `captured` is the one before rewrites."""
 
     request: SampleRequest
     plan: SamplingPlan
-    captured: CapturedGraph
+    captured: CapturedGraph | CapturedLoop
     account: tuple[RewriteReport, ...]
     lowered: LoweredModel
 
@@ -154,12 +163,37 @@ def _lower(
         tell.step(prefix + name)
 
     step("capture")
-    plan = plan_sampling(model, request.sigmas)
+    plan = plan_request(model, request)
+    if isinstance(plan, HeunPlan):
+        return _lower_loop(model, request, plan, rewrites, options, folder, step)
     captured = capture(model, plan, request)
     rewritten = apply_rewrites(captured, rewrites, step)
     lowered = target.lower(rewritten, lowering, folder, step, request.task if several else "model")
     # Folded weights end here: they would stay in memory while the ladder opens its runtimes.
     return _Draft(request, plan, captured, (*rewritten.rewrites, *lowered.rewrites), lowered)
+
+
+def _lower_loop(
+    model: ConsistencyModel,
+    request: SampleRequest,
+    plan: HeunPlan,
+    rewrites: Sequence[Rewrite],
+    options: ExportOptions,
+    folder: Path,
+    step: Callable[[str], None],
+) -> _Draft:
+    target = target_named(options.target)
+    if not isinstance(target, LoopingTarget):
+        raise UsageError(f"--sampler heun: not for {target.name}; `cmexport onnx` writes it")
+    if (precision := options.lowering.precision) not in target.loop_precisions:
+        raise UsageError(
+            f"--sampler heun: {target.name} has it in {' and '.join(target.loop_precisions)}, not in {precision}; "
+            "integers and their plans are for one and few steps"
+        )
+    captured = capture_loop(model, plan, request)
+    rewritten = rewrite_loop(captured, rewrites, step)
+    lowered = target.lower_loop(rewritten, options.lowering, folder, step)
+    return _Draft(request, plan, captured, rewritten.rewrites, lowered)
 
 
 def _verify_and_describe(
@@ -222,7 +256,7 @@ def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, pa
         schema_version=1,
         cmexport_version=__version__,
         created=datetime.now(UTC).replace(microsecond=0),
-        name=source.path.stem,
+        name=_name(model, request),
         target=options.target,
         precision=options.lowering.precision,
         task=request.task,
@@ -254,6 +288,7 @@ def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, pa
             renoise=plan.renoise,
             clamp=plan.clamp,
             schedule=request.schedule,
+            sampler=request.sampler,
         ),
         label=request.label,
         classes=model.conditioning.classes,

@@ -118,6 +118,7 @@ class SampleRequest:
         task: key into `sampling.editing.TASKS`.
         patch: side of the blocks whose means are known, for task "superres" only.
         schedule: how the levels were chosen, in words, for the manifest; changes nothing.
+        sampler: "consistency", or "heun" for diffusion beside it; see `sampling.chosen`.
     """
 
     sigmas: tuple[float, ...] = ()
@@ -127,6 +128,7 @@ class SampleRequest:
     task: str = "generate"
     patch: int | None = None
     schedule: str = ""
+    sampler: str = "consistency"
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,18 @@ from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.graph.capture import CapturedGraph, capture
 from cmexport.graph.exact import ExactRunner
+from cmexport.graph.looping import CapturedLoop, ExactLoopRunner, capture_loop
 from cmexport.memory import drop_weights
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.gates import gate_for
 from cmexport.parity.inputs import batch_of, draw_inputs
 from cmexport.parity.ladder import ParityReport, Rung, climb
 from cmexport.progress import Progress
+from cmexport.runner import Runner
+from cmexport.sampling.chosen import plan_request
+from cmexport.sampling.heun import HeunPlan, levels_of
 from cmexport.sampling.reference import TorchRunner
-from cmexport.sampling.schedules import SamplingPlan, plan_sampling
+from cmexport.sampling.schedules import SamplingPlan
 from cmexport.targets.registry import target_named
 
 # Above this many weights, counted once for each step, a picture takes a second or more on a laptop's cores: the ladder
@@ -60,13 +64,30 @@ class Reference:
     model: ConsistencyModel
     plan: SamplingPlan
     request: SampleRequest
-    captured: CapturedGraph
+    captured: CapturedGraph | CapturedLoop
     expendable: bool = False
+
+    def exact(self) -> Runner:
+        """A runner in float64; the model is released when it closes."""
+        if isinstance(self.captured, CapturedLoop):
+            return ExactLoopRunner(self.captured, self.release)
+        return ExactRunner(self.captured, self.release)
 
     def release(self) -> None:
         """Free the weights, if they are expendable."""
         if self.expendable:
-            drop_weights([*self.model.network.parameters(), *self.captured.program.state_dict.values()])
+            drop_weights([*self.model.network.parameters(), *self.captured.weights.values()])
+
+
+def capture_request(
+    model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest
+) -> CapturedGraph | CapturedLoop:
+    """The plan's sampler as a graph, or as a loop around one.
+
+    Raises:
+        UsageError: see `graph_inputs`.
+    """
+    return capture_loop(model, plan, request) if isinstance(plan, HeunPlan) else capture(model, plan, request)
 
 
 def verify_rungs(
@@ -86,7 +107,7 @@ def verify_rungs(
             image_noise=captured.image_noise,
         ),
         gate_db,
-        exact=Rung("PyTorch float64", partial(ExactRunner, captured, reference.release)),
+        exact=Rung("PyTorch float64", reference.exact),
         exact_pictures=1 if large else 4,
         time_budget_s=options.large_model_budget_s if large else None,
         bound_pictures=2 if large else None,
@@ -114,14 +135,16 @@ def artifact_rungs(folder: Path, manifest: Manifest) -> tuple[Rung, ...]:
 
 def request_of(manifest: Manifest) -> SampleRequest:
     """The request an artefact was exported for."""
+    sampler = manifest.sampling.sampler
     return SampleRequest(
-        sigmas=manifest.sampling.sigmas,
+        sigmas=manifest.sampling.sigmas if sampler == "consistency" else levels_of(manifest.sampling.sigmas),
         label=manifest.label,
         batch=batch_of([t.spec for t in manifest.inputs]),
         output="uint8" if manifest.outputs[0].dtype == "uint8" else "float",
         task=manifest.task,
         patch=manifest.patch,
         schedule=manifest.sampling.schedule,
+        sampler=sampler,
     )
 
 
@@ -190,8 +213,8 @@ def _verify_graph(
     expendable: bool,
 ) -> ParityReport:
     request = request_of(manifest)
-    plan = plan_sampling(model, request.sigmas)
-    captured = capture(model, plan, request)
+    plan = plan_request(model, request)
+    captured = capture_request(model, plan, request)
     if captured.inputs != tuple(t.spec for t in manifest.inputs):
         raise CheckpointError(
             f"{model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "

@@ -75,7 +75,8 @@ class EvaluationRecord(Record):
 class SamplingRecord(Record):
     """The sampler that the graph holds, and the range the model was trained on.
 
-    `schedule` says in words how the levels were chosen; empty where it was not recorded.
+    `schedule` says in words how the levels were chosen; empty where it was not recorded. `sampler` is "consistency", or
+    "heun": then `evaluations` lists both evaluations of each step, and 0 closes the levels.
     """
 
     sigmas: tuple[float, ...] = Field(min_length=1)
@@ -90,6 +91,7 @@ class SamplingRecord(Record):
     renoise: str
     clamp: bool
     schedule: str = ""
+    sampler: str = "consistency"
 
 
 _MEANINGS = {

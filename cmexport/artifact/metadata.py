@@ -42,6 +42,7 @@ def metadata_props(manifest: Manifest) -> dict[str, str]:
         "checkpoint.sha256": checkpoint.sha256,
         "checkpoint.parameters": str(checkpoint.parameters),
         "checkpoint.architecture": json.dumps(checkpoint.architecture),
+        "sampling.sampler": sampling.sampler,
         "sampling.steps": str(len(evaluations)),
         "sampling.sigmas": _numbers(sampling.sigmas),
         "sampling.c_skip": _numbers([e.c_skip for e in evaluations]),

@@ -27,6 +27,7 @@ def export_checkpoint(
     trust: bool,
     seeds: int | None,
     no_verify: bool,
+    sampler: str = "consistency",
 ) -> ExportResult:
     """Load, export and verify, with progress; the arguments are the options as typed.
 
@@ -36,7 +37,11 @@ def export_checkpoint(
     with console.working("load") as progress:
         model = open_checkpoint(checkpoint, assignments, trust=trust)
         requests = build_requests(
-            *(model, schedule, label, batch, output), tasks=tasks, patch=patch, tuned=tuned_sigmas(checkpoint)
+            *(model, schedule, label, batch, output),
+            tasks=tasks,
+            patch=patch,
+            tuned=tuned_sigmas(checkpoint),
+            sampler=sampler,
         )
         options = ExportOptions(
             target=target,

@@ -12,7 +12,9 @@ from cmexport.cli.options import PROJECT_FILE, ScheduleText, parse_set, read_pro
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.sampling.chosen import SAMPLERS
 from cmexport.sampling.editing import task_named
+from cmexport.sampling.heun import HEUN_STEPS, heun_schedule
 from cmexport.sampling.schedules import (
     EDITING_STEPS,
     EXPORTED_EDITING_STEPS,
@@ -97,16 +99,21 @@ def build_request(
     patch: int | None = None,
     tuned: Sequence[float] = (),
     editing_steps: int = EDITING_STEPS,
+    sampler: str = "consistency",
 ) -> SampleRequest:
     """The request behind the options.
 
     Raises:
-        UsageError: an unknown output form or task, or an impossible schedule.
+        UsageError: an unknown output form, task or sampler, or an impossible schedule.
     """
     if output not in ("float", "uint8"):
         raise UsageError(f"--output {output}: known are float and uint8")
     task_named(task)
-    chosen = resolve_schedule(model, schedule, task, tuned, editing_steps)
+    check_sampler(sampler, task)
+    if sampler == "heun":
+        chosen = resolve_heun_schedule(model, schedule)
+    else:
+        chosen = resolve_schedule(model, schedule, task, tuned, editing_steps)
     if chosen.origin.startswith("tuned"):
         console.remark(f"sigmas {', '.join(f'{s:.7g}' for s in chosen.sigmas)}: {chosen.origin}")
     return SampleRequest(
@@ -117,7 +124,34 @@ def build_request(
         task=task,
         patch=patch,
         schedule=chosen.origin,
+        sampler=sampler,
     )
+
+
+def check_sampler(sampler: str, task: str) -> None:
+    """Refuse a sampler that is unknown, or can't do the task.
+
+    Raises:
+        UsageError: says which tasks there are.
+    """
+    if sampler not in SAMPLERS:
+        raise UsageError(f"--sampler {sampler}: known are {', '.join(SAMPLERS)}")
+    if sampler == "heun" and task != "generate":
+        raise UsageError(
+            f"--sampler heun --task {task}: Heun's method only generates; editing takes the consistency one"
+        )
+
+
+def resolve_heun_schedule(model: ConsistencyModel, schedule: ScheduleText) -> Schedule:
+    """The levels of Heun's method: as given, else `--steps` Karras levels.
+
+    Raises:
+        UsageError: two forms at once, text that is no number, or an impossible number of steps.
+    """
+    if schedule.sigmas is None and schedule.timesteps is None and schedule.levels is None:
+        return heun_schedule(model, HEUN_STEPS if schedule.steps is None else schedule.steps)
+    chosen = resolve_schedule(model, schedule)
+    return Schedule(chosen.sigmas, f"{chosen.origin}, then 0: Heun's method")
 
 
 def build_requests(
@@ -130,6 +164,7 @@ def build_requests(
     tasks: str,
     patch: int | None = None,
     tuned: Sequence[float] = (),
+    sampler: str = "consistency",
 ) -> tuple[SampleRequest, ...]:
     """The requests behind the options of an exporting verb: one per task of a comma-separated list.
 
@@ -146,6 +181,7 @@ def build_requests(
             patch=patch if name == "superres" or "superres" not in names else None,
             tuned=tuned,
             editing_steps=EXPORTED_EDITING_STEPS,
+            sampler=sampler,
         )
         for name in names
     )

@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from cmexport.errors import UsageError
 from cmexport.model import EDITED, ConsistencyModel, SampleRequest, TensorSpec
 from cmexport.sampling.editing import check_editing, task_named
+from cmexport.sampling.heun import HeunPlan
 from cmexport.sampling.samplers import SamplerGraph
 from cmexport.sampling.schedules import SamplingPlan
 
@@ -58,6 +59,12 @@ class CapturedGraph:
     rewrites: tuple[RewriteReport, ...] = ()
     image_noise: float = 0.0
 
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The tensors that the program was traced with, and shares with the model."""
+        weights: Mapping[str, Tensor] = self.program.state_dict
+        return weights
+
 
 def graph_inputs(model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest) -> tuple[TensorSpec, ...]:
     """Names, shapes and dtypes at the border of the graph for this request.
@@ -77,7 +84,7 @@ def graph_inputs(model: ConsistencyModel, plan: SamplingPlan, request: SampleReq
     task = check_editing(model, request, plan.steps)
     picture = (request.batch, model.channels, model.image_size, model.image_size)
     specs = [TensorSpec("noise", picture, "float32")] if task.adds_noise else []
-    if plan.steps > 1:
+    if plan.steps > 1 and not isinstance(plan, HeunPlan):
         specs.append(TensorSpec("renoise", (plan.steps - 1, *picture), "float32"))
     if classes is not None and request.label is None:
         specs.append(TensorSpec("label", (request.batch,), "int64"))
@@ -111,15 +118,18 @@ def capture(model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest)
     classes = model.conditioning.classes if any(s.name == "label" for s in inputs) else None
     sampler = SamplerGraph(model, plan, request).eval().requires_grad_(False)
     program = trace(sampler, example_tensors(inputs, classes))
-    batch, channels, side = request.batch, model.channels, model.image_size
-    name = EDITED if any(s.name == "image" for s in inputs) else "image"
-    output = (
-        TensorSpec(name, (batch, side, side, channels), "uint8")
-        if request.output == "uint8"
-        else TensorSpec(name, (batch, channels, side, side), "float32")
-    )
     noisy = task_named(request.task).image_noise(plan.sigmas[0])
+    output = output_spec(model, request)
     return CapturedGraph(program=program, inputs=inputs, outputs=(output,), classes=classes, image_noise=noisy)
+
+
+def output_spec(model: ConsistencyModel, request: SampleRequest) -> TensorSpec:
+    """Name, shape and dtype of the finished pictures."""
+    batch, channels, side = request.batch, model.channels, model.image_size
+    name = EDITED if "image" in task_named(request.task).inputs else "image"
+    if request.output == "uint8":
+        return TensorSpec(name, (batch, side, side, channels), "uint8")
+    return TensorSpec(name, (batch, channels, side, side), "float32")
 
 
 def trace(module: nn.Module, inputs: Mapping[str, Tensor]) -> ExportedProgram:

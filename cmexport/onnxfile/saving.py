@@ -55,7 +55,8 @@ def _name_border(model: ir.Model, inputs: Sequence[TensorSpec], outputs: Sequenc
 
 
 def _save(model: ir.Model, path: Path) -> tuple[str, ...]:
-    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    graphs = (model.graph, *model.graph.subgraphs())
+    weights = sum(v.const_value.nbytes for g in graphs for v in g.initializers.values() if v.const_value is not None)
     external = f"{path.name}.data" if weights > EXTERNAL_DATA_BYTES else None
     if external:
         ir.save(model, path, external_data=external)

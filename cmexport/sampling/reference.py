@@ -10,7 +10,7 @@ import torch
 
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.runner import Array
-from cmexport.sampling.samplers import SamplerGraph
+from cmexport.sampling.chosen import sampler_module
 from cmexport.sampling.schedules import SamplingPlan
 
 
@@ -18,7 +18,7 @@ class TorchRunner:
     """The sampler in eager float32 on the CPU."""
 
     def __init__(self, model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest) -> None:
-        self._sampler = SamplerGraph(model, plan, request).eval()
+        self._sampler = sampler_module(model, plan, request)
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once on arrays named as the graph's inputs."""

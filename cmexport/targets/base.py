@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from cmexport.graph.capture import CapturedGraph, RewriteReport
+from cmexport.graph.looping import CapturedLoop
 from cmexport.graph.rewriting import Rewrite
 from cmexport.parity.ladder import Rung
 from cmexport.quantize.precision_plan import PrecisionPlan
@@ -141,4 +142,25 @@ class Target(Protocol):
 
     def rungs(self, folder: Path, files: tuple[str, ...], session: Mapping[str, Any]) -> tuple[Rung, ...]:
         """The parity ladder's steps for a written model, from the least to the most optimized; the last one ships."""
+        ...
+
+
+@runtime_checkable
+class LoopingTarget(Protocol):
+    """A target that can write a sampler as a loop; without it there are only unrolled ones."""
+
+    @property
+    def loop_precisions(self) -> tuple[str, ...]:
+        """Precisions it can lower a loop to."""
+        ...
+
+    def lower_loop(
+        self, loop: CapturedLoop, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
+    ) -> LoweredModel:
+        """As `Target.lower`, for a sampler that evaluates one copy of the network many times.
+
+        Raises:
+            UsageError: an option this target does not know.
+            BackendError: a library is missing or refuses the graph.
+        """
         ...

@@ -27,9 +27,9 @@ from cmexport.parity.ladder import Rung
 from cmexport.parity.metrics import channels_last, compare, psnr_db
 from cmexport.progress import Progress
 from cmexport.runner import Array, Runner
+from cmexport.sampling.chosen import plan_request
 from cmexport.sampling.editing import task_named
 from cmexport.sampling.reference import TorchRunner
-from cmexport.sampling.schedules import plan_sampling
 from cmexport.tuning.frechet import Gaussian, Moments, frechet_distance
 from cmexport.tuning.jackknife import BLOCKS, Estimate, blocks_of, jackknife
 from cmexport.tuning.jury import Features, Jury
@@ -237,7 +237,7 @@ def _compare_graph(
 
 
 def _check_fit(manifest: Manifest, model: ConsistencyModel, request: SampleRequest) -> None:
-    wanted = graph_inputs(model, plan_sampling(model, request.sigmas), request)
+    wanted = graph_inputs(model, plan_request(model, request), request)
     if wanted != tuple(t.spec for t in manifest.inputs):
         raise CheckpointError(
             f"{model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "
@@ -246,7 +246,7 @@ def _check_fit(manifest: Manifest, model: ConsistencyModel, request: SampleReque
 
 
 def _reference(model: ConsistencyModel, request: SampleRequest, options: DistributionOptions) -> Side:
-    plan = plan_sampling(model, request.sigmas)
+    plan = plan_request(model, request)
     batch = options.batch or max(1, min(_BATCH, _BATCH_PIXELS // model.image_size**2))
     wide = replace(request, batch=batch)
     opened = Rung("PyTorch float32", partial(TorchRunner, model, plan, wide))
@@ -256,7 +256,7 @@ def _reference(model: ConsistencyModel, request: SampleRequest, options: Distrib
 def _inputs(
     model: ConsistencyModel, specs: Sequence[TensorSpec], request: SampleRequest, options: DistributionOptions
 ) -> VerificationInputs:
-    sigmas = plan_sampling(model, request.sigmas).sigmas
+    sigmas = plan_request(model, request).sigmas
     noise = task_named(request.task).image_noise(sigmas[0])
     return draw_inputs(specs, model.conditioning.classes, options.count, options.seed, image_noise=noise)
 

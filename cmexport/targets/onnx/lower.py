@@ -8,7 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import onnx_ir as ir
+
 from cmexport.graph.capture import CapturedGraph
+from cmexport.graph.looping import CapturedLoop
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.onnxfile.half import to_half
 from cmexport.onnxfile.saving import save
@@ -21,6 +24,8 @@ from cmexport.targets.onnx.budget import within_db, within_latency
 from cmexport.targets.onnx.contrib import contrib_translations
 from cmexport.targets.onnx.forms import forms_for
 from cmexport.targets.onnx.int8 import Int8Graph, prepare_int8, to_int8
+from cmexport.targets.onnx.loop import wrap_loop
+from cmexport.targets.onnx.npu.lowering import is_for_npu, lower_for_npu
 from cmexport.targets.onnx.providers import OPSET, ProviderProfile, profile_for
 
 STORED_BITS = {"w8": 8, "w4": 4}
@@ -42,6 +47,8 @@ def lower(
     profile = profile_for(options.ep)
     done = {report.name for report in captured.rewrites}
     shaped = apply_rewrites(captured, [f for f in forms_for(profile, options.rewrites) if f.name not in done], progress)
+    if is_for_npu(options.precision, profile):
+        return lower_for_npu(shaped, options, profile, folder, progress, name)
     progress("translate to ONNX")
     plain = options.rewrites == "none"
     translations = {} if plain else contrib_translations() if profile.contrib_ops else standard_translations()
@@ -55,9 +62,7 @@ def lower(
     model = translate(shaped, translations, OPSET, tidy=plain)
     if options.precision == "fp16":
         progress("half precision")
-        report = to_half(model)
-        plan = {"default": "float16", "kept_float32": report.float_nodes, **asdict(report)}
-        del plan["float_nodes"]
+        plan = _halved(model)
     if options.precision in STORED_BITS:
         progress("weights")
         plan |= {"weights_only": asdict(store_weights(model, STORED_BITS[options.precision]))}
@@ -66,9 +71,50 @@ def lower(
         files=save(model, captured, folder / f"{name}.onnx"),
         precision_plan=plan,
         session=profile.session(options.ep),
-        tools={name: version(name) for name in ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")},
+        tools=_tools(),
         rewrites=shaped.rewrites[len(captured.rewrites) :],
     )
+
+
+def lower_loop(
+    loop: CapturedLoop, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
+) -> LoweredModel:
+    """Write a looped sampler, whose body has been rewritten, as `<name>.onnx`.
+
+    Raises:
+        UsageError: unknown execution provider.
+        BackendError: an operator has no ONNX form, or the written file is not valid ONNX.
+        OSError: the file can't be written.
+    """
+    profile = profile_for(options.ep)
+    progress("translate to ONNX")
+    plain = options.rewrites == "none"
+    translations = {} if plain else contrib_translations() if profile.contrib_ops else standard_translations()
+    network = translate(loop.body, translations, OPSET, tidy=plain)
+    plan: dict[str, Any] = {"default": "float32"}
+    if options.precision == "fp16":
+        progress("half precision")
+        plan = _halved(network)
+    progress("write")
+    model = wrap_loop(network, loop)
+    return LoweredModel(
+        files=save(model, replace(loop.body, inputs=loop.inputs, outputs=loop.outputs), folder / f"{name}.onnx"),
+        precision_plan=plan,
+        session=profile.session(options.ep),
+        tools=_tools(),
+    )
+
+
+def _halved(model: ir.Model) -> dict[str, Any]:
+    """To half precision in place; what the manifest says of it."""
+    report = to_half(model)
+    plan = {"default": "float16", "kept_float32": report.float_nodes, **asdict(report)}
+    del plan["float_nodes"]
+    return plan
+
+
+def _tools() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")}
 
 
 def _in_8_bits(

@@ -11,6 +11,7 @@ from typing import Any
 import onnxruntime as ort
 
 from cmexport.graph.capture import CapturedGraph
+from cmexport.graph.looping import CapturedLoop
 from cmexport.graph.rewriting import Rewrite
 from cmexport.onnxfile import saving
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
@@ -26,7 +27,8 @@ class OnnxTarget:
     """One ONNX file per graph, verified in ONNX Runtime without and with its optimizer."""
 
     name: str = "onnx"
-    precisions: tuple[str, ...] = ("fp32", "fp16", "int8", "w8", "w4")
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8", "a16w8", "w8", "w4")
+    loop_precisions: tuple[str, ...] = ("fp32", "fp16")
     own_rewrites: tuple[Rewrite, ...] = FORMS
 
     def rewrites_for(self, options: LoweringOptions) -> tuple[Rewrite, ...]:
@@ -38,6 +40,12 @@ class OnnxTarget:
     ) -> LoweredModel:
         """See `lower.lower`."""
         return lowering.lower(captured, options, folder, progress, name)
+
+    def lower_loop(
+        self, loop: CapturedLoop, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
+    ) -> LoweredModel:
+        """See `lower.lower_loop`."""
+        return lowering.lower_loop(loop, options, folder, progress, name)
 
     def join(self, folder: Path, lowered: Mapping[str, LoweredModel]) -> Mapping[str, LoweredModel]:  # noqa: ARG002
         """An ONNX file holds one graph: each stays a file of its own."""

@@ -1,0 +1,167 @@
+"""EDM's deterministic Heun sampler, diffusion beside one step (Karras et al. 2022, arXiv:2206.00364, algorithm 1).
+
+From level s to the next one s', with D the model's picture: d = (x - D(x, s)) / s and x' = x + (s' - s) d (Euler);
+where s' is not 0, d' = (x' - D(x', s')) / s' and x' = x + (s' - s) (d + d') / 2. N levels take 2 N - 1 evaluations.
+
+D is linear in the sample and in the network's answer F, and so is a step. With z = x + (s' - s) d / 2 carried along,
+every evaluation becomes the same five numbers, folded in float64:
+
+    x <- keep x + carried z + add F,   z <- half_keep x + half_add F,   F = network(c_in x, c_noise)
+
+and one loop body serves predictor, corrector and the last step alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from cmexport.errors import UsageError
+from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.sampling.preconditioning import c_noise_at, scalings_at
+from cmexport.sampling.samplers import to_bytes
+from cmexport.sampling.schedules import MAX_STEPS, Evaluation, SamplingPlan, Schedule, karras_levels
+
+HEUN_STEPS = 18
+"""EDM's own choice for CIFAR-10 (its table 2): 35 evaluations."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """What one evaluation does to the sample and to what it carries; see the module's docstring."""
+
+    keep: float
+    carried: float
+    add: float
+    half_keep: float
+    half_add: float
+
+    def after(self, x: Tensor, z: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
+        """The sample and what it carries, once the network has answered."""
+        return (
+            self.keep * x + self.carried * z + self.add * answer,
+            self.half_keep * x + self.half_add * answer,
+        )
+
+
+@dataclass(frozen=True)
+class HeunPlan(SamplingPlan):
+    """All constants of N Heun steps: `evaluations` has 2 N - 1 entries, `moves` one for each."""
+
+    moves: tuple[Move, ...]
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The N levels, descending; each but the first is evaluated twice."""
+        return levels_of(self.sigmas)
+
+    @property
+    def level_indices(self) -> tuple[int, ...]:
+        """For each evaluation, which of `levels` it is at."""
+        return tuple((index + 1) // 2 for index in range(self.steps))
+
+
+def levels_of(sigmas: Sequence[float]) -> tuple[float, ...]:
+    """The levels behind the sigmas evaluated."""
+    return tuple(dict.fromkeys(sigmas))
+
+
+def heun_schedule(model: ConsistencyModel, steps: int = HEUN_STEPS) -> Schedule:
+    """N Karras levels from sigma_max to sigma_min, then 0.
+
+    Raises:
+        UsageError: fewer than 2 or more than `MAX_STEPS`.
+    """
+    if not 2 <= steps <= MAX_STEPS:
+        raise UsageError(f"--steps {steps}: with --sampler heun it must lie between 2 and {MAX_STEPS}")
+    evaluations = 2 * steps - 1
+    return Schedule(
+        karras_levels(model.noise, steps), f"{steps} Karras levels and 0: Heun's method, {evaluations} evaluations"
+    )
+
+
+def plan_heun(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> HeunPlan:
+    """Fold the constants of Heun's method.
+
+    Args:
+        model: supplies preconditioning and noise range.
+        sigmas: levels, strictly descending, inside [sigma_min, sigma_max], at least 2; the closing 0 is implied. Empty
+            means `HEUN_STEPS` Karras levels.
+
+    Raises:
+        UsageError: too few or too many levels, out of order or out of range.
+    """
+    noise = model.noise
+    chosen = tuple(float(s) for s in sigmas) or heun_schedule(model).sigmas
+    shown = ",".join(f"{s:g}" for s in chosen)
+    if not 2 <= len(chosen) <= MAX_STEPS:
+        raise UsageError(f"sigmas {shown}: --sampler heun takes 2 to {MAX_STEPS} levels")
+    if any(not later < earlier for earlier, later in pairwise(chosen)):
+        raise UsageError(f"sigmas {shown}: levels must descend strictly, e.g. {noise.sigma_max:g},1.38")
+    if not (0.0 < chosen[-1] >= noise.sigma_min * (1 - 1e-9) and chosen[0] <= noise.sigma_max * (1 + 1e-9)):
+        raise UsageError(
+            f"sigmas {shown}: every level must lie between sigma_min {noise.sigma_min:g} and sigma_max "
+            f"{noise.sigma_max:g}; the closing 0 is added for you"
+        )
+    evaluations, moves = [_evaluation(model, chosen[0], noise_std=chosen[0])], []
+    for sigma, target in pairwise((*chosen, 0.0)):
+        step = target - sigma
+        keep, add = _slope(model, sigma)
+        moves.append(Move(1 + step * keep, 0.0, step * add, 1 + step / 2 * keep, step / 2 * add))
+        if target > 0.0:
+            evaluations.extend([_evaluation(model, target), _evaluation(model, target)])
+            keep, add = _slope(model, target)
+            moves.append(Move(step / 2 * keep, 1.0, step / 2 * add, 0.0, 0.0))
+    return HeunPlan(tuple(evaluations), renoise="none", clamp=model.clamp, moves=tuple(moves))
+
+
+def _slope(model: ConsistencyModel, sigma: float) -> tuple[float, float]:
+    """(x - D(x, sigma)) / sigma as factors of x and of F."""
+    scalings = scalings_at(model.preconditioning, sigma, model.noise)
+    return (1.0 - scalings.c_skip) / sigma, -scalings.c_out / sigma
+
+
+def _evaluation(model: ConsistencyModel, sigma: float, noise_std: float = 0.0) -> Evaluation:
+    scalings = scalings_at(model.preconditioning, sigma, model.noise)
+    return Evaluation(
+        sigma=sigma,
+        c_skip=scalings.c_skip,
+        c_out=scalings.c_out,
+        c_in=scalings.c_in,
+        c_noise=c_noise_at(model.c_noise, sigma),
+        noise_std=noise_std,
+    )
+
+
+class HeunSampler(nn.Module):
+    """The PyTorch reference: `noise` (N, C, H, W) unit variance (and `label` (N,) int64) in, finished pictures out.
+
+    Only the finished picture is clamped: a clamp in between would bend the curve that Heun's method follows.
+    """
+
+    def __init__(self, model: ConsistencyModel, plan: HeunPlan, request: SampleRequest) -> None:
+        super().__init__()
+        self.network = model.network
+        self.plan = plan
+        self.output = request.output
+        self.baked_label = request.label
+
+    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """Sample; (N, C, H, W) in [-1, 1] out, or (N, H, W, C) bytes for output "uint8"."""
+        label = label_of(noise, label, self.baked_label)
+        x, z = self.plan.evaluations[0].sigma * noise, torch.zeros_like(noise)
+        for evaluation, move in zip(self.plan.evaluations, self.plan.moves, strict=True):
+            c_noise = torch.tensor([evaluation.c_noise], dtype=torch.float64)
+            arguments = (evaluation.c_in * x, c_noise) if label is None else (evaluation.c_in * x, c_noise, label)
+            x, z = move.after(x, z, self.network(*arguments))
+        x = x.clamp(-1.0, 1.0) if self.plan.clamp else x
+        return to_bytes(x) if self.output == "uint8" else x
+
+
+def label_of(noise: Tensor, label: Tensor | None, baked: int | None) -> Tensor | None:
+    """The label that the network receives: the baked one for every picture, or the input."""
+    return label if baked is None else torch.full((noise.shape[0],), baked, dtype=torch.int64)
