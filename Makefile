@@ -14,6 +14,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 TEST_ENV := OMP_NUM_THREADS=1
 # An ARM Python with ONNX Runtime, run by qemu.
 export CMEXPORT_AARCH64_ROOT ?= $(CURDIR)/build/aarch64
+# Qualcomm's plug-in for ONNX Runtime, which emulates the NPU on x86-64.
+export CMEXPORT_QNN_ENV ?= $(CURDIR)/build/qnn
 PYTEST_ARGS ?=
 
 .PHONY: demo test system web lint bench clean
@@ -43,6 +45,7 @@ demo: .venv/.demo
 system:
 	sh tests/system.sh
 	sh tests/bench/make_aarch64_root.sh "$(CMEXPORT_AARCH64_ROOT)"
+	PYTHON="$(PYTHON)" sh tests/targets/onnx/make_qnn_env.sh "$(CMEXPORT_QNN_ENV)"
 
 web: .venv/.created
 	$(BIN)/python bench_device/web/fetch.py

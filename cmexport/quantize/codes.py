@@ -37,11 +37,13 @@ class Scheme:
         own_zeros: every input channel has a zero point of its own; else one fits all, as convolutions that pad with it
             need.
         outputs: a layer's output is rounded to 8 bits as well, with steps and zero points per channel.
+        last: largest code of an input, counted from 0.
     """
 
     per_channel: bool = True
     own_zeros: bool = True
     outputs: bool = False
+    last: int = LAST
 
 
 INTEGER_PRODUCTS = Scheme()
@@ -52,6 +54,8 @@ CONVOLUTIONS = Scheme(own_zeros=False, outputs=True)
 Steps per channel are in the pairs around it."""
 PER_TENSOR = Scheme(per_channel=False, own_zeros=False)
 """One step for an activation: Core ML, and NPUs."""
+PER_TENSOR_16_BITS = Scheme(per_channel=False, own_zeros=False, last=(1 << 16) - 1)
+"""The same with activations in 16 bits: NPUs."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,10 @@ class LayerCodes:
         codes: its weight's shape, whole numbers from -127 to 127, int8.
         weight_step: (O,) float32.
         step: (C,) of the input, float32; value = step (code - zero_point).
-        zero_point: (C,) whole numbers from 0 to 255, float32; all equal where the scheme asks for it.
+        zero_point: (C,) whole numbers from 0 to `last`, float32; all equal where the scheme asks for it.
         output: None where the result stays in floating point.
         bias: (O,) to add to the layer's own bias, float32.
+        last: largest input code.
     """
 
     layer: Layer
@@ -106,6 +111,7 @@ class LayerCodes:
     zero_point: Tensor
     output: OutputCodes | None
     bias: Tensor
+    last: int = LAST
 
     @property
     def weight(self) -> Tensor:
@@ -120,11 +126,11 @@ class LayerCodes:
 
     def rounded_input(self, x: Tensor) -> Tensor:
         """The input as it is read back."""
-        return _rounded(x, self.layer.along(self.step), self.layer.along(self.zero_point))
+        return _rounded(x, self.layer.along(self.step), self.layer.along(self.zero_point), self.last)
 
 
-def _rounded(x: Tensor, step: Tensor, zero: Tensor) -> Tensor:
-    return ((x / step).round().add(zero).clamp(0, LAST) - zero) * step
+def _rounded(x: Tensor, step: Tensor, zero: Tensor, last: int = LAST) -> Tensor:
+    return ((x / step).round().add(zero).clamp(0, last) - zero) * step
 
 
 def encode(layer: Layer, statistics: LayerStatistics, scheme: Scheme, options: RoundingOptions) -> LayerCodes:
@@ -155,18 +161,19 @@ def encode(layer: Layer, statistics: LayerStatistics, scheme: Scheme, options: R
         zero,
         output,
         torch.zeros(len(weight_step)),
+        scheme.last,
     )
 
 
-def _channel_codes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def _channel_codes(low: Tensor, high: Tensor, last: int = LAST) -> tuple[Tensor, Tensor]:
     """Step and zero point per channel, from ranges that include zero."""
-    step = ((high - low) / LAST).clamp_min(SMALLEST)
-    return step, (-low / step).round().clamp(0, LAST)
+    step = ((high - low) / last).clamp_min(SMALLEST)
+    return step, (-low / step).round().clamp(0, last)
 
 
 def _input_codes(layer: Layer, low: Tensor, high: Tensor, scheme: Scheme, balance: float) -> tuple[Tensor, Tensor]:
     if not scheme.per_channel:
-        step, zero = _channel_codes(low.min().expand_as(low), high.max().expand_as(high))
+        step, zero = _channel_codes(low.min().expand_as(low), high.max().expand_as(high), scheme.last)
         return step.contiguous(), zero.contiguous()
     reach = layer.weight.abs().transpose(0, 1).flatten(1).amax(dim=1).clamp_min(SMALLEST)
     if not scheme.own_zeros:

@@ -20,6 +20,7 @@ class ProviderProfile:
         provider: ONNX Runtime's name for it.
         contrib_ops: whether operators of the com.microsoft domain may be used. Only ONNX Runtime's own CPU and CUDA
             kernels have them; a file for another provider must be plain ONNX or the graph falls apart at its border.
+        npu: whether whole numbers want one step per tensor and a pair around every operation.
         signed: 8-bit activations are int8, which ARM's and most NPUs' kernels want; x86's want uint8.
         options: provider options to pass when opening a session.
         note: what to know when using the file there.
@@ -27,11 +28,12 @@ class ProviderProfile:
 
     provider: str
     contrib_ops: bool = False
+    npu: bool = False
     signed: bool = False
     options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     note: str = ""
 
-    def session(self, ep: str) -> dict[str, Any]:
+    def session(self, ep: str, opset: int = OPSET) -> dict[str, Any]:
         """The manifest's record of how the file wants to be opened."""
         return {
             "ep": ep,
@@ -39,7 +41,7 @@ class ProviderProfile:
             "provider_options": [dict(self.options)],
             # Measured on the demo model: EXTENDED costs 1.37x, spinning off 1.16x; everything else is noise.
             "graph_optimization_level": "ORT_ENABLE_ALL",
-            "opset": OPSET,
+            "opset": opset,
             "contrib_ops": self.contrib_ops,
         }
 
@@ -62,7 +64,7 @@ PROFILES: Mapping[str, ProviderProfile] = MappingProxyType(
         # WebAssembly and WebGPU. In WebGPU contrib operators score 32 dB (SwiftShader) where plain ones score 139.
         "web": ProviderProfile("CPUExecutionProvider"),
         "xnnpack": ProviderProfile("XnnpackExecutionProvider", signed=True),
-        "qnn": ProviderProfile("QNNExecutionProvider"),
+        "qnn": ProviderProfile("QNNExecutionProvider", npu=True, note="docs/quantization.md, Snapdragon NPUs"),
         "coreml": ProviderProfile("CoreMLExecutionProvider", options={"ModelFormat": "MLProgram"}),
         "nnapi": ProviderProfile("NnapiExecutionProvider"),
     }

@@ -75,7 +75,7 @@ def test_the_demo_keeps_its_pictures(demo, psnr, tmp_path, ep, least_db, megabyt
     assert {n.domain for n in eight.proto.graph.node} == ({"", "com.microsoft"} if ep == "cpu" else {""})
 
 
-@pytest.mark.parametrize(("ep", "signed"), [("arm", True), ("xnnpack", True), ("openvino", False), ("qnn", False)])
+@pytest.mark.parametrize(("ep", "signed"), [("arm", True), ("xnnpack", True), ("openvino", False), ("coreml", False)])
 def test_portable_files_are_plain_onnx_of_the_provider_s_signedness(export, psnr, ep, signed):
     exported = export(options=LoweringOptions(precision="int8", ep=ep), **SMALL)
     assert {n.domain for n in exported.proto.graph.node} == {""}
