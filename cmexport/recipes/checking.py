@@ -279,7 +279,11 @@ def _target_faults(document: Document, recipe: Recipe, name: str, target: Target
         if schedule in (target.schedules or ())[:index]:
             yield Fault((*path, "schedules", index), f'"{schedule}" comes twice')
         found = recipe.schedules.get(schedule)
-        if found is not None and found.sampler != "consistency" and target.tasks != ["generate"]:
+        if found is None or found.sampler == "consistency":
+            continue
+        if kind != "onnx":
+            yield Fault((*path, "schedules", index), f"{kind} has no {found.sampler} sampler; onnx has")
+        elif target.tasks != ["generate"]:
             yield Fault((*path, "tasks"), f"the {found.sampler} sampler only generates")
     if target.plan is not None and target.plan not in recipe.plans:
         known = f"; or did you mean a plan of this recipe: {', '.join(recipe.plans)}" if recipe.plans else ""

@@ -99,6 +99,8 @@ class _Run:
     def close(self) -> None:
         """End whatever still runs."""
         stop(self._running)
+        for child in self._running:
+            self._place.log(child.step).unlink(missing_ok=True)  # ended by us: it says nothing
         self._lifeline.close()
 
     def _note(self, outcome: Outcome) -> None:

@@ -68,6 +68,7 @@ from cmexport.recipes.reading import read_document
         ("[schedules]\na = { timesteps = [39, 0], levels = 40 }\n[targets.onnx]\n", 2, "start at 38 at most"),
         ("[schedules]\na = { levels = 40 }\n[targets.onnx]\n", 2, "levels only says"),
         ("[schedules]\na = { sampler = 'heun' }\n[targets.onnx]\n", 2, "needs steps"),
+        ("[targets.coreml]\nschedules = ['h']\n[schedules]\nh = {sampler = 'heun', steps = 9}\n", 2, "onnx has"),
         ("[targets.coreml]\nprecisions = ['mixed']\n", 2, "needs budget_db"),
         ("[targets.onnx]\nbudget_db = 50\n", 2, "budget_db goes with none of the precisions fp32"),
         ("[targets.onnx]\nprecisions = ['int8']\nplan = 'p.toml'\n", 3, "plan: there is no file"),

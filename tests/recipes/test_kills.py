@@ -157,6 +157,7 @@ def test_interrupted(runs, tmp_path, number) -> None:
     assert not runs.steps_alive()
     left = tmp_path / "out" / ".cmexport-run"
     assert list((left / "work").iterdir()) == list((left / "tmp").iterdir()) == []
+    assert not (left / "logs").exists()
     done = {line.split(" ends ")[1] for line in runs.calls() if " ends " in line}
     assert done
     statuses = {step["step"]: step["status"] for step in runs.finish("out")["steps"]}
