@@ -208,7 +208,8 @@ def _note(plan: RunPlan, outcome: Outcome) -> str:
     """What there is to look at."""
     if outcome.step.kind == "bench":
         latencies: Mapping[str, float] = outcome.facts.get("p50_ms", {})
-        told = "p50 " + ", ".join(f"{name.rpartition('-')[2]} {value:.1f} ms" for name, value in latencies.items())
+        stem = f"{plan.checkpoint.stem}-"
+        told = "p50 " + ", ".join(f"{name.removeprefix(stem)} {value:.1f} ms" for name, value in latencies.items())
         faults = [("failed", outcome.facts.get("failed")), ("pictures beyond the gate", outcome.facts.get("off"))]
         return "; ".join([told, *(f"{what}: {', '.join(names)}" for what, names in faults if names)])
     if outcome.step.kind == "export":
