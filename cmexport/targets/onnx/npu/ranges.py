@@ -45,8 +45,10 @@ def observed_ranges(
         observer.augment_graph()
         observer.create_inference_session()
         session = observer.infer_session
-    outputs = [o.name for o in session.get_outputs()]
-    names = [name.removesuffix("_ReduceMin") for name in outputs if name.endswith("_ReduceMin")]
+    observed = {o.name.removesuffix("_ReduceMin") for o in session.get_outputs() if o.name.endswith("_ReduceMin")}
+    # In the graph's order: of what is not finite, the first is named.
+    order = (*(i.name for i in model.graph.input), *(name for n in model.graph.node for name in n.output))
+    names = [name for name in order if name in observed]
     wanted = [f"{name}_{which}" for which in ("ReduceMax", "ReduceMin") for name in names]
     high, low = Extremes.none(len(names)), Extremes.none(len(names))
     for picture in range(pictures):
