@@ -41,6 +41,7 @@ VERBS = {
     "sample": "Draw pictures from a checkpoint or an artefact.",
     "tune": "Find the levels of a K-step schedule by picture quality; or a table for K = 1, 2, 4.",
     "bench": "Latency, memory, energy and parity of artefacts on a device.",
+    "report": "One page of HTML, and Markdown, from records and artefacts; figures computed again from samples.",
     "plan": "What each layer costs the pictures in 8 bits, and a precision plan to edit.",
     "run": "A recipe, end to end: export, verify, bench, report; resumable.",
     "init": "Write a commented recipe for a checkpoint.",

@@ -58,7 +58,6 @@ LIBRARIES: tuple[Library, ...] = (
     Library("segno", "QR code for phones", ("segno",), "bench"),
     Library("cryptography", "https for phones' browsers", ("cryptography",), "bench"),
     Library("jinja2", "HTML report", ("jinja2",), "report"),
-    Library("plotly", "charts in the report", ("plotly",), "report"),
 )
 
 _REQUIRED = frozenset({"torch", "onnx", "onnxscript", "ONNX Runtime"})

@@ -41,7 +41,7 @@ _LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "tensorrt": _TENSORRT,
     "verify": ("coremltools", "coreai-torch", *_TENSORRT),
     "bench": ("coremltools", "openvino", "onnxruntime-qnn", "zeus", "psutil", "asyncssh"),
-    "report": ("jinja2", "plotly"),
+    "report": ("jinja2",),
 }
 
 

@@ -1,0 +1,70 @@
+"""The page: its sections in order, and what it is about."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from cmexport import __version__
+from cmexport.report.material import Material
+from cmexport.report.runs import ORIGINS
+from cmexport.report.sections import (
+    diffusion,
+    energy,
+    history,
+    latency,
+    parity,
+    placement,
+    sheets,
+    size,
+    steps,
+    sustained,
+    verdicts,
+)
+from cmexport.report.text import clean
+from cmexport.report.view import Page
+
+
+def build_page(material: Material, title: str) -> Page:
+    """All sections; those without anything measured say so."""
+    sections = (
+        verdicts.section(material),
+        sheets.section(material),
+        parity.section(material),
+        latency.section(material),
+        latency.cold_start(material),
+        energy.section(material),
+        energy.battery(material),
+        sustained.section(material),
+        placement.section(material),
+        size.section(material),
+        steps.section(material),
+        diffusion.section(material),
+        history.section(material),
+    )
+    # Nothing older is nothing missing.
+    kept = tuple(s for s in sections if s.name != "older" or not s.empty)
+    return Page(clean(title), tuple(_facts(material)), kept, tuple(map(_note, material.gathered.notes)), __version__)
+
+
+def _facts(material: Material) -> list[str]:
+    records, shown = len(material.gathered.records), len(material.shown)
+    older = sum(len(s.older) for s in material.shown)
+    devices = list(dict.fromkeys(s.device for s in material.shown))
+    checkpoints = {a.facts.checkpoint_sha256 for a in material.artifacts} | {
+        s.run.record.artifact.checkpoint_sha256 for s in material.shown
+    }
+    names = sorted({clean(a.manifest.checkpoint.file) for a in material.artifacts})
+    known = ", ".join(f"{c[:12]}…" for c in sorted(c for c in checkpoints if c))
+    facts = [f"{records} records ({shown} shown, {older} older); {len(material.artifacts)} artefacts"]
+    if known:
+        facts.append(f"Checkpoint SHA-256: {known}{f' ({chr(44).join(names)})' if names else ''}")
+    if devices:
+        facts.append(f"Devices: {', '.join(devices)}")
+    origins = Counter(ORIGINS[s.run.origin] for s in material.shown)
+    if origins:
+        facts.append("Figures: " + "; ".join(f"{count} {said}" for said, count in origins.items()))
+    return facts
+
+
+def _note(note: str) -> str:
+    return clean(note, 400)

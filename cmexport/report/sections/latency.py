@@ -1,0 +1,98 @@
+"""Latency strips and the cold start."""
+
+from __future__ import annotations
+
+from cmexport.bench.table import remarks
+from cmexport.report.charts.bars import Bar, draw_bars
+from cmexport.report.charts.strips import Strip, draw_strips
+from cmexport.report.material import Material
+from cmexport.report.runs import ORIGINS
+from cmexport.report.selecting import Shown
+from cmexport.report.text import clean, day, number
+from cmexport.report.view import Cell, Chart, Section, Table, measured
+
+_HEAD = ("run", "p50, ms", "p90, ms", "p99, ms", "fastest", "runs", "per picture, ms", "peak memory, MB", "measured")
+_COLD = ("run", "load, fresh process, ms", "first run, ms", "to the first picture, ms", "load again, ms", "p50, ms")
+
+
+def section(material: Material) -> Section:
+    """Percentiles of all timed runs."""
+    timed = [s for s in material.shown if s.run.timing.p50 is not None]
+    strips = [_strip(s) for s in timed]
+    rows = tuple(_row(s) for s in material.shown)
+    notes = [clean(said, 400) for said in remarks([s.run.record for s in material.shown])]
+    notes += [f"{s.label}: {ORIGINS[s.run.origin]}" for s in material.shown if s.run.origin != "samples"]
+    notes += [
+        f"{s.label}: the record disagrees with its samples, whose figures are shown: {clean(s.run.disagreements[0])}"
+        for s in material.shown
+        if s.run.disagreements
+    ]
+    title = "Milliseconds of one run: every run, percentiles, first run, cold load"
+    chart = Chart(
+        "latency",
+        title,
+        "One strip per run on a logarithmic axis in milliseconds; the numbers are in the table below.",
+        lambda width: draw_strips("latency", title, "The numbers are in the table below.", strips, width),
+    )
+    return Section(
+        "latency",
+        "Latency",
+        "Milliseconds on the device's own clock for one run of the graph; percentiles of all timed runs, first run and "
+        "load apart. No p99 below 200 runs: it would be one or two of them.",
+        charts=(chart,) if strips else (),
+        tables=(Table("Latency and memory", _HEAD, rows),) if rows else (),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def cold_start(material: Material) -> Section:
+    """Load and first run, stacked."""
+    known = [s for s in material.shown if s.run.timing.load_cold is not None and s.run.timing.first is not None]
+    bars = []
+    for s in known:
+        timing = s.run.timing
+        assert timing.load_cold is not None
+        assert timing.first is not None
+        total = timing.load_cold + timing.first
+        bars.append(Bar(s.label, (timing.load_cold, timing.first), None, None, f"{number(total, 3)} ms"))
+    title = "Cold start: from a fresh process to the first picture"
+    chart = Chart(
+        "cold",
+        title,
+        "Stacked bars in milliseconds: opening the model in a fresh process, then the first run.",
+        lambda width: draw_bars("cold", title, "Milliseconds.", bars, ("load", "first run"), "ms", width),
+    )
+    rows = tuple(_cold(s) for s in material.shown)
+    return Section(
+        "cold-start",
+        "Cold start",
+        "Opening the model in a fresh process (or page), then the first run: what a user waits for once.",
+        charts=(chart,) if bars else (),
+        tables=(Table("Cold start", _COLD, rows),) if rows else (),
+    )
+
+
+def _strip(shown: Shown) -> Strip:
+    timing = shown.run.timing
+    return Strip(shown.label, shown.run.ms, timing.p50, timing.p90, timing.p99, timing.first, timing.load_cold)
+
+
+def _row(shown: Shown) -> tuple[Cell, ...]:
+    run = shown.run
+    timing = run.timing
+    figures = (timing.p50, timing.p90, timing.p99, timing.min)
+    return (
+        Cell(shown.label),
+        *(measured(number(value)) for value in figures),
+        Cell(str(timing.n)),
+        measured(number(run.ms_per_picture)),
+        measured(number(run.record.memory_mb.peak, 3)),
+        Cell(f"{day(run.record.provenance.created)}{'' if run.origin == 'samples' else ', as recorded'}"),
+    )
+
+
+def _cold(shown: Shown) -> tuple[Cell, ...]:
+    timing = shown.run.timing
+    both = None if timing.load_cold is None or timing.first is None else timing.load_cold + timing.first
+    figures = (timing.load_cold, timing.first, both, timing.load_warm, timing.p50)
+    return (Cell(shown.label), *(measured(number(value)) for value in figures))

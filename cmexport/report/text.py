@@ -1,0 +1,66 @@
+"""Numbers and names as text."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from datetime import datetime
+
+NOT_MEASURED = "not measured"
+_LONGEST = 160
+
+
+def clean(text: str, longest: int = _LONGEST) -> str:
+    """A name from a file as one line: no control or direction marks (they reorder a page), at most `longest`."""
+    kept = "".join(" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
+    line = re.sub(" +", " ", kept).strip()
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """`digits` significant digits, whole numbers with thin spaces; None is "not measured"."""
+    if value is None:
+        return NOT_MEASURED
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "-∞"
+    size = abs(value)
+    if size >= 1e12 or 0 < size < 1e-4:
+        return f"{value:.{digits - 1}e}"
+    decimals = digits if size == 0 else max(0, digits - 1 - math.floor(math.log10(size)))
+    shown = f"{value:,.{decimals}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return shown.rstrip("0").rstrip(".") if size == 0 else shown
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Both ends; an open upper end is infinite."""
+    if low is None or high is None:
+        return NOT_MEASURED
+    return f"{number(low, 3)} to {number(high, 3)}"
+
+
+def times(value: float | None) -> str:
+    """A ratio."""
+    return NOT_MEASURED if value is None else f"{number(value, 3)} x"
+
+
+def ratio(upper: float | None, lower: float | None) -> float | None:
+    """Their quotient, where both are known and it exists."""
+    if upper is None or lower is None or lower <= 0:
+        return None
+    return upper / lower
+
+
+def megabytes(size_bytes: int) -> str:
+    """Of 1e6 bytes."""
+    return f"{number(size_bytes / 1e6, 3)} MB"
+
+
+def decibels(value: float | None, *, identical: bool | None) -> str:
+    """Mean PSNR; identical pictures have none."""
+    return "identical" if identical else number(value)
+
+
+def day(when: datetime) -> str:
+    """Date and minute."""
+    return when.strftime("%Y-%m-%d %H:%M")
