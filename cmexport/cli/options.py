@@ -87,7 +87,7 @@ BudgetDb = Annotated[
 ]
 Precision = Annotated[
     str | None,
-    typer.Option("--precision", metavar="P", help="The same by name: fp32, fp16, bf16, int8, fp8, w8, w6, w4."),
+    typer.Option("--precision", metavar="P", help="By name: fp32, fp16, bf16, int8, a16w8 (qnn), fp8, w8, w6, w4."),
 ]
 Plan = Annotated[
     Path | None,

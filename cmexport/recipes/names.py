@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 TargetName = Literal["onnx", "coreml", "coreai", "tensorrt"]
-Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8", "w8", "w6", "w4", "mixed"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "a16w8", "fp8", "w8", "w6", "w4", "mixed"]
 TaskName = Literal["generate", "inpaint", "colorize", "superres", "stroke", "denoise"]
 Sampler = Literal["consistency", "heun"]
 
@@ -15,7 +15,7 @@ TARGETS: tuple[str, ...] = get_args(TargetName)
 
 PRECISIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "onnx": ("fp32", "fp16", "int8", "w8", "w4"),
+        "onnx": ("fp32", "fp16", "int8", "a16w8", "w8", "w4"),
         "coreml": ("fp32", "fp16", "int8", "w8", "w6", "w4", "mixed"),
         "coreai": ("fp32", "fp16"),
         "tensorrt": ("fp32", "fp16", "bf16", "int8", "fp8"),
