@@ -16,9 +16,11 @@ from cmexport.artifact import (
     describe_file,
     metadata_props,
     staged_folder,
+    write_atomically,
     write_manifest,
     write_preview,
 )
+from cmexport.artifact.frontier import frontier_points, frontier_svg
 from cmexport.artifact.manifest import (
     CheckpointRecord,
     EvaluationRecord,
@@ -224,14 +226,19 @@ def _verify_and_describe(
         target.stamp(folder, files, metadata_props(manifests[first]))
     for name, preview in previews.items():
         write_preview(folder / preview, reports[name].preview.reference, reports[name].preview.candidate)
+    frontiers = _write_frontiers(folder, manifests)
     roles = {
         path: _role(path, index) for draft in drafts.values() for index, path in enumerate(draft.lowered.files)
     } | dict.fromkeys(previews.values(), "preview")
+    roles |= dict.fromkeys(frontiers.values(), "frontier")
     manifest = manifests[next(iter(drafts))].model_copy(
         update={"files": tuple(describe_file(folder, folder / path, role) for path, role in roles.items())}
     )
     if several:
-        functions = tuple(_function(n, m, drafts[n].lowered.files, previews.get(n)) for n, m in manifests.items())
+        functions = tuple(
+            _function(n, m, (*drafts[n].lowered.files, *(p[n] for p in (previews, frontiers) if n in p)))
+            for n, m in manifests.items()
+        )
         manifest = manifest.model_copy(update={"functions": functions})
     return manifest, reports
 
@@ -242,10 +249,21 @@ def _role(path: str, index: int) -> str:
     return next(known, "weights" if index else "model")
 
 
-def _function(name: str, manifest: Manifest, files: tuple[str, ...], preview: str | None) -> FunctionRecord:
+def _write_frontiers(folder: Path, manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """A picture of what a search under a budget measured, for every graph that had one; file names by graph."""
+    written = {}
+    for index, (name, manifest) in enumerate(manifests.items()):
+        plan = manifest.precision_plan
+        if points := frontier_points(plan):
+            written[name] = "frontier.svg" if index == 0 else f"frontier-{name}.svg"
+            write_atomically(folder / written[name], frontier_svg(points, "of the float32 file's").encode())
+    return written
+
+
+def _function(name: str, manifest: Manifest, files: tuple[str, ...]) -> FunctionRecord:
     """What a manifest says of one graph only."""
     fields = {f: getattr(manifest, f) for f in FunctionRecord.model_fields if f not in ("name", "files")}
-    return FunctionRecord(name=name, files=files if preview is None else (*files, preview), **fields)
+    return FunctionRecord(name=name, files=files, **fields)
 
 
 def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, parity: ParityReport | None) -> Manifest:

@@ -61,7 +61,13 @@ class Choice:
 
     def facts(self, budget: dict[str, float]) -> dict[str, Any]:
         """For the manifest."""
-        return {**self.graph.facts, **budget, "budget_met": self.met, "frontier": [asdict(p) for p in self.frontier]}
+        return {
+            **self.graph.facts,
+            **budget,
+            "budget_met": self.met,
+            "chosen_in_float": self.point.in_float,
+            "frontier": [asdict(p) for p in self.frontier],
+        }
 
 
 def within_db(
