@@ -3,8 +3,8 @@
     python benchmarks/int8_frontier.py [CKPT] [--count 1500] [--features ruler.pt] [-o docs/int8-frontier]
 
 Exports the demo model (or CKPT) at every precision plan worth comparing, lets them take turns with the naive float32
-export, one process per file, and compares every picture of `--count` seeds with the float32 file's. Writes a JSON
-record, a Markdown table and a picture under the name `-o` (`.json`, `.md`, `.svg`).
+export, one process per file, and compares every picture of `--count` seeds with the float32 file's. Prints a
+Markdown table; writes a JSON record and a picture under the name `-o` (`.json`, `.svg`).
 """
 
 from __future__ import annotations
@@ -253,7 +253,6 @@ def main() -> int:
     points = [
         FrontierPoint(row.name, row.mean_db, row.ratio, row.megabytes) for row in found if row.mean_db is not None
     ]
-    chosen.out.with_suffix(".md").write_text(table, encoding="utf-8")
     chosen.out.with_suffix(".svg").write_text(
         frontier_svg([p for p in points if p.name != NAIVE], "of the naive float32 export's time"), encoding="utf-8"
     )
