@@ -76,7 +76,9 @@ def facts_of(step: Step, printed: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     manifest = printed.get("manifest")
     if step.kind == "export" and isinstance(manifest, dict):
-        facts["size_bytes"] = sum(f["bytes"] for f in manifest["files"] if f["role"] not in ("preview", "layers", "frontier"))
+        facts["size_bytes"] = sum(
+            f["bytes"] for f in manifest["files"] if f["role"] not in ("preview", "layers", "frontier")
+        )
         graphs = [manifest, *manifest.get("functions", ())]
         parities = [graph["parity"] for graph in graphs if graph.get("parity") is not None]
         if parities:

@@ -312,6 +312,9 @@ class _Planner:
                 device.needs,
             )
 
+    def _title(self) -> str:
+        return self._recipe.description or self._document.path.stem
+
     def _report(self, steps: Sequence[Step]) -> list[Step]:
         report = self._recipe.report
         if report is None:
@@ -320,7 +323,7 @@ class _Planner:
             Step(
                 name="report",
                 kind="report",
-                arguments=("report", "--markdown", f"{WORK}/{report.markdown}"),
+                arguments=("report", "--markdown", f"{WORK}/{report.markdown}", "--title", self._title()),
                 output=report.html,
                 after=tuple(step.name for step in steps if step.kind in ("export", "bench", "verify")),
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,7 +124,7 @@ class _Run:
             if unmet.status == "skipped":
                 return Outcome(step, "skipped", 0, f"needs {unmet.step.name}, which was skipped")
             return Outcome(step, "waiting", unmet.code, f"needs {unmet.step.name}")
-        if step.kind in ("verify", "bench") and not any(self._outcomes[name].succeeded for name in step.after):
+        if step.kind in ("verify", "bench", "report") and not any(_usable(step, self._outcomes)):
             skipped = all(self._outcomes[name].status == "skipped" for name in step.after)
             code = 0 if skipped else next(self._outcomes[n].code for n in step.after if self._outcomes[n].code)
             return Outcome(step, "skipped" if skipped else "waiting", code, "there is no artefact for it")
@@ -192,6 +192,8 @@ class _Run:
                 path.rename(reject_name(path))
         if step.output is None and step.kind == "verify":
             self._place.printed(step).rename(work / f"{step.name.partition(':')[2].replace('/', '-')}.json")
+        if step.kind == "report":
+            _relink(work)
         prefix = f"{step.place}/" if step.place else ""
         entries = tuple(sorted(prefix + path.name for path in work.iterdir()))
         known = read_state(self._place.state(step))
@@ -219,6 +221,13 @@ class _Run:
         )
         write_state(state, done)
         return _of_state(step, done, fresh=True)
+
+
+def _relink(work: Path) -> None:
+    """Pictures beside the report are named as seen from where it was written, three folders below its place."""
+    for path in work.glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace("](../../../", "]("), encoding="utf-8")
 
 
 def _of_state(step: Step, state: StepState, *, fresh: bool) -> Outcome:
@@ -250,9 +259,15 @@ def _key(plan: RunPlan, step: Step, outcomes: Mapping[str, Outcome]) -> str:
 
 def _inputs(step: Step, outcomes: Mapping[str, Outcome]) -> Iterable[str]:
     """What a step works on: everything that the successful steps before it wrote."""
+    for outcome in _usable(step, outcomes):
+        yield from (entry for entry in outcome.entries if not entry.endswith(".samples"))
+
+
+def _usable(step: Step, outcomes: Mapping[str, Outcome]) -> Iterator[Outcome]:
+    """Those before a step that wrote something for it; a report also shows what missed its gate."""
     for name in step.after:
-        if outcomes[name].succeeded:
-            yield from (entry for entry in outcomes[name].entries if not entry.endswith(".samples"))
+        if outcomes[name].succeeded or (step.kind == "report" and outcomes[name].status == "gate"):
+            yield outcomes[name]
 
 
 def _command(plan: RunPlan, place: Workplace, step: Step, outcomes: Mapping[str, Outcome], key: str) -> Sequence[str]:

@@ -35,7 +35,7 @@ def parsed(step: Step) -> dict:
     verb, *arguments = step.arguments
     app = typer.Typer(add_completion=False)
     app.command(verb)(import_module(f"cmexport.cli.{verb}").command)
-    artefacts = ["artefact"] if step.kind in ("verify", "bench") else []
+    artefacts = ["artefact"] if step.kind in ("verify", "bench", "report") else []
     with get_command(app).make_context(verb, [*arguments, *artefacts], resilient_parsing=False) as context:
         return dict(context.params)
 
@@ -48,8 +48,7 @@ def test_shipped_recipes_become_command_lines(path) -> None:
         assert seen.issuperset((*step.needs, *step.after)), "each after all it needs"
         assert step.name not in seen
         seen.add(step.name)
-        if step.kind != "report":
-            parsed(step)
+        parsed(step)
     places = [(step.place, step.target, step.arguments[3]) for step in plan.steps if step.kind == "export"]
     assert len(set(places)) == len(places), "no two artefacts in one folder"
 

@@ -72,9 +72,8 @@ def test_everything_is_done_once(run, tmp_path) -> None:
     assert sorted(begun) == ["bench", "coreml fp32", "onnx fp16", "onnx fp32", "report"]
     assert files(tmp_path / "out") == EXPECTED
     assert outcomes["onnx/fp16"].facts["parity_db"] == 65.0
-    assert (tmp_path / "out" / "report.md").read_text() == str(
-        ["m-onnx-fp32", "m-onnx-fp16", "m-coreml-fp32", "local.jsonl"]
-    )
+    linked = [f"![picture]({n})" for n in ("m-onnx-fp32", "m-onnx-fp16", "m-coreml-fp32", "bench/local.jsonl")]
+    assert (tmp_path / "out" / "report.md").read_text().splitlines() == linked
     again, begun = run()
     assert begun == []
     assert {o.status for o in again.values()} == {"kept"}
@@ -161,6 +160,7 @@ def test_gates(run, tmp_path) -> None:
     assert (out / "m-onnx-fp16.rejected").is_dir()
     assert not (out / "m-onnx-fp16").exists(), "the one of the laxer recipe is not left as if it were good"
     assert [p.name for p in (out / "bench/local.jsonl.samples").iterdir()] == ["m-onnx-fp32.bin"]
+    assert "m-onnx-fp16.rejected" in (out / "report.html").read_text(), "a report shows what missed its gate"
     outcomes, begun = run(RECIPE.replace('"fp16"]', '"fp16"]\ngate_db = { fp16 = 70 }'))
     assert begun == [], "it would fail again"
     assert exit_code(tuple(outcomes.values())) == 4
@@ -308,3 +308,10 @@ def test_killed_while_results_are_moved_to_their_place(planned, notes, run, chec
     assert sorted(p.name for p in (out / "bench").iterdir()) == ["local.jsonl", "local.jsonl.samples"]
     assert not list((out / ".cmexport-run/work").iterdir())
     assert not list((out / ".cmexport-run/tmp").iterdir())
+
+
+def test_nothing_to_report(run) -> None:
+    outcomes, begun = run("[targets.onnx]\n[report]\n", {"onnx fp32": {"code": 3}})
+    assert begun == ["onnx fp32"]
+    assert outcomes["report"].status == "waiting"
+    assert exit_code(tuple(outcomes.values())) == 3

@@ -87,7 +87,9 @@ def write_records(out: Path, precision: str, arguments: list[str], behave: dict)
 def write_report(out: Path, precision: str, arguments: list[str], behave: dict) -> dict:
     inputs = [Path(a).name for a in arguments[: arguments.index("--markdown")]]
     out.write_text(f"<html>{inputs}")
-    Path(arguments[arguments.index("--markdown") + 1]).write_text(str(inputs))
+    markdown = Path(arguments[arguments.index("--markdown") + 1])
+    links = [os.path.relpath(a, markdown.parent) for a in arguments[: arguments.index("--markdown")]]
+    markdown.write_text("\n".join(f"![picture]({link})" for link in links))
     return {}
 
 
