@@ -116,7 +116,7 @@ def battery_asked(text: str) -> Battery:
         raise UsageError(f"--battery {text}: give the rated capacity in Wh, or one of {names}") from None
     if not (math.isfinite(wh) and 0.01 <= wh <= 1e5):
         raise UsageError(f"--battery {text}: a rated capacity lies between 0.01 and 100 000 Wh")
-    return Battery("--battery", "", wh, 0.0, f"--battery {wh:g} Wh, taken as exact")
+    return Battery("given capacity", "", wh, 0.0, f"--battery {wh:g} Wh, taken as exact")
 
 
 def charge(battery: Battery, energy: EnergyRecord) -> Charge | None:

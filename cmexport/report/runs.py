@@ -84,9 +84,14 @@ def recompute(found: FoundRecord, artifacts: Sequence[FoundArtifact]) -> Run:
     if raw is None:
         figures = (record.timing_ms, record.energy, record.sustained, ())
         return Run(found, origin, complaint, *figures, artifact, ())
-    timing = timing_from_samples(raw, record.timing_ms.samples)
-    energy = record.energy if raw.trace is None else energy_from_trace(raw.trace)
-    sustained = sustained_from_samples(raw)
+    try:
+        timing = timing_from_samples(raw, record.timing_ms.samples)
+        energy = record.energy if raw.trace is None else energy_from_trace(raw.trace)
+        sustained = sustained_from_samples(raw)
+    except (ValueError, ArithmeticError, LookupError):
+        # Numbers that no device gives, such as a first minute of 0 ms.
+        where = f"{found.file}: the samples of {record.artifact.name} give no figures"
+        return Run(found, "changed", where, record.timing_ms, record.energy, record.sustained, (), artifact, ())
     disagreements = tuple(_disagreements(record, raw, timing, energy, sustained))
     return Run(found, origin, complaint, timing, energy, sustained, tuple(raw.ms), artifact, disagreements)
 

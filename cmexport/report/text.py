@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Iterable
 from datetime import datetime
 
 NOT_MEASURED = "not measured"
@@ -27,9 +28,25 @@ def number(value: float | None, digits: int = 4) -> str:
     size = abs(value)
     if size >= 1e12 or 0 < size < 1e-4:
         return f"{value:.{digits - 1}e}"
+    # Rounded first: 99.999 has two digits before the point, 100.0 three.
+    size = abs(float(f"{value:.{digits - 1}e}"))
     decimals = digits if size == 0 else max(0, digits - 1 - math.floor(math.log10(size)))
     shown = f"{value:,.{decimals}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
     return shown.rstrip("0").rstrip(".") if size == 0 else shown
+
+
+def tick(value: float) -> str:
+    """A round number at an axis, without zeros that say nothing: 0.2, 75, 1 000."""
+    shown = number(value, 3)
+    return shown.rstrip("0").rstrip(".") if "." in shown and "e" not in shown else shown
+
+
+def grouped(said: Iterable[tuple[str, str]]) -> list[str]:
+    """Remarks (about what, what), each said once with the names of all that it is true of."""
+    about: dict[str, list[str]] = {}
+    for label, remark in said:
+        about.setdefault(remark, []).append(label)
+    return [f"{'; '.join(labels)}: {remark}" for remark, labels in about.items()]
 
 
 def interval(low: float | None, high: float | None) -> str:
@@ -59,6 +76,11 @@ def megabytes(size_bytes: int) -> str:
 def decibels(value: float | None, *, identical: bool | None) -> str:
     """Mean PSNR; identical pictures have none."""
     return "identical" if identical else number(value)
+
+
+def gate(value: float | None) -> str:
+    """A gate in dB: 100, 55.05."""
+    return NOT_MEASURED if value is None else f"{value:.4g}"
 
 
 def day(when: datetime) -> str:

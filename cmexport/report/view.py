@@ -33,6 +33,15 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     heat: bool = False
 
+    @property
+    def words(self) -> frozenset[int]:
+        """Columns of words, which are read from the left; figures are compared from the right."""
+        return frozenset(
+            column
+            for column in range(len(self.head))
+            if any(row[column].tone != "none" and row[column].text[:1].isalpha() for row in self.rows)
+        )
+
 
 @dataclass(frozen=True)
 class Chart:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cmexport.report.charts.canvas import COLOURS, Canvas
 from cmexport.report.charts.scales import from_zero
-from cmexport.report.text import number
+from cmexport.report.text import tick as tick_text
 
 MOST = 40
 """Rows drawn; the table below a chart has them all."""
@@ -46,7 +46,7 @@ def draw_bars(
     for tick in scale.ticks(4):
         x = scale.at(tick)
         canvas.line(x, top + 4.0, x, bottom, "grid")
-        canvas.text(x, bottom + 14.0, number(tick, 3), "small" if x < 12 else "small mid", room=60.0)
+        canvas.text(x, bottom + 14.0, tick_text(tick), "small" if x < 12 else "small mid", room=60.0)
     canvas.text(width, bottom + 14.0, unit, "small end", room=_VALUE_ROOM)
     for index, row in enumerate(rows):
         y = top + index * _ROW

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cmexport.report.charts.bars import MOST
 from cmexport.report.charts.canvas import COLOURS, Canvas
 from cmexport.report.charts.scales import Scale, around, logarithmic
-from cmexport.report.text import number
+from cmexport.report.text import tick as tick_text
 
 _HEIGHT, _LEFT = 230.0, 46.0
 
@@ -35,7 +35,7 @@ class Point:
 def draw_curves(
     name: str, title: str, description: str, curves: Sequence[Curve], x_unit: str, y_unit: str, width: int
 ) -> str:
-    """Lines over a common pair of axes."""
+    """Lines over a common pair of axes; x counts something whole."""
     canvas = Canvas(name, title, description, width)
     curves = curves[: 2 * MOST]
     colours, colour = [], -1
@@ -47,7 +47,7 @@ def draw_curves(
     points = [p for c in curves for p in c.points]
     across = around([p[0] for p in points], _LEFT, width - 8.0)
     up = around([p[1] for p in points], top + _HEIGHT, top + 14.0)
-    _axes(canvas, across, up, x_unit, y_unit, top)
+    _axes(canvas, across, up, x_unit, y_unit, top, whole=True)
     for curve, shade in zip(curves, colours, strict=True):
         at = [(across.at(x), up.at(y)) for x, y in curve.points]
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
@@ -73,17 +73,21 @@ def draw_points(
     return canvas.finish(_HEIGHT + 36.0)
 
 
-def _axes(canvas: Canvas, across: Scale, up: Scale, x_unit: str, y_unit: str, top: float) -> None:
+def _axes(
+    canvas: Canvas, across: Scale, up: Scale, x_unit: str, y_unit: str, top: float, *, whole: bool = False
+) -> None:
     bottom = up.left
     for tick in up.ticks(5):
         y = up.at(tick)
         canvas.line(_LEFT, y, canvas.width, y, "grid")
-        canvas.text(_LEFT - 6.0, y + 4.0, number(tick, 3), "small end", room=_LEFT)
+        canvas.text(_LEFT - 6.0, y + 4.0, tick_text(tick), "small end", room=_LEFT)
     taken = -100.0
     for tick in across.ticks(6):
+        if whole and tick != round(tick):
+            continue
         x = across.at(tick)
         if x - taken >= 40.0:
-            canvas.text(x, bottom + 16.0, number(tick, 3), "small mid", room=60.0)
+            canvas.text(x, bottom + 16.0, tick_text(tick), "small mid", room=60.0)
             taken = x
     canvas.line(_LEFT, bottom, canvas.width, bottom, "axis")
     canvas.text(canvas.width, bottom + 32.0, x_unit, "small end", room=canvas.width)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+_LEAST = 1e-300
+"""Below are the subnormal numbers, whose fractions are zero."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -22,7 +25,7 @@ class Scale:
         return self.left + min(max(share, 0.0), 1.0) * (self.right - self.left)
 
     def _of(self, value: float) -> float:
-        return math.log10(max(value, 1e-300)) if self.log else value / max(abs(self.low), abs(self.high))
+        return math.log10(max(value, _LEAST)) if self.log else value / max(abs(self.low), abs(self.high))
 
     def ticks(self, wanted: int = 5) -> list[float]:
         """Round numbers inside, about `wanted`."""
@@ -46,13 +49,13 @@ def _round_step(step: float) -> float:
 def from_zero(values: list[float], left: float, right: float) -> Scale:
     """Linear from 0 to a little more than the largest of `values`."""
     most = max([v for v in values if math.isfinite(v) and v > 0], default=1.0)
-    return Scale(0.0, min(most * 1.02, 1.7e308), left, right)
+    return Scale(0.0, min(max(most, _LEAST) * 1.02, 1.7e308), left, right)
 
 
 def logarithmic(values: list[float], left: float, right: float) -> Scale:
     """Logarithmic around the positive ones of `values`, at least a factor of 1.2 wide."""
     known = [v for v in values if 0 < v < math.inf] or [1.0]
-    low, high = max(min(known) / 1.1, 1e-300), min(max(known) * 1.1, 1e300)
+    low, high = max(min(known) / 1.1, _LEAST), min(max(known) * 1.1, 1e300)
     return Scale(low, max(high, low * 1.2), left, right, log=True)
 
 

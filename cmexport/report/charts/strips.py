@@ -9,6 +9,7 @@ from cmexport.report.charts.bars import MOST
 from cmexport.report.charts.canvas import Canvas
 from cmexport.report.charts.scales import logarithmic
 from cmexport.report.text import number
+from cmexport.report.text import tick as tick_text
 
 _ROW, _TICKS = 46.0, 120
 """Runs drawn per strip; more are thinned out evenly by rank, which keeps the shape and both ends."""
@@ -42,7 +43,7 @@ def draw_strips(name: str, title: str, description: str, strips: Sequence[Strip]
         x = scale.at(tick)
         canvas.line(x, top + 4.0, x, bottom, "grid")
         if x - taken >= 38.0 and x < width - 30.0:
-            canvas.text(x, bottom + 14.0, number(tick, 3).removesuffix(".00"), "small mid", room=60.0)
+            canvas.text(x, bottom + 14.0, tick_text(tick), "small mid", room=60.0)
             taken = x
     canvas.text(width, bottom + 14.0, "ms", "small end", room=40.0)
     for index, strip in enumerate(strips):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cmexport.report.charts.bars import Bar, draw_bars
+from cmexport.report.comparing import side_by_side
 from cmexport.report.identity import network_of
 from cmexport.report.material import Material
+from cmexport.report.runs import Run
 from cmexport.report.selecting import Shown
 from cmexport.report.text import NOT_MEASURED, clean, number, ratio, times
 from cmexport.report.view import Cell, Chart, Section, Table, measured
@@ -27,43 +29,50 @@ _HEAD = (
 
 @dataclass(frozen=True)
 class Pair:
-    """The fewest consistency steps and a diffusion sampler, same checkpoint, precision, device and unit."""
+    """The fewest consistency steps and a diffusion sampler; same checkpoint, precision, device and unit (`where`)."""
 
-    one: Shown
-    many: Shown
+    one: Run
+    many: Run
+    where: str
+    remark: str
 
     @property
     def evaluations(self) -> float:
         """Times as many."""
-        return self.many.run.evaluations / self.one.run.evaluations
+        return self.many.evaluations / self.one.evaluations
 
     @property
     def time(self) -> float | None:
         """Times as long."""
-        return ratio(self.many.run.ms_per_picture, self.one.run.ms_per_picture)
+        return ratio(self.many.ms_per_picture, self.one.ms_per_picture)
 
     @property
     def energy(self) -> float | None:
         """Times the net energy."""
-        return ratio(self.many.run.energy.mj_per_image_net, self.one.run.energy.mj_per_image_net)
+        return ratio(self.many.energy.mj_per_image_net, self.one.energy.mj_per_image_net)
 
 
 def pairs(shown: tuple[Shown, ...]) -> list[Pair]:
     """Every run of a diffusion sampler with the run of fewest steps that it may be compared with."""
     found = []
     for many in shown:
-        if _sampler(many) == "consistency":
+        if _sampler(many.run) == "consistency":
             continue
-        fair = [one for one in shown if _sampler(one) == "consistency" and _setting(one) == _setting(many)]
+        fair = [one for one in shown if _sampler(one.run) == "consistency" and _setting(one) == _setting(many)]
         if fair:
-            found.append(Pair(min(fair, key=lambda s: s.run.evaluations), many))
+            few = min(fair, key=lambda s: s.run.evaluations)
+            beside = side_by_side((few, many))
+            one, other = beside.runs
+            found.append(Pair(one, other, f"{many.device} · {many.unit}", beside.remark))
     return found
 
 
 def section(material: Material) -> Section:
     """Evaluations, milliseconds and millijoules of both, and their ratios."""
     found = pairs(material.shown)
-    bars = [bar for pair in found for bar in (_bar(pair.one), _bar(pair.many)) if bar is not None]
+    bars = [
+        bar for pair in found for bar in (_bar(pair.one, pair.where), _bar(pair.many, pair.where)) if bar is not None
+    ]
     title = "Milliseconds per picture: one step beside diffusion"
     chart = Chart(
         "diffusion",
@@ -89,16 +98,16 @@ def verdict(pair: Pair) -> str:
     """Whether what is promised holds here, in one sentence."""
     least, most = CLAIM
     held = "inside" if least <= pair.evaluations <= most else "outside"
-    said = f"{pair.one.device}: {number(pair.evaluations, 3)} times fewer evaluations, {held} the promised 10 to 2000"
+    said = f"{pair.where}: {number(pair.evaluations, 3)} times fewer evaluations, {held} the promised 10 to 2000"
     time = f"{number(pair.time, 3)} times less time" if pair.time is not None else f"time {NOT_MEASURED}"
     if pair.time is not None and not least <= pair.time <= most:
         time += " (outside them)"
     energy = f"{number(pair.energy, 3)} times less energy" if pair.energy is not None else f"energy {NOT_MEASURED}"
-    return f"{said}; {time}; {energy}."
+    return f"{said}; {time}; {energy}{f'; {pair.remark}' if pair.remark else ''}."
 
 
-def _sampler(shown: Shown) -> str:
-    artifact = shown.run.artifact
+def _sampler(run: Run) -> str:
+    artifact = run.artifact
     return "consistency" if artifact is None else artifact.manifest.sampling.sampler
 
 
@@ -107,9 +116,10 @@ def _setting(shown: Shown) -> tuple[object, ...]:
     return (network_of(facts), facts.target, facts.precision, shown.device, shown.unit, backend.threads)
 
 
-def _bar(shown: Shown) -> Bar | None:
-    value = shown.run.ms_per_picture
-    return None if value is None else Bar(shown.label, (value,), None, None, f"{number(value, 3)} ms")
+def _bar(run: Run, where: str) -> Bar | None:
+    value = run.ms_per_picture
+    label = f"{clean(run.record.artifact.name)} · {where}"
+    return None if value is None else Bar(label, (value,), None, None, f"{number(value, 3)} ms")
 
 
 def _table(pair: Pair) -> Table:
@@ -125,15 +135,14 @@ def _table(pair: Pair) -> Table:
             Cell(""),
         )
     )
-    facts = pair.one.run.record.artifact
-    title = f"{network_of(facts).title}, {clean(facts.precision)} on {pair.one.device} · {pair.one.unit}"
+    facts = pair.one.record.artifact
+    title = f"{network_of(facts).title}, {clean(facts.precision)} on {pair.where}"
     return Table(title, _HEAD, tuple(rows))
 
 
-def _row(shown: Shown) -> tuple[Cell, ...]:
-    run = shown.run
+def _row(run: Run) -> tuple[Cell, ...]:
     each = None if run.ms_per_picture is None else run.ms_per_picture / run.evaluations
-    sampler = _sampler(shown)
+    sampler = _sampler(run)
     return (
         Cell(f"{clean(sampler, 30)}: {clean(run.record.artifact.name)}"),
         Cell(str(run.evaluations)),

@@ -7,7 +7,7 @@ from cmexport.report.battery import Charge, battery_of, charge
 from cmexport.report.charts.bars import Bar, draw_bars
 from cmexport.report.material import Material
 from cmexport.report.selecting import Shown
-from cmexport.report.text import NOT_MEASURED, clean, interval, number
+from cmexport.report.text import NOT_MEASURED, clean, grouped, interval, number
 from cmexport.report.view import Cell, Chart, Section, Table, measured
 
 _HEAD = ("run", "net, mJ", "95 % interval", "gross, mJ", "grade", "source", "active, W", "idle before / after, W")
@@ -31,9 +31,11 @@ def section(material: Material) -> Section:
         lambda width: draw_bars("energy", title, "Millijoules per picture.", bars, (), "mJ", width),
     )
     notes = [f"grade {grade}: {meaning}" for grade, meaning in GRADES.items()] if bars else []
-    for shown in material.shown:
-        if shown.run.energy.mj_per_image_net is None:
-            notes.append(f"{shown.label}: {clean(shown.run.energy.reasons['mj_per_image_net'], 300)}")
+    notes += grouped(
+        (s.label, clean(s.run.energy.reasons["mj_per_image_net"], 300))
+        for s in material.shown
+        if s.run.energy.mj_per_image_net is None
+    )
     return Section(
         "energy",
         "Energy",
@@ -53,11 +55,11 @@ def battery(material: Material) -> Section:
         if known is None:
             if shown.run.energy.mj_per_image_net is not None:
                 said = "no model named" if model is None else f"'{clean(model, 60)}' is not in the table of batteries"
-                notes.append(f"{shown.label}: {said}; --battery WH gives its capacity")
+                notes.append((shown.label, f"{said}; --battery WH gives its capacity"))
             continue
         found = charge(known, shown.run.energy)
         if found is None:
-            notes.append(f"{shown.label}: energy {NOT_MEASURED}")
+            notes.append((shown.label, f"energy {NOT_MEASURED}"))
             continue
         rows.append(_charge(shown, found))
     return Section(
@@ -66,7 +68,7 @@ def battery(material: Material) -> Section:
         "Pictures from measured net energy and the rated capacity of a new battery: what generating alone takes, "
         "without screen, radio or the app. The band joins the energy's 95 % interval and the capacity's tolerance.",
         tables=(Table("Pictures per battery charge", _BATTERY, tuple(rows)),) if rows else (),
-        notes=tuple(notes),
+        notes=tuple(grouped(notes)),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from cmexport.bench.table import remarks
+from collections.abc import Iterator
+
 from cmexport.report.charts.bars import Bar, draw_bars
 from cmexport.report.charts.strips import Strip, draw_strips
 from cmexport.report.material import Material
 from cmexport.report.runs import ORIGINS
 from cmexport.report.selecting import Shown
-from cmexport.report.text import clean, day, number
+from cmexport.report.text import clean, day, grouped, number
 from cmexport.report.view import Cell, Chart, Section, Table, measured
 
 _HEAD = ("run", "p50, ms", "p90, ms", "p99, ms", "fastest", "runs", "per picture, ms", "peak memory, MB", "measured")
@@ -20,13 +21,7 @@ def section(material: Material) -> Section:
     timed = [s for s in material.shown if s.run.timing.p50 is not None]
     strips = [_strip(s) for s in timed]
     rows = tuple(_row(s) for s in material.shown)
-    notes = [clean(said, 400) for said in remarks([s.run.record for s in material.shown])]
-    notes += [f"{s.label}: {ORIGINS[s.run.origin]}" for s in material.shown if s.run.origin != "samples"]
-    notes += [
-        f"{s.label}: the record disagrees with its samples, whose figures are shown: {clean(s.run.disagreements[0])}"
-        for s in material.shown
-        if s.run.disagreements
-    ]
+    notes = grouped((s.label, said) for s in material.shown for said in _remarks(s))
     title = "Milliseconds of one run: every run, percentiles, first run, cold load"
     chart = Chart(
         "latency",
@@ -41,7 +36,7 @@ def section(material: Material) -> Section:
         "load apart. No p99 below 200 runs: it would be one or two of them.",
         charts=(chart,) if strips else (),
         tables=(Table("Latency and memory", _HEAD, rows),) if rows else (),
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(notes),
     )
 
 
@@ -75,6 +70,22 @@ def cold_start(material: Material) -> Section:
 def _strip(shown: Shown) -> Strip:
     timing = shown.run.timing
     return Strip(shown.label, shown.run.ms, timing.p50, timing.p90, timing.p99, timing.first, timing.load_cold)
+
+
+def _remarks(shown: Shown) -> Iterator[str]:
+    """Failure, flags, why there is no p99, and where the figures don't come from samples or differ from them."""
+    run = shown.run
+    record = run.record
+    if record.failure is not None:
+        yield f"failed ({clean(record.failure.stage, 40)}): {clean(record.failure.message, 300)}"
+    if record.validity.flags:
+        yield f"flagged {', '.join(record.validity.flags)}"
+    if run.timing.p50 is not None and run.timing.p99 is None:
+        yield f"no p99: {clean(run.timing.reasons['p99'])}"
+    if run.origin != "samples":
+        yield ORIGINS[run.origin]
+    if run.disagreements:
+        yield f"the record disagrees with its samples, whose figures are shown: {clean(run.disagreements[0])}"
 
 
 def _row(shown: Shown) -> tuple[Cell, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cmexport.artifact.parity_record import ParityRecord, RungRecord
 from cmexport.report.gathering import FoundArtifact
 from cmexport.report.material import Material
-from cmexport.report.text import NOT_MEASURED, clean, decibels, number
+from cmexport.report.text import NOT_MEASURED, clean, decibels, gate, grouped, number
 from cmexport.report.view import Cell, Section, Table, measured
 
 _RUNGS = ("artefact", "rung", "pictures", "mean, dB", "worst, dB", "gate, dB", "max abs", "off by 1 / 2 / 4", "verdict")
@@ -16,7 +16,7 @@ def section(material: Material) -> Section:
     """The ladder of each artefact as its manifest has it, and the pictures each device made."""
     rungs = [row for a in material.artifacts for row in _ladder(material.label(a), a)]
     unverified = [material.label(a) for a in material.artifacts if a.manifest.parity is None]
-    devices, notes = [], [f"{name}: exported with --no-verify" for name in unverified]
+    devices, notes = [], [(name, "exported with --no-verify") for name in unverified]
     for shown in material.shown:
         parity = shown.run.record.parity
         devices.append(
@@ -25,14 +25,14 @@ def section(material: Material) -> Section:
                 Cell(str(parity.pictures)),
                 measured(decibels(parity.mean_db, identical=parity.identical)),
                 measured(decibels(parity.min_db, identical=parity.identical)),
-                measured(number(parity.gate_db)),
+                measured(gate(parity.gate_db)),
                 measured(number(parity.max_abs, 2)),
                 measured(NOT_MEASURED if parity.reference is None else clean(parity.reference)),
                 _passed(parity.passed),
             )
         )
         if parity.passed is None:
-            notes.append(f"{shown.label}: {clean(parity.reasons['passed'])}")
+            notes.append((shown.label, clean(parity.reasons["passed"])))
     tables = []
     if rungs:
         tables.append(Table("On the host, when exported: every step from PyTorch to the file", _RUNGS, tuple(rungs)))
@@ -44,7 +44,7 @@ def section(material: Material) -> Section:
         "PSNR of each picture against PyTorch's in float32 from the same noise (peak 2.0), averaged. A precision's "
         "gate is what that mean must reach. Pictures aren't kept: these figures are the manifests' and the records'.",
         tables=tuple(tables),
-        notes=tuple(notes),
+        notes=tuple(grouped(notes)),
     )
 
 
@@ -54,7 +54,7 @@ def verdict(artifact: FoundArtifact) -> Cell:
     if parity is None:
         return Cell("not verified", "none")
     shipped = parity.rungs[-1].difference
-    said = "identical" if shipped.identical else f"{number(shipped.mean_db)} dB, gate {number(parity.applied_gate_db)}"
+    said = "identical" if shipped.identical else f"{number(shipped.mean_db)} dB, gate {gate(parity.applied_gate_db)}"
     return Cell(f"FAILED: {said}", "bad") if artifact.rejected else Cell(f"passed: {said}", "good")
 
 
@@ -65,7 +65,7 @@ def _ladder(label: str, artifact: FoundArtifact) -> list[tuple[Cell, ...]]:
 
 def _rung(label: str, parity: ParityRecord, rung: RungRecord) -> tuple[Cell, ...]:
     found = rung.difference
-    shares = " / ".join(f"{100 * share:.3g} %" for share in (found.off_by_1, found.off_by_2, found.off_by_4))
+    shares = " / ".join(f"{100 * share:.2g} %" for share in (found.off_by_1, found.off_by_2, found.off_by_4))
     broken = f", {found.non_finite} NaN or Inf" if found.non_finite else ""
     return (
         Cell(label),
@@ -73,7 +73,7 @@ def _rung(label: str, parity: ParityRecord, rung: RungRecord) -> tuple[Cell, ...
         Cell(str(found.pictures)),
         measured(decibels(found.mean_db, identical=found.identical)),
         measured(decibels(found.min_db, identical=found.identical)),
-        Cell(number(parity.applied_gate_db if rung.own_gate_db is None else rung.own_gate_db)),
+        Cell(gate(parity.applied_gate_db if rung.own_gate_db is None else rung.own_gate_db)),
         Cell(f"{number(found.max_abs, 2)}{broken}"),
         Cell(shares),
         _passed(rung.passed),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cmexport.report.charts.bars import Bar, draw_bars
 from cmexport.report.material import Material
-from cmexport.report.text import NOT_MEASURED, clean, number
+from cmexport.report.text import NOT_MEASURED, clean, grouped, number
 from cmexport.report.view import Cell, Chart, Section, Table, measured
 
 _HEAD = ("run", "asked for", "ran on", "operations per unit", "not on the unit asked for", "threads")
@@ -32,7 +32,7 @@ def section(material: Material) -> Section:
     for shown, placement in placed:
         backend = shown.run.record.backend
         if not placement:
-            notes.append(f"{shown.label}: {clean(backend.reasons.get('placement', 'the runtime names no unit'), 200)}")
+            notes.append((shown.label, clean(backend.reasons.get("placement", "the runtime names no unit"), 200)))
         said = ", ".join(f"{clean(u, 40)} {count}" for u, count in placement.items())
         rows.append(
             (
@@ -50,7 +50,7 @@ def section(material: Material) -> Section:
         "Where the runtime says it ran the graph's operations.",
         charts=(chart,) if bars else (),
         tables=(Table("Operator placement", _HEAD, tuple(rows)),) if rows else (),
-        notes=tuple(notes),
+        notes=tuple(grouped(notes)),
     )
 
 

@@ -10,7 +10,7 @@ from cmexport.report.text import NOT_MEASURED, decibels, interval, megabytes, nu
 from cmexport.report.view import Cell, Chart, Section, Table, measured
 
 _HEAD = (
-    *("no.", "artefact", "size", "precision", "PSNR, dB", "verdict"),
+    *("artefact", "size", "precision", "PSNR, dB", "verdict"),
     *("distance from PyTorch's pictures", "95 % interval", "distance from real pictures", "95 % interval"),
 )
 
@@ -27,8 +27,7 @@ def section(material: Material) -> Section:
             points.append(Point(index, artifact.facts.size_bytes / 1e6, shipped.mean_db, colour))
         rows.append(
             (
-                Cell(str(index)),
-                Cell(material.label(artifact)),
+                Cell(f"{index}. {material.label(artifact)}"),
                 Cell(megabytes(artifact.facts.size_bytes)),
                 Cell(artifact.facts.precision),
                 measured(NOT_MEASURED if shipped is None else decibels(shipped.mean_db, identical=shipped.identical)),

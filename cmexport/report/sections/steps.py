@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cmexport.report.charts.bars import Bar, draw_bars
+from cmexport.report.comparing import side_by_side
 from cmexport.report.gathering import FoundArtifact
 from cmexport.report.identity import Network, network_of
 from cmexport.report.material import Material
+from cmexport.report.runs import Run
 from cmexport.report.scores import Scores, StepsScore
 from cmexport.report.sections.size import distribution_of
 from cmexport.report.selecting import Shown
-from cmexport.report.text import NOT_MEASURED, clean, interval, number, ratio, times
+from cmexport.report.text import NOT_MEASURED, clean, grouped, interval, number, ratio, times
 from cmexport.report.view import Cell, Chart, Section, Table, measured
 
 WANTED = (1, 2, 4)
@@ -39,12 +41,28 @@ class _Group:
     unit: str
 
 
+@dataclass(frozen=True)
+class _Member:
+    """One number of steps: its artefact and its run, where they are at hand."""
+
+    artifact: FoundArtifact | None = None
+    shown: Shown | None = None
+    run: Run | None = None
+
+    @property
+    def ms(self) -> float | None:
+        """Median time of a picture."""
+        return None if self.run is None else self.run.ms_per_picture
+
+
 def section(material: Material) -> Section:
     """A table for each network, target, precision and device; and those that `tune --table --json` wrote."""
     groups = _groups(material)
-    tables, bars = [], []
+    tables, bars, notes = [], [], []
     for group, members in sorted(groups.items(), key=lambda g: str(g[0])):
         if len(members) > 1:
+            members, remark = _beside(members)
+            notes += [(f"{group.network.title}, {clean(group.precision)} on {group.device}", remark)] if remark else []
             tables.append(_table(material, group, members))
             bars += _bars(group, members)
     tables += [_from_file(s) for s in material.gathered.scores if s.rows]
@@ -58,53 +76,55 @@ def section(material: Material) -> Section:
     return Section(
         "steps",
         "One, two and four steps",
-        "The same network with more evaluations: what they cost and what they bring.",
+        "The same network with more evaluations: what they cost and what they bring. Where one command measured all of "
+        "them in turns, its runs are compared.",
         charts=(chart,) if bars else (),
         tables=tuple(tables),
-        notes=()
+        notes=tuple(grouped(notes))
         if tables
         else ("export with --steps 2 and --steps 4, or name what cmexport tune --table --features F --json printed",),
     )
 
 
-def _groups(material: Material) -> dict[_Group, dict[int, tuple[FoundArtifact | None, Shown | None]]]:
-    groups: dict[_Group, dict[int, tuple[FoundArtifact | None, Shown | None]]] = {}
+def _groups(material: Material) -> dict[_Group, dict[int, _Member]]:
+    groups: dict[_Group, dict[int, _Member]] = {}
     ran = set()
     for shown in material.shown:
         run, facts = shown.run, shown.run.record.artifact
         if run.artifact is not None and run.artifact.manifest.sampling.sampler != "consistency":
             continue
         group = _Group(network_of(facts), facts.target, facts.precision, shown.device, shown.unit)
-        groups.setdefault(group, {})[run.evaluations] = (run.artifact, shown)
+        groups.setdefault(group, {})[run.evaluations] = _Member(run.artifact, shown, run)
         ran.add((group.network, group.target, group.precision))
     for artifact in material.artifacts:
         facts = artifact.facts
         group = _Group(network_of(facts), facts.target, facts.precision, "", "")
         measured_somewhere = (group.network, group.target, group.precision) in ran
         if artifact.manifest.sampling.sampler == "consistency" and not measured_somewhere:
-            groups.setdefault(group, {})[artifact.evaluations] = (artifact, None)
+            groups.setdefault(group, {})[artifact.evaluations] = _Member(artifact)
     return groups
 
 
-def _table(material: Material, group: _Group, members: dict[int, tuple[FoundArtifact | None, Shown | None]]) -> Table:
-    one = _ms(members[1][1]) if 1 in members else None
+def _table(material: Material, group: _Group, members: dict[int, _Member]) -> Table:
+    one = members[1].ms if 1 in members else None
     rows = []
     for steps in sorted({*WANTED, *members}):
-        artifact, shown = members.get(steps, (None, None))
+        member = members.get(steps, _Member())
+        artifact = member.artifact
         levels = (
             NOT_MEASURED if artifact is None else ", ".join(number(s, 3) for s in artifact.manifest.sampling.sigmas)
         )
         score = None if artifact is None else distribution_of(material, artifact)
         real = None if score is None or score.distances is None else score.distances.artifact_real
-        energy = None if shown is None else shown.run.energy
+        energy = None if member.run is None else member.run.energy
         rows.append(
             (
                 Cell(str(steps)),
                 measured(clean(levels)),
                 measured(number(None if real is None else real.value)),
                 measured(NOT_MEASURED if real is None else interval(real.low, real.high)),
-                measured(number(_ms(shown))),
-                measured(times(ratio(_ms(shown), one))),
+                measured(number(member.ms)),
+                measured(times(ratio(member.ms, one))),
                 measured(number(None if energy is None else energy.mj_per_image_net)),
                 Cell("D" if energy is None else energy.grade),
             )
@@ -113,18 +133,22 @@ def _table(material: Material, group: _Group, members: dict[int, tuple[FoundArti
     return Table(f"{group.network.title}, {clean(group.target)} {clean(group.precision)}{where}", _HEAD, tuple(rows))
 
 
-def _bars(group: _Group, members: dict[int, tuple[FoundArtifact | None, Shown | None]]) -> list[Bar]:
+def _bars(group: _Group, members: dict[int, _Member]) -> list[Bar]:
     bars = []
-    for steps, (_, shown) in sorted(members.items()):
-        value = _ms(shown)
+    for steps, member in sorted(members.items()):
+        value = member.ms
         if value is not None:
             label = f"{steps} step{'s' if steps > 1 else ''}: {clean(group.precision)} · {group.device}"
             bars.append(Bar(label, (value,), None, None, f"{number(value, 3)} ms"))
     return bars
 
 
-def _ms(shown: Shown | None) -> float | None:
-    return None if shown is None else shown.run.ms_per_picture
+def _beside(members: dict[int, _Member]) -> tuple[dict[int, _Member], str]:
+    """The same members with runs of one command, where one measured them all."""
+    ran = {steps: m.shown for steps, m in members.items() if m.shown is not None}
+    found = side_by_side(list(ran.values()))
+    chosen = dict(zip(ran, found.runs, strict=True))
+    return {steps: replace(m, run=chosen.get(steps)) for steps, m in members.items()}, found.remark
 
 
 def _from_file(scores: Scores) -> Table:

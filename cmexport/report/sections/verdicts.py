@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from cmexport.parity.gates import GATES_DB
 from cmexport.report.gathering import FoundArtifact
 from cmexport.report.identity import Network, network_of
@@ -13,21 +15,40 @@ from cmexport.report.view import Cell, Section, Table
 _EXPORT = "when exported, on the host"
 
 
+@dataclass(frozen=True, order=True)
+class _Row:
+    """A place, and what tells it from one step and one picture there; `order` puts the host first."""
+
+    order: int
+    place: str
+    evaluations: int
+    sampler: str
+    batch: int
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        said = "" if self.evaluations == 1 else f", {self.evaluations} evaluations"
+        said += "" if self.sampler == "consistency" else f" ({self.sampler})"
+        return self.place + said + ("" if self.batch == 1 else f", batch {self.batch}")
+
+
+_Rows = dict[_Row, dict[str, list[Cell]]]
+
+
 def section(material: Material) -> Section:
-    """A heat map for each network, number of steps and sampler."""
-    maps: dict[tuple[Network, int, str], dict[str, dict[str, list[Cell]]]] = {}
+    """A heat map for each checkpoint and task."""
+    maps: dict[tuple[str, str], _Rows] = {}
     for artifact in material.artifacts:
         facts = artifact.facts
-        key = (network_of(facts), artifact.evaluations, artifact.manifest.sampling.sampler)
-        row = maps.setdefault(key, {}).setdefault(f"{facts.target}, {_EXPORT}", {})
-        row.setdefault(facts.precision, []).append(_exported(artifact))
+        row = _Row(1, f"{clean(facts.target)}, {_EXPORT}", artifact.evaluations, _sampler(artifact), facts.batch)
+        _put(maps, network_of(facts), row, facts.precision, _exported(artifact))
     for shown in material.shown:
         facts, run = shown.run.record.artifact, shown.run
-        sampler = "consistency" if run.artifact is None else run.artifact.manifest.sampling.sampler
-        key = (network_of(facts), run.evaluations, sampler)
-        row = maps.setdefault(key, {}).setdefault(f"{shown.device} · {shown.unit}", {})
-        row.setdefault(facts.precision, []).append(_ran(run))
-    tables = tuple(_table(key, rows) for key, rows in sorted(maps.items(), key=lambda item: item[0]))
+        row = _Row(2, f"{shown.device} · {shown.unit}", run.evaluations, _sampler(run.artifact), facts.batch)
+        _put(maps, network_of(facts), row, facts.precision, _ran(run))
+    names = {a.facts.checkpoint_sha256: a.manifest.checkpoint.file for a in material.artifacts}
+    tables = tuple(_table(key, clean(names.get(key[0]) or ""), rows) for key, rows in sorted(maps.items()))
     return Section(
         "verdicts",
         "Verdicts",
@@ -37,18 +58,26 @@ def section(material: Material) -> Section:
     )
 
 
-def _table(key: tuple[Network, int, str], rows: dict[str, dict[str, list[Cell]]]) -> Table:
-    network, evaluations, sampler = key
+def _put(maps: dict[tuple[str, str], _Rows], network: Network, row: _Row, column: str, cell: Cell) -> None:
+    rows = maps.setdefault((network.checkpoint, network.task), {})
+    rows.setdefault(row, {}).setdefault(column, []).append(cell)
+
+
+def _sampler(artifact: FoundArtifact | None) -> str:
+    return "consistency" if artifact is None else clean(artifact.manifest.sampling.sampler, 30)
+
+
+def _table(key: tuple[str, str], name: str, rows: _Rows) -> Table:
+    checkpoint, task = key
     found = {precision for row in rows.values() for precision in row}
     columns = [p for p in GATES_DB if p in found] + sorted(found - GATES_DB.keys())
-    steps = f"{evaluations} network evaluation{'s' if evaluations > 1 else ''}"
-    how = "" if sampler == "consistency" else f" by {clean(sampler)}"
+    which = f"{checkpoint.lstrip('?')[:12]}…{f' ({name})' if name else ''}"
     return Table(
-        f"{network.title}: {steps}{how}",
+        f"Checkpoint {which}{'' if task == 'generate' else f', {task}'}",
         ("device", *map(clean, columns)),
         tuple(
-            (Cell(name), *(_joined(row.get(c, [])) for c in columns))
-            for name, row in sorted(rows.items(), key=lambda r: (_EXPORT not in r[0], r[0]))
+            (Cell(row.label), *(_joined(cells.get(c, [])) for c in columns))
+            for row, cells in sorted(rows.items(), key=lambda item: item[0])
         ),
         heat=True,
     )
