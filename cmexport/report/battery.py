@@ -18,8 +18,8 @@ MJ_PER_WH = 3.6e6
 NOMINAL_V = 3.87
 _PUBLISHED, _CONVERTED = 0.005, 0.02
 _APPLE = "Apple, technical specifications"
-_GOOGLE = "Google, Pixel hardware specifications: minimum"
-_SAMSUNG = "Samsung, product page: rated (minimum)"
+_GOOGLE = "Google: minimum, reported in July 2023,"
+_SAMSUNG = "Dekra's certificate of the cell: rated, reported in August 2023,"
 _REGULATOR = "China's compulsory certification, as reported in September 2023"
 
 
@@ -55,8 +55,7 @@ BATTERIES = (
     _of_mah("Pixel 7", "Pixel 7", 4270, _GOOGLE),
     _of_mah("Pixel 8", "Pixel 8", 4485, _GOOGLE),
     _of_mah("Pixel 8 Pro", "Pixel 8 Pro", 4950, _GOOGLE),
-    _of_mah("Galaxy S23", "SM-S911.*|Galaxy S23", 3785, _SAMSUNG),
-    _of_mah("Galaxy S24", "SM-S921.*|Galaxy S24", 3880, _SAMSUNG),
+    _of_mah("Galaxy S24+", r"SM-S926.*|Galaxy S24\+", 4755, _SAMSUNG),
     _of_mah("Galaxy S24 Ultra", "SM-S928.*|Galaxy S24 Ultra", 4855, _SAMSUNG),
     _of_wh("iPhone 15", "iPhone15,4|iPhone 15", 12.981, _REGULATOR),
     _of_wh("iPhone 15 Plus", "iPhone15,5|iPhone 15 Plus", 16.950, _REGULATOR),

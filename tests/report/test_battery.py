@@ -44,21 +44,22 @@ def test_an_interval_that_reaches_zero_has_no_upper_end_and_none_has_no_band():
 
 def test_devices_are_known_by_what_they_call_themselves():
     assert battery_of("Pixel 8").name == "Pixel 8"
-    assert battery_of("sm-s921b").name == "Galaxy S24"
+    assert battery_of("sm-s928b").name == "Galaxy S24 Ultra"
     assert battery_of("iPhone16,1").name == "iPhone 15 Pro"
     assert battery_of("iPhone16,11") is None
     assert battery_of("Pixel 80") is None
     assert battery_of(None) is None
 
 
-def test_the_table_is_sane():
-    assert len({b.name for b in BATTERIES}) == len(BATTERIES)
+NAMES = ("Pixel 7", "Pixel 8", "Pixel 8 Pro", "SM-S926B", "SM-S928U1", "iPhone15,4", "iPhone15,5", "iPhone16,1")
+NAMES += ("iPhone16,2", "iPad16,3", "iPad16,6", "Mac14,2", "Mac15,12", "Mac16,1")
+
+
+def test_each_device_has_one_battery_and_each_battery_a_device():
+    matched = [[b.name for b in BATTERIES if re.fullmatch(b.models, name)] for name in NAMES]
+    assert [len(found) for found in matched] == [1] * len(NAMES)
+    assert {found[0] for found in matched} == {b.name for b in BATTERIES}
     for battery in BATTERIES:
-        assert re.fullmatch(
-            battery.models,
-            battery.models.split("|")[0].replace(".*", "B").replace("[34]", "3").replace("[56]", "5"),
-            re.IGNORECASE,
-        )
         assert 10.0 < battery.wh < 110.0
         assert 0 < battery.tolerance < 0.05
         assert battery.source

@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 FONT_PX = 12
-_CHARACTER_PX = 6.7
+_CHARACTER_PX = 7.2
 """Mean advance of a 12 px system font, rounded up: texts are cut, never let run over the edge."""
 COLOURS = 6
 """Classes c0 to c5 of the style sheet, in an order that colour-blind readers can tell apart."""
