@@ -76,8 +76,9 @@ def test_inspect_shows_a_package_with_and_without_its_artefact(written, cmexport
     package_alone.symlink_to(package, target_is_directory=True)
     alone = cmexport("inspect", package_alone)
     assert alone.code == 0, alone.stderr
+    unfolded = " ".join(alone.stdout.split())  # where a line folds depends on how long the path is
     for said in ("function generate:", "function denoise:", "float16", "instance_norm", "iOS 18", "Neural Engine"):
-        assert said in alone.stdout
+        assert said in unfolded
         assert said in with_manifest.stdout
     facts = cmexport("inspect", package_alone, "--json").json["package"]
     assert set(facts["functions"]) == {"generate", "denoise"}
