@@ -107,7 +107,11 @@ def _drawing() -> Iterator[Callbacks]:
         def step(name: str) -> None:
             progress.reset(task, description=name, total=None)
 
-        yield Callbacks(step, lambda _name, done, total: progress.update(task, completed=done, total=total))
+        def drawn(_name: str, done: int, total: int) -> None:
+            # Small models are done between two refreshes: the last state is shown in any case.
+            progress.update(task, completed=done, total=total, refresh=done == total)
+
+        yield Callbacks(step, drawn)
 
 
 def _show(report: DistributionReport) -> None:

@@ -16,6 +16,7 @@ REAL = Path(__file__).parents[1] / "bench" / "fixtures" / "h100.jsonl"
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "1000")  # or lines fold where the temporary folder's path ends
 
 
 def test_a_page_and_markdown_of_real_records(tmp_path, capsys):
