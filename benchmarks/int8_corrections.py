@@ -34,7 +34,7 @@ from cmexport.quantize.codes import (
     encode,
 )
 from cmexport.quantize.int8 import Prepared, prepare
-from cmexport.quantize.output_rounding import most_harmful_outputs
+from cmexport.quantize.output_rounding import SPARED, most_harmful_outputs
 from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.quantize.simulation import Simulation, psnr_db
 from cmexport.sampling.schedules import plan_sampling
@@ -70,7 +70,7 @@ VARIANTS = (
     Variant("the same, balance 0.5", INTEGER_PRODUCTS, RoundingOptions(balance=0.5), biases=True),
     Variant("the same, ranges 5 % wider", INTEGER_PRODUCTS, RoundingOptions(margin=1.05), biases=True),
     Variant("convolutions between pairs (outputs rounded too)", CONVOLUTIONS, biases=True),
-    Variant("+ the most harmful outputs spared (`--ep cpu`)", CONVOLUTIONS, biases=True, spared=0.65),
+    Variant("+ the most harmful outputs spared (`--ep cpu`)", CONVOLUTIONS, biases=True, spared=SPARED),
 )
 
 

@@ -1,8 +1,8 @@
 """8 bits in ONNX Runtime on this CPU: dB against measured latency against size, of plain recipes and of ours.
 
-    python benchmarks/int8_frontier.py [CKPT] [--count 1500] [--features ruler.pt] [-o docs/int8-frontier]
+    python benchmarks/int8_frontier.py [--count 1500] [--features ruler.pt] [-o docs/int8-frontier]
 
-Exports the demo model (or CKPT) at every precision plan worth comparing, lets them take turns with the naive float32
+Exports the demo model at every precision plan worth comparing, lets them take turns with the naive float32
 export, one process per file, and compares every picture of `--count` seeds with the float32 file's. Prints a
 Markdown table; writes a JSON record and a picture under the name `-o` (`.json`, `.svg`).
 """
@@ -70,8 +70,10 @@ class Row:
     megabytes: float
 
 
-def make(checkpoint: Path, folder: Path, chosen: Sequence[str]) -> tuple[dict[str, Path], HostLoop, tuple[int, ...]]:
-    """All files by name, the naive one first, and what runs the naive one."""
+def make(
+    checkpoint: Path, folder: Path, chosen: Sequence[str]
+) -> tuple[dict[str, Path], HostLoop, tuple[int, ...], int]:
+    """All files by name, the naive one first, what runs the naive one, its input's shape and the number of classes."""
     subject = SUBJECTS["demo"]
     environment = child_environment(2)
     prepare = [sys.executable, "-m", "benchmarks.harness.prepare", subject.name, "1", str(folder)]
@@ -93,7 +95,7 @@ def make(checkpoint: Path, folder: Path, chosen: Sequence[str]) -> tuple[dict[st
         if done.returncode not in (0, 4) or not found:
             raise SystemExit(f"{name}: {done.stderr.strip()}")
         files[name] = found[0]
-    return files, loop, tuple(work["shape"])
+    return files, loop, tuple(work["shape"]), work["classes"]
 
 
 def quantize_plainly(
@@ -236,18 +238,17 @@ def markdown(found: Sequence[Row], machine: str, count: int) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", nargs="?", type=Path, default=None, metavar="CKPT")
     parser.add_argument("--count", type=int, default=1500)
     parser.add_argument("--features", help="judge of the distribution, as `cmexport verify --features`")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", action="append", default=[], choices=list(EXPORTS))
     parser.add_argument("-o", "--out", type=Path, default=ROOT / "docs" / "int8-frontier")
     chosen = parser.parse_args()
-    checkpoint = chosen.checkpoint or SUBJECTS["demo"].checkpoint(Path())
+    checkpoint = SUBJECTS["demo"].checkpoint(Path())
     judge = None if chosen.features is None else load_jury(chosen.features)
     with tempfile.TemporaryDirectory(prefix="cmexport-frontier-") as folder:
-        files, loop, shape = make(checkpoint, Path(folder), chosen.only)
-        found = rows(files, loop, shape, 10, chosen.count, judge, chosen.threads)
+        files, loop, shape, classes = make(checkpoint, Path(folder), chosen.only)
+        found = rows(files, loop, shape, classes, chosen.count, judge, chosen.threads)
     machine = machine_line(describe_machine(chosen.threads))
     table = markdown(found, machine, chosen.count)
     points = [

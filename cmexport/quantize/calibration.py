@@ -111,8 +111,12 @@ class LayerStatistics:
         return -self.inputs[1].expected(), self.inputs[0].expected()
 
     def output_range(self) -> tuple[Tensor, Tensor]:
-        """Lowest and highest output seen, (O,), zero inside; one beyond it is cut off, but nothing else is."""
-        return -self.outputs[1].largest.clamp_min(0), self.outputs[0].largest.clamp_min(0)
+        """Lowest and highest output to expect, (O,), zero inside.
+
+        With what was seen instead of what is to be expected the mean of the demo model is 0.13 dB better, and its worst
+        six of 1,500 pictures 1.6 dB worse.
+        """
+        return -self.outputs[1].expected(), self.outputs[0].expected()
 
 
 @dataclass(frozen=True, eq=False)
