@@ -1,10 +1,12 @@
 """One record of the PyTorch reference on an NVIDIA GPU, with energy from NVML's counter, as a JSON line.
 
-    python3 bench_device/python/gpu_record.py [CHECKPOINT] [--batch 64] [--seconds 12] [--samples FOLDER]
+    python3 bench_device/python/gpu_record.py [CHECKPOINT] [--batch 64] [--sampler heun] [--seconds 12]
+        [--samples FOLDER]
 
 Needs cmexport importable (PYTHONPATH), PyTorch with CUDA, pydantic and pillow. NVML is asked through its C library,
-which the driver brings. The workload is the reference sampler in float32 (TF32 off); parity is against the same sampler
-on the CPU. The GPU must be free: idle power is measured on both sides.
+which the driver brings. The workload is the reference sampler in float32 (TF32 off), or diffusion by the same network
+(`--sampler heun`: 18 steps, 35 evaluations); parity is against the same sampler on the CPU. The GPU must be free: idle
+power is measured on both sides.
 """
 
 from __future__ import annotations
@@ -93,7 +95,7 @@ class Workload:
             return self._sampler(**self._runs[index]).cpu().numpy()
 
 
-def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None):
+def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None, sampler="consistency"):
     """One BenchRecord; `counter` replaces NVML (for tests)."""
     import torch
 
@@ -109,16 +111,15 @@ def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None):
     from cmexport.model import SampleRequest, TensorSpec
     from cmexport.parity.gates import gate_for
     from cmexport.parity.inputs import draw_inputs
+    from cmexport.sampling.chosen import plan_request, sampler_module
     from cmexport.sampling.reference import TorchRunner
-    from cmexport.sampling.samplers import SamplerGraph
-    from cmexport.sampling.schedules import plan_sampling
 
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     counter = counter or NvmlCounter(nvml_facts(("gpu0",)), Reading)
     model = load_checkpoint(checkpoint, {})
-    request = SampleRequest(batch=batch)
-    plan = plan_sampling(model, request.sigmas)
+    request = SampleRequest(batch=batch, sampler=sampler)
+    plan = plan_request(model, request)
     inputs = graph_inputs(model, plan, request)
     drawn = draw_inputs(inputs, model.conditioning.classes, batch)
     with TorchRunner(model, plan, request) as reference:
@@ -161,7 +162,7 @@ def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None):
     )
     before = torch.cuda.memory_allocated() / 1e6 if on_gpu else None
     start = time.perf_counter()
-    work = Workload(torch, SamplerGraph(model, plan, request).eval(), list(drawn), device)
+    work = Workload(torch, sampler_module(model, plan, request), list(drawn), device)
     tell("load", ms=(time.perf_counter() - start) * 1e3, cold=True)
     start = time.perf_counter()
     pictures = work.run()
@@ -204,7 +205,7 @@ def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None):
     outputs = (TensorSpec("image", tuple(expected.shape), "float32"),)
     job = BenchJob(
         artifact=ArtifactRecord(
-            name=f"{path.stem}-torch-fp32",
+            name=f"{path.stem}-torch-fp32{'' if sampler == 'consistency' else '-' + sampler}",
             sha256=model.source.sha256,
             size_bytes=path.stat().st_size,
             target="torch",
@@ -213,6 +214,7 @@ def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None):
             task="generate",
             batch=batch,
             checkpoint_sha256=model.source.sha256,
+            sampler=sampler,
         ),
         folder=path.parent,
         files=(path.name,),
@@ -239,6 +241,7 @@ def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", nargs="?")
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--sampler", choices=("consistency", "heun"), default="consistency")
     parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--samples", type=Path, help="folder for the side file of raw samples")
     given = parser.parse_args(arguments)
@@ -250,7 +253,9 @@ def main(arguments):
         raise SystemExit("error: PyTorch sees no CUDA device here")
     from cmexport.demo import demo_checkpoint
 
-    record = measure(given.checkpoint or demo_checkpoint(), given.batch, given.seconds, given.samples)
+    record = measure(
+        given.checkpoint or demo_checkpoint(), given.batch, given.seconds, given.samples, sampler=given.sampler
+    )
     print(record.model_dump_json())
 
 

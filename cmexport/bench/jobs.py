@@ -61,10 +61,11 @@ def artifact_record(folder: Path, manifest: Manifest) -> ArtifactRecord:
         size_bytes=sum(size for _, _, size in parts),
         target=manifest.target,
         precision=manifest.precision,
-        steps=len(manifest.sampling.sigmas),
+        steps=len(manifest.sampling.evaluations),
         task=manifest.task,
         batch=request_of(manifest).batch,
         checkpoint_sha256=manifest.checkpoint.sha256,
+        sampler=manifest.sampling.sampler,
     )
 
 

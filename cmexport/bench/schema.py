@@ -158,6 +158,7 @@ class ArtifactRecord(Section):
         task: "generate", ...
         batch: pictures per run.
         checkpoint_sha256: of the checkpoint that it was exported from.
+        sampler: "consistency", or "heun" for diffusion beside it.
     """
 
     name: str
@@ -169,6 +170,7 @@ class ArtifactRecord(Section):
     task: str
     batch: PositiveInt
     checkpoint_sha256: Sha256 | None = None
+    sampler: str = "consistency"
 
 
 class TimingRecord(Section):

@@ -75,6 +75,11 @@ class Run:
         """Network evaluations per picture."""
         return self.record.artifact.steps if self.artifact is None else self.artifact.evaluations
 
+    @property
+    def sampler(self) -> str:
+        """`consistency` or `heun`; of records from before they told it, their artefact's."""
+        return self.record.artifact.sampler if self.artifact is None else self.artifact.manifest.sampling.sampler
+
 
 def recompute(found: FoundRecord, artifacts: Sequence[FoundArtifact]) -> Run:
     """Compute a record's figures from its samples, where they are."""

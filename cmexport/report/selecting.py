@@ -33,7 +33,7 @@ class Shown:
 
 
 def select(runs: Sequence[Run]) -> tuple[Shown, ...]:
-    """The newest run of each artefact, batch, device and unit; in order of device, unit and artefact."""
+    """The newest run of each artefact, batch, sampler, device and unit; in order of device, unit and artefact."""
     groups: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(_key(run), []).append(run)
@@ -61,7 +61,7 @@ def select(runs: Sequence[Run]) -> tuple[Shown, ...]:
 def _key(run: Run) -> tuple[object, ...]:
     record = run.record
     artifact, backend = record.artifact, record.backend
-    what = (artifact.sha256, artifact.task, artifact.batch)
+    what = (artifact.sha256, artifact.task, artifact.batch, run.sampler, run.evaluations)
     return (*what, _identity(record.device), backend.name, backend.requested, backend.threads)
 
 

@@ -155,7 +155,7 @@ class HeunSampler(nn.Module):
         label = label_of(noise, label, self.baked_label)
         x, z = self.plan.evaluations[0].sigma * noise, torch.zeros_like(noise)
         for evaluation, move in zip(self.plan.evaluations, self.plan.moves, strict=True):
-            c_noise = torch.tensor([evaluation.c_noise], dtype=torch.float64)
+            c_noise = torch.tensor([evaluation.c_noise], dtype=torch.float64, device=x.device)
             arguments = (evaluation.c_in * x, c_noise) if label is None else (evaluation.c_in * x, c_noise, label)
             x, z = move.after(x, z, self.network(*arguments))
         x = x.clamp(-1.0, 1.0) if self.plan.clamp else x

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,3 +299,15 @@ def test_different_commands_are_not_compared_in_silence(build, tmp_path):
     (section,) = [s for s in page_of([tmp_path]).sections if s.name == "diffusion"]
     assert "in turns" in section.notes[0]
     assert "1.00 times less time (outside them)" in section.notes[0]
+
+
+def test_diffusion_costs_a_real_gpu_as_many_times_the_energy_as_evaluations():
+    """One step and Heun on an H200, batches apart though all four runs are of one checkpoint file."""
+    real = Path(__file__).parents[1] / "bench" / "fixtures" / "h200.jsonl"
+    (section,) = [s for s in page_of([real]).sections if s.name == "diffusion"]
+    ratios = [table.rows[-1] for table in section.tables]
+    assert [[cell.text for cell in row if cell.text] for row in ratios] == [
+        ["ratio", "35.0 x", "35.8 x", "35.4 x"],
+        ["ratio", "35.0 x", "35.5 x", "35.0 x"],
+    ]
+    assert "inside the promised 10 to 2000" in section.notes[0]

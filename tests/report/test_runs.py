@@ -13,7 +13,7 @@ from cmexport.bench.records import read_records
 from cmexport.report.gathering import FoundRecord, gather
 from cmexport.report.runs import recompute
 
-REAL = Path(__file__).parents[1] / "bench" / "fixtures" / "h100.jsonl"
+REAL = [Path(__file__).parents[1] / "bench" / "fixtures" / f"{name}.jsonl" for name in ("h100", "h200")]
 
 
 def only(build):
@@ -30,9 +30,9 @@ def tamper(build, *path, value):
     build.records.write_text(json.dumps(line) + "\n")
 
 
-@pytest.mark.parametrize("record", read_records(REAL), ids=["batch 64", "batch 256"])
-def test_a_real_gpu_agrees_with_its_samples(record):
-    run = recompute(FoundRecord(REAL, record), ())
+@pytest.mark.parametrize("real", [FoundRecord(file, record) for file in REAL for record in read_records(file)])
+def test_a_real_gpu_agrees_with_its_samples(real):
+    run, record = recompute(real, ()), real.record
     assert run.origin == "samples"
     assert run.disagreements == ()
     assert run.timing.p90 == float(np.percentile(run.ms, 90))

@@ -56,9 +56,9 @@ def pairs(shown: tuple[Shown, ...]) -> list[Pair]:
     """Every run of a diffusion sampler with the run of fewest steps that it may be compared with."""
     found = []
     for many in shown:
-        if _sampler(many.run) == "consistency":
+        if many.run.sampler == "consistency":
             continue
-        fair = [one for one in shown if _sampler(one.run) == "consistency" and _setting(one) == _setting(many)]
+        fair = [one for one in shown if one.run.sampler == "consistency" and _setting(one) == _setting(many)]
         if fair:
             few = min(fair, key=lambda s: s.run.evaluations)
             beside = side_by_side((few, many))
@@ -106,11 +106,6 @@ def verdict(pair: Pair) -> str:
     return f"{said}; {time}; {energy}{f'; {pair.remark}' if pair.remark else ''}."
 
 
-def _sampler(run: Run) -> str:
-    artifact = run.artifact
-    return "consistency" if artifact is None else artifact.manifest.sampling.sampler
-
-
 def _setting(shown: Shown) -> tuple[object, ...]:
     facts, backend = shown.run.record.artifact, shown.run.record.backend
     return (network_of(facts), facts.target, facts.precision, shown.device, shown.unit, backend.threads)
@@ -142,9 +137,8 @@ def _table(pair: Pair) -> Table:
 
 def _row(run: Run) -> tuple[Cell, ...]:
     each = None if run.ms_per_picture is None else run.ms_per_picture / run.evaluations
-    sampler = _sampler(run)
     return (
-        Cell(f"{clean(sampler, 30)}: {clean(run.record.artifact.name)}"),
+        Cell(f"{clean(run.sampler, 30)}: {clean(run.record.artifact.name)}"),
         Cell(str(run.evaluations)),
         measured(number(run.ms_per_picture)),
         measured(number(each)),

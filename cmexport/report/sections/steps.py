@@ -91,7 +91,7 @@ def _groups(material: Material) -> dict[_Group, dict[int, _Member]]:
     ran = set()
     for shown in material.shown:
         run, facts = shown.run, shown.run.record.artifact
-        if run.artifact is not None and run.artifact.manifest.sampling.sampler != "consistency":
+        if run.sampler != "consistency":
             continue
         group = _Group(network_of(facts), facts.target, facts.precision, shown.device, shown.unit)
         groups.setdefault(group, {})[run.evaluations] = _Member(run.artifact, shown, run)

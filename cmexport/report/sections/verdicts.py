@@ -41,11 +41,17 @@ def section(material: Material) -> Section:
     maps: dict[tuple[str, str], _Rows] = {}
     for artifact in material.artifacts:
         facts = artifact.facts
-        row = _Row(1, f"{clean(facts.target)}, {_EXPORT}", artifact.evaluations, _sampler(artifact), facts.batch)
+        row = _Row(
+            1,
+            f"{clean(facts.target)}, {_EXPORT}",
+            artifact.evaluations,
+            clean(artifact.manifest.sampling.sampler, 30),
+            facts.batch,
+        )
         _put(maps, network_of(facts), row, facts.precision, _exported(artifact))
     for shown in material.shown:
         facts, run = shown.run.record.artifact, shown.run
-        row = _Row(2, f"{shown.device} · {shown.unit}", run.evaluations, _sampler(run.artifact), facts.batch)
+        row = _Row(2, f"{shown.device} · {shown.unit}", run.evaluations, clean(run.sampler, 30), facts.batch)
         _put(maps, network_of(facts), row, facts.precision, _ran(run))
     names = {a.facts.checkpoint_sha256: a.manifest.checkpoint.file for a in material.artifacts}
     tables = tuple(_table(key, clean(names.get(key[0]) or ""), rows) for key, rows in sorted(maps.items()))
@@ -61,10 +67,6 @@ def section(material: Material) -> Section:
 def _put(maps: dict[tuple[str, str], _Rows], network: Network, row: _Row, column: str, cell: Cell) -> None:
     rows = maps.setdefault((network.checkpoint, network.task), {})
     rows.setdefault(row, {}).setdefault(column, []).append(cell)
-
-
-def _sampler(artifact: FoundArtifact | None) -> str:
-    return "consistency" if artifact is None else clean(artifact.manifest.sampling.sampler, 30)
 
 
 def _table(key: tuple[str, str], name: str, rows: _Rows) -> Table:
