@@ -310,4 +310,8 @@ def test_diffusion_costs_a_real_gpu_as_many_times_the_energy_as_evaluations():
         ["ratio", "35.0 x", "35.8 x", "35.4 x"],
         ["ratio", "35.0 x", "35.5 x", "35.0 x"],
     ]
+    assert [note.partition(":")[0] for note in section.notes] == [
+        "NVIDIA H200 · torch-cuda cuda",
+        "NVIDIA H200 · torch-cuda cuda, batch 64",
+    ]
     assert "inside the promised 10 to 2000" in section.notes[0]

@@ -98,7 +98,9 @@ def verdict(pair: Pair) -> str:
     """Whether what is promised holds here, in one sentence."""
     least, most = CLAIM
     held = "inside" if least <= pair.evaluations <= most else "outside"
-    said = f"{pair.where}: {number(pair.evaluations, 3)} times fewer evaluations, {held} the promised 10 to 2000"
+    batch = pair.one.record.artifact.batch
+    where = pair.where if batch == 1 else f"{pair.where}, batch {batch}"
+    said = f"{where}: {number(pair.evaluations, 3)} times fewer evaluations, {held} the promised 10 to 2000"
     time = f"{number(pair.time, 3)} times less time" if pair.time is not None else f"time {NOT_MEASURED}"
     if pair.time is not None and not least <= pair.time <= most:
         time += " (outside them)"
