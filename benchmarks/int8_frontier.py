@@ -57,9 +57,10 @@ TURN_RUNS = 12
 
 @dataclass(frozen=True)
 class Row:
-    """One file; `ratio` and its quartiles are to the naive export's time in the same round."""
+    """One file; `ratio` and its quartiles are to the naive export's time in the same round, `ms` the median time."""
 
     name: str
+    ms: float
     ratio: float
     lower: float
     upper: float
@@ -163,7 +164,7 @@ def pictures(path: Path, loop: HostLoop, naive: bool, shape: Sequence[int], clas
 
 
 def latencies(files: dict[str, Path], loop: HostLoop, shape: tuple[int, ...], classes: int, threads: int):
-    """Ratios to the naive export, turn by turn; several generations of processes."""
+    """Median milliseconds and the ratios to the naive export, turn by turn; several generations of processes."""
     plain = {NAIVE, *PLAIN}
     specs = {
         name: EngineSpec(
@@ -182,18 +183,25 @@ def latencies(files: dict[str, Path], loop: HostLoop, shape: tuple[int, ...], cl
                 number += 1
         print(f"latency: {generation + 1} of {GENERATIONS}", file=sys.stderr, flush=True)
     steady = steady_rounds(times[NAIVE])
-    return {name: summarize(ratios(times[name], times[NAIVE], steady)) for name in files}
+    return {
+        name: (
+            1e3 * summarize([times[name][number] for number in sorted(steady)]).median,
+            summarize(ratios(times[name], times[NAIVE], steady)),
+        )
+        for name in files
+    }
 
 
 def rows(files, loop, shape, classes, count, judge: Jury | None, threads: int) -> list[Row]:
     """Measure everything: times first, while the machine has nothing else to do."""
-    spread = latencies(files, loop, shape, classes, threads)
+    measured = latencies(files, loop, shape, classes, threads)
     exact = pictures(files["cmexport fp32"], loop, False, shape, classes, count)
     real = None if judge is None else moments(judge, exact)
     found = []
     for name, path in files.items():
         print(f"{count} pictures: {name}", file=sys.stderr, flush=True)
         scores = frechet = None
+        ms, spread = measured[name]
         if name != "cmexport fp32":
             drawn = pictures(path, loop, name == NAIVE or name in PLAIN, shape, classes, count)
             scores = np.array([compare(a[None], b[None]).mean_db for a, b in zip(exact, drawn, strict=True)])
@@ -201,7 +209,8 @@ def rows(files, loop, shape, classes, count, judge: Jury | None, threads: int) -
         found.append(
             Row(
                 name,
-                *(round(v, 4) for v in (spread[name].median, spread[name].lower, spread[name].upper)),
+                round(ms, 3),
+                *(round(v, 4) for v in (spread.median, spread.lower, spread.upper)),
                 *(
                     (None,) * 3
                     if scores is None
@@ -225,14 +234,16 @@ def markdown(found: Sequence[Row], machine: str, count: int) -> str:
     lines = [
         f"{machine}; {count} pictures, quartiles of the latency in brackets:",
         "",
-        "| file | of the naive export's time | mean dB | 1st percentile | worst | Fréchet distance | MB |",
-        "|---|---|---|---|---|---|---|",
+        "| file | ms | of the naive export's time | mean dB | 1st percentile | worst | Fréchet distance | MB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in found:
         scores = [f"{v:.1f}" if v is not None else "" for v in (row.mean_db, row.percentile_1_db, row.worst_db)]
         distance = "" if row.frechet is None else f"{row.frechet:.1e}"
         time = f"{row.ratio:.3f} [{row.lower:.3f}, {row.upper:.3f}]"
-        lines.append(f"| {row.name} | {time} | {' | '.join(scores)} | {distance} | {row.megabytes:.2f} |")
+        lines.append(
+            f"| {row.name} | {row.ms:.1f} | {time} | {' | '.join(scores)} | {distance} | {row.megabytes:.2f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
