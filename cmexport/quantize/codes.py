@@ -190,10 +190,11 @@ def _common_zero(low: Tensor, high: Tensor, reach: Tensor) -> tuple[Tensor, Tens
     After SiLU every channel goes down to -0.28 and up to a maximum of its own: a zero point that suits most leaves the
     others a coarser step.
     """
-    zeros = torch.arange(1, LAST).reshape(-1, 1).float()
-    steps = torch.maximum(high / (LAST - zeros), -low / zeros)
+    # In float64, or the squares of steps below 1e-19 are all 0 and the worst zero point is as good as the best.
+    zeros = torch.arange(1, LAST).reshape(-1, 1).double()
+    steps = torch.maximum(high.double() / (LAST - zeros), -low.double() / zeros)
     best = int(((steps * reach) ** 2).sum(dim=1).argmin())
-    return steps[best].clamp_min(SMALLEST), zeros[best].expand_as(low).contiguous()
+    return steps[best].float().clamp_min(SMALLEST), zeros[best].float().expand_as(low).contiguous()
 
 
 def with_bias(codes: LayerCodes, bias: Tensor) -> LayerCodes:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.eight_bits import a_layer, exact_conv, exact_linear, random, statistics_of
 
@@ -148,6 +148,7 @@ def test_least_squares_meets_the_inputs_in_the_layers_own_units():
 
 
 @settings(deadline=None, max_examples=20)
+@example(1e-30 * torch.eye(CHANNELS)[0], torch.zeros(CHANNELS), 0)
 @given(limits, limits, st.integers(0, 100))
 def test_the_common_zero_point_is_the_best_of_all(below, above, seed):
     weight = random(OUT, CHANNELS, 3, 3, seed=seed)
