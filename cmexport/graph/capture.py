@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -115,12 +115,17 @@ def capture(model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest)
         UsageError: see `graph_inputs`.
     """
     inputs = graph_inputs(model, plan, request)
-    classes = model.conditioning.classes if any(s.name == "label" for s in inputs) else None
+    classes = label_classes(model, inputs)
     sampler = SamplerGraph(model, plan, request).eval().requires_grad_(False)
     program = trace(sampler, example_tensors(inputs, classes))
     noisy = task_named(request.task).image_noise(plan.sigmas[0])
     output = output_spec(model, request)
     return CapturedGraph(program=program, inputs=inputs, outputs=(output,), classes=classes, image_noise=noisy)
+
+
+def label_classes(model: ConsistencyModel, inputs: Sequence[TensorSpec]) -> int | None:
+    """How many classes a label may name; None where no label is among the inputs."""
+    return model.conditioning.classes if any(spec.name == "label" for spec in inputs) else None
 
 
 def output_spec(model: ConsistencyModel, request: SampleRequest) -> TensorSpec:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +16,12 @@ from cmexport.graph.capture import (
     RewriteReport,
     example_tensors,
     graph_inputs,
+    label_classes,
     output_spec,
-    to_module,
     trace,
 )
 from cmexport.graph.evaluate import exact_picture
+from cmexport.graph.exact import ExactRunner
 from cmexport.graph.rewrites import tabulate_levels
 from cmexport.graph.rewriting import Rewrite, apply_rewrites
 from cmexport.model import ConsistencyModel, SampleRequest, TensorSpec
@@ -89,7 +88,7 @@ def capture_loop(model: ConsistencyModel, plan: HeunPlan, request: SampleRequest
         UsageError: see `graph_inputs`.
     """
     inputs = graph_inputs(model, plan, request)
-    classes = model.conditioning.classes if any(s.name == "label" for s in inputs) else None
+    classes = label_classes(model, inputs)
     noise, *label = inputs
     border = (noise, TensorSpec(LEVEL, (1,), "int64"), *label)
     evaluation = _Evaluation(model, plan, request).eval().requires_grad_(False)
@@ -114,13 +113,12 @@ def rewrite_loop(
     return replace(loop, body=apply_rewrites(loop.body, [levels, *rewrites], progress))
 
 
-class ExactLoopRunner:
-    """The loop in float64 as a runner, every weight widened as it is used; `closed` is called on leaving."""
+class ExactLoopRunner(ExactRunner):
+    """The loop in float64 as a runner: the body as `ExactRunner` runs a graph, once for each evaluation."""
 
     def __init__(self, loop: CapturedLoop, closed: Callable[[], None] = lambda: None) -> None:
-        self._module = to_module(loop.body.program)
+        super().__init__(loop.body, closed)
         self._loop = loop
-        self._closed = closed
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; the picture comes back as float64, or as bytes."""
@@ -134,12 +132,3 @@ class ExactLoopRunner:
             x, z = move.after(x, z, answer)
         x = x.clamp(-1.0, 1.0) if plan.clamp else x
         return {"image": (to_bytes(x) if self._loop.outputs[0].dtype == "uint8" else x).numpy()}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del self._module
-        self._closed()
