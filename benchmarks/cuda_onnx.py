@@ -20,9 +20,10 @@ import torch
 
 from cmexport.artifact import read_manifest
 from cmexport.errors import CmexportError
-from cmexport.graph.capture import capture, to_module
+from cmexport.graph.capture import capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
+from cmexport.graph.tracing import to_module
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import compare

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from cmexport.errors import UsageError
+from cmexport.graph.tracing import trace
+from cmexport.graph.unrolling import trace_unrolled
 from cmexport.model import EDITED, ConsistencyModel, SampleRequest, TensorSpec
 from cmexport.sampling.editing import check_editing, task_named
 from cmexport.sampling.heun import HeunPlan
@@ -117,7 +119,8 @@ def capture(model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest)
     inputs = graph_inputs(model, plan, request)
     classes = label_classes(model, inputs)
     sampler = SamplerGraph(model, plan, request).eval().requires_grad_(False)
-    program = trace(sampler, example_tensors(inputs, classes))
+    record = trace_unrolled if plan.steps > 1 else trace
+    program = record(sampler, example_tensors(inputs, classes))
     noisy = task_named(request.task).image_noise(plan.sigmas[0])
     output = output_spec(model, request)
     return CapturedGraph(program=program, inputs=inputs, outputs=(output,), classes=classes, image_noise=noisy)
@@ -135,25 +138,3 @@ def output_spec(model: ConsistencyModel, request: SampleRequest) -> TensorSpec:
     if request.output == "uint8":
         return TensorSpec(name, (batch, side, side, channels), "uint8")
     return TensorSpec(name, (batch, channels, side, side), "float32")
-
-
-def trace(module: nn.Module, inputs: Mapping[str, Tensor]) -> ExportedProgram:
-    """Export `module` with all inputs passed by name, static shapes, no decomposition."""
-    with torch.no_grad():
-        return torch.export.export(module, (), dict(inputs), strict=False)
-
-
-def to_module(program: ExportedProgram) -> fx.GraphModule:
-    """The program as a GraphModule whose weights are attributes, free of the exporter's runtime assertions."""
-    module = program.module(check_guards=False)
-    assert isinstance(module, fx.GraphModule)
-    assertions = {
-        torch.ops.aten._assert_tensor_metadata.default,
-        torch.ops.aten._assert_scalar.default,
-        torch.ops.aten.sym_constrain_range_for_size.default,
-    }
-    for node in list(module.graph.nodes):
-        if node.op == "call_function" and node.target in assertions and not node.users:
-            module.graph.erase_node(node)
-    module.recompile()
-    return module

@@ -8,8 +8,9 @@ from typing import Self
 
 import torch
 
-from cmexport.graph.capture import CapturedGraph, to_module
+from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.evaluate import exact_picture
+from cmexport.graph.tracing import to_module
 from cmexport.runner import Array
 
 

@@ -18,12 +18,12 @@ from cmexport.graph.capture import (
     graph_inputs,
     label_classes,
     output_spec,
-    trace,
 )
 from cmexport.graph.evaluate import exact_picture
 from cmexport.graph.exact import ExactRunner
 from cmexport.graph.rewrites import tabulate_levels
 from cmexport.graph.rewriting import Rewrite, apply_rewrites
+from cmexport.graph.tracing import trace
 from cmexport.model import ConsistencyModel, SampleRequest, TensorSpec
 from cmexport.runner import Array
 from cmexport.sampling.heun import HeunPlan, label_of

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from cmexport.errors import UsageError
-from cmexport.graph.capture import CapturedGraph, RewriteReport, example_tensors, to_module, trace
+from cmexport.graph.assembly import assemble
+from cmexport.graph.capture import CapturedGraph, RewriteReport, example_tensors
 from cmexport.graph.evaluate import unclamped_picture
 from cmexport.graph.fxtools import Editor, operation_count, weight_elements
+from cmexport.graph.tracing import to_module
 
 # Constants are stored in float32 (relative rounding 6e-8 each); 1e-6 on the picture is what all of them together may
 # do.
@@ -109,5 +111,5 @@ def apply_rewrites(
                 note=outcome.note,
             )
         )
-    program = trace(module, {spec.name: inputs[spec.name] for spec in captured.inputs})
+    program = assemble(module, {spec.name: inputs[spec.name] for spec in captured.inputs})
     return replace(captured, program=program, rewrites=(*captured.rewrites, *reports))

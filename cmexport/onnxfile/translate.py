@@ -16,6 +16,7 @@ from onnxscript.rewriter.rules.common import reshape_reshape_rule
 
 from cmexport.errors import BackendError, first_line
 from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.onnxfile.plain import is_plain, translate_plain
 from cmexport.onnxfile.sharing import share_matrices
 from cmexport.onnxfile.translations import Translations
 
@@ -57,13 +58,14 @@ def _quiet() -> Iterator[None]:
 
 
 def _export(captured: CapturedGraph, translations: Translations, opset: int, *, tidy: bool) -> ir.Model:
-    inputs = example_tensors(captured.inputs, captured.classes)
     try:
         with _quiet():
+            if not tidy and is_plain(captured.program, translations):
+                return translate_plain(captured.program, translations, opset)
             program = torch.onnx.export(
                 captured.program,
                 (),
-                kwargs=inputs,
+                kwargs=example_tensors(captured.inputs, captured.classes),
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-from cmexport.graph.capture import CapturedGraph, to_module
+from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.fxtools import aten, is_op, is_view
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.layer_scores import LayerScores, decibels, mean_psnr_db
 from cmexport.quantize.layers import Layer
 from cmexport.quantize.precision_plan import FLOAT, INT8, PrecisionPlan

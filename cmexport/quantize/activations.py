@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors, to_module, trace
+from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.tracing import to_module, trace
 from cmexport.quantize.sensitivity import activation_sensitivity, run_unfinished
 from cmexport.quantize.weights import weight_nodes
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors, to_module
+from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.codes import LayerCodes, with_bias
 from cmexport.quantize.layers import Layer, LayerInterpreter, Multiply
 

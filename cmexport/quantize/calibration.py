@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from cmexport.errors import CheckpointError
-from cmexport.graph.capture import CapturedGraph, example_tensors, to_module
+from cmexport.graph.capture import CapturedGraph, example_tensors
 from cmexport.graph.evaluate import run_picture
 from cmexport.graph.fxtools import argument
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.layers import Layer, LayerInterpreter, Multiply
 
 SEED = 20_000

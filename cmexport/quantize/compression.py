@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from cmexport.graph.capture import CapturedGraph, example_tensors, to_module
+from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.activations import ActivationPlan, plan_activations, with_activations
 from cmexport.quantize.formats import FLOAT, LINEAR8, PALETTES, WeightFormat
 from cmexport.quantize.layers import find_layers

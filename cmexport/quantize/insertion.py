@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors, to_module, trace
+from cmexport.graph.capture import CapturedGraph, example_tensors
 from cmexport.graph.fxtools import Editor, argument, attribute
+from cmexport.graph.tracing import to_module, trace
 from cmexport.quantize.codes import LayerCodes
 
 Insert = Callable[[Editor, fx.Node, LayerCodes, Mapping[str, LayerCodes]], fx.Node]

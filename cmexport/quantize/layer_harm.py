@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from cmexport.graph.capture import to_module
 from cmexport.graph.fxtools import shape_of
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.codes import INTEGER_PRODUCTS
 from cmexport.quantize.int8 import TRIAL_SEED, Prepared
 from cmexport.quantize.layers import Layer

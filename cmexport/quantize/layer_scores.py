@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, fx
 
 from cmexport.errors import CheckpointError
-from cmexport.graph.capture import CapturedGraph, to_module
+from cmexport.graph.capture import CapturedGraph
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.codes import LayerCodes
 from cmexport.quantize.layers import Layer, LayerInterpreter, Multiply
 from cmexport.quantize.simulation import PEAK_SQUARED, Simulation

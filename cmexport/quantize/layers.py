@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, fx
 
-from cmexport.graph.capture import CapturedGraph, to_module
+from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.fxtools import argument, aten, attribute
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.weights import LEAST_ELEMENTS
 
 NETWORK = "network."

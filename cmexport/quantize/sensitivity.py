@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors, to_module
+from cmexport.graph.capture import CapturedGraph, example_tensors
 from cmexport.graph.evaluate import UnfinishedInterpreter, run_picture
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.weights import GraphWeight, weights_by_name
 
 SAMPLES = 32

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors, to_module
+from cmexport.graph.capture import CapturedGraph, example_tensors
 from cmexport.graph.evaluate import run_picture
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.codes import LayerCodes
 from cmexport.quantize.layers import Layer, LayerInterpreter, Multiply
 

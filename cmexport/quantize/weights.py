@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors, to_module, trace
+from cmexport.graph.capture import CapturedGraph, example_tensors
 from cmexport.graph.fxtools import aten, attribute
+from cmexport.graph.tracing import to_module, trace
 
 LEAST_ELEMENTS = 1024
 """Below this a weight's scales and table cost what its elements save."""

@@ -14,8 +14,9 @@ import torch
 from support.networks import model_around, random_weights
 from torch import nn
 
-from cmexport.graph.capture import capture, to_module
+from cmexport.graph.capture import capture
 from cmexport.graph.evaluate import unclamped_picture
+from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.sampling.schedules import plan_sampling

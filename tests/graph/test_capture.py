@@ -7,7 +7,8 @@ import torch
 from torch import fx
 
 from cmexport.errors import UsageError
-from cmexport.graph.capture import example_tensors, graph_inputs, to_module
+from cmexport.graph.capture import example_tensors, graph_inputs
+from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest, TensorSpec
 from cmexport.sampling.samplers import SamplerGraph
 from cmexport.sampling.schedules import plan_sampling

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from cmexport.errors import UsageError
-from cmexport.graph.capture import capture, example_tensors, graph_inputs, to_module
+from cmexport.graph.capture import capture, example_tensors, graph_inputs
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
+from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 from cmexport.sampling.schedules import plan_sampling
 

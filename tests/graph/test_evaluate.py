@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from cmexport.graph.capture import example_tensors, to_module, trace
+from cmexport.graph.capture import example_tensors
 from cmexport.graph.evaluate import PartialEvaluator, unclamped_picture
 from cmexport.graph.exact import ExactRunner
+from cmexport.graph.tracing import to_module, trace
 from cmexport.model import SampleRequest
 
 TWO_STEPS = (80.0, 1.3823680064)

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cmexport.graph.capture import to_module, trace
 from cmexport.graph.fxtools import (
     Depends,
     Editor,
@@ -21,6 +20,7 @@ from cmexport.graph.fxtools import (
     uses_through_views,
     weight_elements,
 )
+from cmexport.graph.tracing import to_module, trace
 
 
 def graph_of(module, **inputs):

@@ -8,11 +8,12 @@ import pytest
 import torch
 from support.networks import model_around
 
-from cmexport.graph.capture import example_tensors, to_module
+from cmexport.graph.capture import example_tensors
 from cmexport.graph.evaluate import exact_picture
 from cmexport.graph.fxtools import weight_elements
 from cmexport.graph.looping import LEVEL, ExactLoopRunner, capture_loop, rewrite_loop
 from cmexport.graph.rewrites import REWRITES
+from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 from cmexport.sampling.heun import HeunSampler, plan_heun
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from cmexport.errors import UsageError
-from cmexport.graph.capture import example_tensors, to_module
+from cmexport.graph.capture import example_tensors
 from cmexport.graph.evaluate import unclamped_picture
 from cmexport.graph.fxtools import aten, attribute
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import MAX_RELATIVE_ERROR, Outcome, Rewrite, apply_rewrites, relative_error, select
+from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 
 TWO_STEPS = (80.0, 1.3823680064)

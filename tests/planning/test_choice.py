@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cmexport.checkpoints import load_checkpoint
-from cmexport.graph.capture import to_module, trace
+from cmexport.graph.tracing import to_module, trace
 from cmexport.model import SampleRequest
 from cmexport.planning.choice import attention_nodes, choose, default_plan, predict, ranked
 from cmexport.planning.scoring import captured_graph

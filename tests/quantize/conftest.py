@@ -14,9 +14,10 @@ from torch import fx
 
 from cmexport.checkpoints import load_checkpoint
 from cmexport.demo import demo_checkpoint
-from cmexport.graph.capture import capture, example_tensors, to_module
+from cmexport.graph.capture import capture, example_tensors
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
+from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 from cmexport.quantize.int8 import prepare
 from cmexport.quantize.precision_plan import PrecisionPlan

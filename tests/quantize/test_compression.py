@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cmexport.graph.capture import to_module
+from cmexport.graph.tracing import to_module
 from cmexport.quantize import compression
 from cmexport.quantize.activations import plan_activations, weighted_inputs, with_activations
 from cmexport.quantize.compression import RECIPES, compress

@@ -15,9 +15,10 @@ from support.networks import model_around, random_weights, tiny_config
 from torch import fx
 
 from cmexport.errors import CheckpointError
-from cmexport.graph.capture import capture, example_tensors, to_module
+from cmexport.graph.capture import capture, example_tensors
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
+from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet
 from cmexport.quantize.calibration import CalibrationOptions, calibrate

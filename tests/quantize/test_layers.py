@@ -10,8 +10,9 @@ from torch import nn
 
 from cmexport.checkpoints import load_checkpoint
 from cmexport.demo import demo_checkpoint
-from cmexport.graph.capture import example_tensors, to_module
+from cmexport.graph.capture import example_tensors
 from cmexport.graph.evaluate import run_picture
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.layers import LayerInterpreter, find_layers
 from cmexport.quantize.weights import LEAST_ELEMENTS
 

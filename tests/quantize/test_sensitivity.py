@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from cmexport.graph.capture import example_tensors, to_module
+from cmexport.graph.capture import example_tensors
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.formats import PALETTES
 from cmexport.quantize.rounding import rounded
 from cmexport.quantize.sensitivity import activation_sensitivity, run_unfinished

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from support.networks import model_around, random_weights
 from torch import fx
 
-from cmexport.graph.capture import capture, example_tensors, to_module
+from cmexport.graph.capture import capture, example_tensors
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
+from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.onnxfile.saving import save

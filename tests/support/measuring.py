@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmexport.graph.capture import CapturedGraph, trace
+from cmexport.graph.capture import CapturedGraph
+from cmexport.graph.tracing import trace
 from cmexport.model import TensorSpec
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import fx
 
 from cmexport.errors import BackendError
-from cmexport.graph.capture import CapturedGraph, example_tensors, to_module, trace
+from cmexport.graph.capture import CapturedGraph, example_tensors
 from cmexport.graph.evaluate import finishing_nodes
 from cmexport.graph.fxtools import Editor, aten, attribute
+from cmexport.graph.tracing import to_module, trace
 
 LARGEST = 65504.0
 

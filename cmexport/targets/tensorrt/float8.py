@@ -18,7 +18,8 @@ import torch
 from onnxscript import opset21 as op
 from torch import Tensor
 
-from cmexport.graph.capture import CapturedGraph, example_tensors, to_module, trace
+from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.tracing import to_module, trace
 from cmexport.onnxfile.half import SMALLEST_NORMAL, round_to_normal_half
 from cmexport.onnxfile.translations import Translations
 from cmexport.quantize.activations import plan_activations

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cmexport.graph.capture import to_module, trace
 from cmexport.graph.fxtools import Editor, aten
 from cmexport.graph.rewrites.fold_attention import REWRITE, SDPA
+from cmexport.graph.tracing import to_module, trace
 
 C, HEADS, SIDE = 8, 2, 3
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cmexport.graph.capture import to_module, trace
 from cmexport.graph.fxtools import Depends, Editor, aten, attribute, dependence, operation_count
 from cmexport.graph.rewrites.fold_constants import REWRITE, fold_fixed_values
 from cmexport.graph.rewriting import apply_rewrites
+from cmexport.graph.tracing import to_module, trace
 from cmexport.model import SampleRequest
 
 TIME_BRANCH = {"sin", "cos", "exp", "arange", "_to_copy", "to"}

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from cmexport.graph.capture import to_module, trace
 from cmexport.graph.fxtools import Editor, aten, attribute, operation_count
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewrites.fold_scales import REWRITE
 from cmexport.graph.rewriting import apply_rewrites, select
+from cmexport.graph.tracing import to_module, trace
 from cmexport.sampling.preconditioning import cm
 
 

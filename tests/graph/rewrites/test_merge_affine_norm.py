@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cmexport.graph.capture import to_module
 from cmexport.graph.fxtools import aten, attribute, shape_of
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites, select
+from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 
 CHAIN = select(REWRITES, "share_common,fold_constants,merge_affine_norm,tabulate_labels")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import fx
 
-from cmexport.graph.capture import to_module
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
+from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 
 

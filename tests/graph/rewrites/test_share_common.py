@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cmexport.graph.capture import to_module
 from cmexport.graph.fxtools import Depends, aten, dependence
 from cmexport.graph.rewrites.share_common import REWRITE
 from cmexport.graph.rewriting import apply_rewrites
+from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 
 

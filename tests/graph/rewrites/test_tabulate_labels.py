@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 
-from cmexport.graph.capture import to_module
 from cmexport.graph.fxtools import aten, attribute
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites, select
+from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 
 BEFORE = select(REWRITES, "share_common,fold_constants,merge_affine_norm,tabulate_labels")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmexport.errors import UsageError
-from cmexport.graph.capture import to_module
+from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 from cmexport.quantize import compression
 from cmexport.quantize.formats import LINEAR8, WeightFormat

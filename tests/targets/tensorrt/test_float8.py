@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from cmexport.graph.capture import to_module
+from cmexport.graph.tracing import to_module
 from cmexport.targets.tensorrt.float8 import FLOAT8, plan_float8, store_weights, with_pairs
 
 

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from cmexport.errors import UsageError
-from cmexport.graph.capture import to_module
 from cmexport.graph.evaluate import exact_picture
 from cmexport.graph.rewriting import apply_rewrites
+from cmexport.graph.tracing import to_module
 from cmexport.targets.coreml.forms import attention, flat_renoise, forms_for, image_layout, label_columns, native_norm
 
 

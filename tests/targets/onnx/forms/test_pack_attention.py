@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cmexport.graph.capture import to_module
 from cmexport.graph.rewrites import fold_attention
 from cmexport.graph.rewriting import apply_rewrites
+from cmexport.graph.tracing import to_module
 from cmexport.targets.onnx.forms import FORMS
 
 C, HEADS, WIDTH, SIDE = 8, 2, 4, 3

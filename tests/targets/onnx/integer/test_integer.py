@@ -12,8 +12,9 @@ from support.eight_bits import exact_conv, exact_linear, random, run_file, spell
 from support.measuring import toy
 from torch import nn
 
-from cmexport.graph.capture import example_tensors, to_module
+from cmexport.graph.capture import example_tensors
 from cmexport.graph.rewriting import apply_rewrites
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.quantize.codes import INTEGER_PRODUCTS, with_bias
 from cmexport.quantize.int8 import encode_layers, prepare

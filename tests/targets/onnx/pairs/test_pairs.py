@@ -13,7 +13,8 @@ from support.eight_bits import exact_conv, random, run_file, spelled, written
 from support.measuring import toy
 from torch import nn
 
-from cmexport.graph.capture import example_tensors, to_module
+from cmexport.graph.capture import example_tensors
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.quantize.codes import CONVOLUTIONS, with_bias
 from cmexport.quantize.int8 import encode_layers, prepare

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmexport.graph.capture import to_module
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.codes import LayerCodes
 from cmexport.quantize.layers import OPERATORS, Layer
 from cmexport.quantize.simulation import Simulation

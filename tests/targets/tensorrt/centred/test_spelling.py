@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from cmexport.graph.capture import to_module
+from cmexport.graph.tracing import to_module
 from cmexport.onnxfile.translate import translate
 from cmexport.targets.tensorrt.centred.insertion import with_centred_layers
 from cmexport.targets.tensorrt.centred.spelling import centred_translations

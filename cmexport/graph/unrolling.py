@@ -1,0 +1,111 @@
+"""A sampler of K steps from one trace of its network: the sampler is traced around a placeholder, K copies go in.
+
+Tracing takes 0.45 s an evaluation, 39 of them 25 s of shape arithmetic for the same 500 operations; copying takes
+0.02 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from cmexport.graph.assembly import assemble
+from cmexport.graph.tracing import to_module, trace
+from cmexport.sampling.samplers import SamplerGraph
+
+
+@torch.library.custom_op("cmexport::evaluate", mutates_args=())
+def _evaluate(x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    """Stand for the network, (N, C, H, W) to the same, while the sampler around it is traced."""
+    raise NotImplementedError("stands for a network in a trace; it computes nothing")
+
+
+@_evaluate.register_fake
+def _(x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    del c_noise, label
+    return torch.empty_like(x)
+
+
+class _Placeholder(nn.Module):
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        result: Tensor = _evaluate(x, c_noise, label)
+        return result
+
+
+class _Evaluation(nn.Module):
+    """The network under the name it has in the sampler."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        result: Tensor = self.network(x, c_noise) if label is None else self.network(x, c_noise, label)
+        return result
+
+
+def trace_unrolled(sampler: SamplerGraph, inputs: Mapping[str, Tensor]) -> ExportedProgram:
+    """What tracing `sampler` gives, node by node, at the price of tracing one evaluation.
+
+    The sampler's network is taken out for the time of the call.
+    """
+    network, sampler.network = sampler.network, _Placeholder()
+    try:
+        outer = to_module(trace(sampler, inputs))
+    finally:
+        sampler.network = network
+    calls = [
+        n for n in outer.graph.nodes if n.op == "call_function" and n.target is torch.ops.cmexport.evaluate.default
+    ]
+    arguments = dict(zip(("x", "c_noise", "label"), calls[0].args, strict=False))
+    body = to_module(trace(_Evaluation(network), {name: _like(node) for name, node in arguments.items()}))
+    for name, child in body.named_children():
+        outer.add_module(name, child)
+    weights = _weights_in_front(outer.graph, body.graph)
+    for call in calls:
+        _inline(outer.graph, call, body.graph, arguments, weights)
+    outer.graph.lint()
+    outer.recompile()
+    return assemble(outer, inputs)
+
+
+def _like(node: object) -> Tensor:
+    assert isinstance(node, fx.Node)
+    value = node.meta["val"]
+    return torch.zeros(value.shape, dtype=value.dtype)
+
+
+def _weights_in_front(graph: fx.Graph, body: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """The body's weights once in `graph`, before everything else."""
+    found = {}
+    with graph.inserting_before(next(iter(graph.nodes))):
+        for node in body.nodes:
+            if node.op == "get_attr":
+                found[node] = graph.get_attr(str(node.target))
+                found[node].meta = dict(node.meta)
+    return found
+
+
+def _inline(
+    graph: fx.Graph,
+    call: fx.Node,
+    body: fx.Graph,
+    arguments: Mapping[str, object],
+    weights: Mapping[fx.Node, fx.Node],
+) -> None:
+    given = dict(zip(arguments, call.args, strict=True))
+    copied: dict[fx.Node, fx.Node] = dict(weights)
+    with graph.inserting_before(call):
+        for node in body.nodes:
+            if node.op == "placeholder":
+                value = given[node.name]
+                assert isinstance(value, fx.Node)
+                copied[node] = value
+            elif node.op == "call_function":
+                copied[node] = graph.node_copy(node, copied.__getitem__)
+    (result,) = next(n for n in body.nodes if n.op == "output").all_input_nodes
+    call.replace_all_uses_with(copied[result])
+    graph.erase_node(call)
