@@ -47,6 +47,17 @@ Jobs = Annotated[
     ),
 ]
 
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        min=1,
+        max=1024,
+        help="Threads of all steps that run at a time, together. Default: the cores that are free.",
+    ),
+]
+
 _COLORS = {"done": "green", "kept": "green", "gate": "red", "failed": "red", "skipped": "yellow", "waiting": "yellow"}
 _WORDS = {"kept": "done before", "gate": "gate failed", "waiting": "not run"}
 
@@ -57,6 +68,7 @@ def command(
     checkpoint: Checkpoint = None,
     dry_run: DryRun = False,
     jobs: Jobs = None,
+    threads: Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Run a recipe: export, verify, bench and report, each step in a process of its own.
@@ -66,7 +78,7 @@ def command(
     """
     document = read_document(recipe)
     checked = check_document(document)
-    chosen = Chosen(out, jobs, checkpoint)
+    chosen = Chosen(out, jobs, checkpoint, threads)
     if checkpoint is not None and not checkpoint_file(checkpoint).exists():
         raise UsageError(f"--checkpoint {checkpoint}: there is no such file")
     plan = plan_run(document, checked, chosen)

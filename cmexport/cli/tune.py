@@ -19,6 +19,7 @@ from cmexport.model import ConsistencyModel
 from cmexport.progress import Progress
 from cmexport.sampling.schedules import Schedule, karras_levels, schedule_for_steps
 from cmexport.targets.base import LoweringOptions
+from cmexport.threads import use_threads
 from cmexport.tuning.comparison import StepsRow, compare_steps
 from cmexport.tuning.features import load_judge
 from cmexport.tuning.project import write_schedule
@@ -75,6 +76,7 @@ def command(
     table: AsTable = False,
     fp16: o.Fp16 = False,
     assignments: o.Set = None,
+    threads: o.Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Find the levels of a K-step schedule by the quality of its pictures and write them into cmexport.toml.
@@ -82,6 +84,7 @@ def command(
     Ternary search over each middle level, as OpenAI chose theirs; a stopped search goes on where it was. With --table:
     quality, latency and size for K = 1, 2, 4.
     """
+    use_threads(threads)
     _check(steps, features, pictures, levels, seed, jobs, cluster, address, table)
     project = read_project(Path())
     if not table:
