@@ -286,6 +286,8 @@ class _Planner:
                 *((f"--{k}", getattr(device, k)) for k in ("runs", "seconds", "threads", "sustained", "repeats")),
                 *((f"--{k}", getattr(device, k)) for k in ("energy", "provider", "pictures", "task", "python")),
                 *((f"--{k}", getattr(device, k)) for k in ("host", "port")),
+                ("--max-seconds", device.max_seconds),
+                ("--require-quiet", device.require_quiet),
                 *((f"--{k.replace('_', '-')}", file) for k, file in files.items()),
             ]
         )

@@ -145,6 +145,7 @@ class _Run:
         together = [s for s in ready if not s.alone]
         # Measuring begins when everything else that can be done is done; nothing can become ready while it lasts.
         exports = [s for s in together if s.kind == "export"]
+        chosen: Step | None
         if exports and not self._picture_begun():
             chosen = min(exports, key=lambda s: s.weight)
         else:
