@@ -61,6 +61,10 @@ class _Job:
     state: Path
 
 
+TABLE_STEPS = (1, 2, 4)
+"""Rows of `--table`."""
+
+
 def command(
     checkpoint: o.Checkpoint = None,
     steps: Steps = 2,
@@ -100,7 +104,7 @@ def command(
             )
         workers = Workers(jobs, cluster, address)
         if table:
-            schedules = [schedule_for_steps(model, k) for k in (1, 2, 4)]
+            schedules = [schedule_for_steps(model, k) for k in TABLE_STEPS]
             rows = _compare(model, schedules, setup, workers, "fp16" if fp16 else "fp32", progress)
         else:
             assert setup is not None
