@@ -1,5 +1,7 @@
-# make demo   recipes/demo.toml: the packaged model for ONNX Runtime, Core ML and TensorRT, verified, benched, reported
+# make demo   recipes/demo.toml: the packaged model for ONNX Runtime and Core ML, verified, benched, reported
+# make demo-all  the same with TensorRT, more precisions and diffusion beside it
 # make test   the whole test suite; tests of what this system lacks (sshd, chromium, qemu) are left out
+# make test-quick  a part of it that touches every package, in two minutes
 # make system install what they need, where that is possible (Debian, as root)
 # make lint   ruff, mypy --strict, import-linter
 # make bench  cmexport against its rivals on this machine
@@ -12,13 +14,15 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 # Two workers with one thread each: more threads per worker only fight over the cores.
 TEST_ENV := OMP_NUM_THREADS=1
+# Neighbours stay together, so that what a module's tests share is made once: by the dozen, `--dist load` makes it twice.
+WORKERS := -n 2 --dist worksteal
 # An ARM Python with ONNX Runtime, run by qemu.
 export CMEXPORT_AARCH64_ROOT ?= $(CURDIR)/build/aarch64
 # Qualcomm's plug-in for ONNX Runtime, which emulates the NPU on x86-64.
 export CMEXPORT_QNN_ENV ?= $(CURDIR)/build/qnn
 PYTEST_ARGS ?=
 
-.PHONY: demo test system web lint bench clean
+.PHONY: demo demo-all test test-quick system web lint bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -32,6 +36,10 @@ PYTEST_ARGS ?=
 	@touch $@
 
 .venv/.demo: .venv/.created pyproject.toml constraints.txt
+	$(PIP) --editable '.[coreml,bench,report]'
+	@touch $@
+
+.venv/.demo-all: .venv/.created pyproject.toml constraints.txt
 	$(PIP) --editable '.[coreml,tensorrt,bench,report]'
 	@touch $@
 
@@ -42,6 +50,9 @@ PYTEST_ARGS ?=
 demo: .venv/.demo
 	$(BIN)/cmexport run recipes/demo.toml -o $(OUT)
 
+demo-all: .venv/.demo-all
+	$(BIN)/cmexport run recipes/demo-all.toml -o $(OUT)
+
 system:
 	sh tests/system.sh
 	sh tests/bench/make_aarch64_root.sh "$(CMEXPORT_AARCH64_ROOT)"
@@ -51,7 +62,10 @@ web: .venv/.created
 	$(BIN)/python bench_device/web/fetch.py
 
 test: .venv/.dev web
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS)
+
+test-quick: .venv/.dev
+	$(TEST_ENV) $(BIN)/python -m pytest $(WORKERS) --quick $(PYTEST_ARGS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

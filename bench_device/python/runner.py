@@ -37,6 +37,9 @@ VERSION = "1"
 # 33 MFLOP: 0.3 to 10 ms on anything from a workstation to a Raspberry Pi, and its 768 KB fit most second-level caches.
 CANARY_SIDE = 256
 CANARY_RUNS = 5
+# Processor time is counted in ticks of 10 ms: over less than this, two cores are not known to a tenth.
+OTHERS_WINDOW_S = 0.1
+LOOK_S = 0.3
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -365,6 +368,46 @@ class Watcher(threading.Thread):
             self.join()
 
 
+class Others:
+    """What share of the processor's time other programs have, on the cores this process may use."""
+
+    # /proc/stat: user nice system idle iowait irq softirq steal; guests are part of user.
+    _AT_WORK = (0, 1, 2, 5, 6, 7)
+
+    def __init__(self):
+        try:
+            self._cores = os.sched_getaffinity(0)
+            self._tick_s = 1.0 / os.sysconf("SC_CLK_TCK")
+        except (AttributeError, ValueError, OSError):
+            self._cores = None
+
+    def reading(self):
+        """(moment, seconds of everybody, seconds of this process); None where the system does not tell."""
+        lines = (_text("/proc/stat") or "").splitlines() if self._cores else []
+        ticks = found = 0
+        for line in lines:
+            name, _, rest = line.partition(" ")
+            if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in self._cores:
+                fields = rest.split()
+                ticks += sum(int(fields[index]) for index in self._AT_WORK if index < len(fields))
+                found += 1
+        if not found:
+            return None
+        return time.monotonic(), ticks * self._tick_s, time.process_time(), found
+
+    def share(self, since):
+        """Of the time since a reading, 0 to 1; None where unknown or too short to tell by ticks of 10 ms."""
+        now = self.reading()
+        if since is None or now is None or now[0] - since[0] < OTHERS_WINDOW_S:
+            return None
+        others = (now[1] - since[1]) - (now[2] - since[2])
+        return min(1.0, max(0.0, others / ((now[0] - since[0]) * now[3])))
+
+
+def _why_others(share):
+    return {} if share is not None else {"others": "no /proc/stat, or too short a time to tell"}
+
+
 class Bench:
     """One artefact from its job to its last line."""
 
@@ -382,6 +425,7 @@ class Bench:
             {name: _array(numpy, folder, specs[name], file) for name, file in run.items()} for run in job["runs"]
         ]
         self._memory = Memory()
+        self._others = Others()
         self._canary = numpy.full((CANARY_SIDE, CANARY_SIDE), 0.5, numpy.float32)
         self._watcher = Watcher(lines, job["watch"]["files"], job["watch"]["interval_ms"])
 
@@ -426,7 +470,10 @@ class Bench:
                 self.warmup(command["runs"])
                 self._lines.tell("ready")
             elif what == "samples":
-                self.samples(command["runs"], command["seconds"], command["repeat"], command["round"])
+                limit = command.get("limit", 0.0)
+                self.samples(command["runs"], command["seconds"], command["repeat"], command["round"], limit)
+            elif what == "look":
+                self.look(command["when"])
             elif what == "minute":
                 self.minute(command["minute"], command["seconds"])
             elif what == "idle":
@@ -442,9 +489,11 @@ class Bench:
         job = self._job
         if job["watch"]["files"]:
             self._idle()
+        self.look("before")
         self.warmup(job["warmup"])
         for repeat in range(job["repeats"]):
-            self.samples(job["min_runs"], job["min_seconds"], repeat, 0)
+            self.samples(job["min_runs"], job["min_seconds"], repeat, 0, job.get("max_seconds", 0.0))
+        self.look("after")
         for minute in range(math.ceil(job["sustained_minutes"])):
             self.minute(minute, min(60.0, 60.0 * (job["sustained_minutes"] - minute)))
         if job["watch"]["files"]:
@@ -456,20 +505,38 @@ class Bench:
         for _ in range(runs):
             self._guarded(self._runs[0])
 
-    def samples(self, runs, seconds, repeat, number):
-        """Timed runs: at least so many, for at least so long."""
+    def look(self, when):
+        """What others do while this process does nothing, and the canary."""
+        start = self._others.reading()
+        time.sleep(LOOK_S)
+        share = self._others.share(start)
         canary = self._canaries()
-        start_s, times = self._timed(runs, seconds)
+        self._lines.tell("look", when=when, others=share, canary_ms=canary, why=_why_others(share))
+
+    def samples(self, runs, seconds, repeat, number, limit):
+        """Timed runs: at least so many, for at least so long, but not longer than `limit` seconds if that isn't 0."""
+        since = self._others.reading()
+        canary = self._canaries()
+        start_s, times = self._timed(runs, seconds, limit)
         end_s = time.monotonic()
         canary += self._canaries()
+        share = self._others.share(since)
         self._lines.tell(
-            "samples", repeat=repeat, round=number, ms=times, canary_ms=canary, start_s=start_s, end_s=end_s
+            "samples",
+            repeat=repeat,
+            round=number,
+            ms=times,
+            canary_ms=canary,
+            start_s=start_s,
+            end_s=end_s,
+            others=share,
+            why=_why_others(share),
         )
 
     def minute(self, number, seconds):
         """One minute of back-to-back runs."""
         canary = self._canaries()
-        _, times = self._timed(1, seconds)
+        _, times = self._timed(1, seconds, 0.0)
         canary += self._canaries()
         celsius = _celsius()
         why = {} if celsius is not None else {"celsius": "no readable thermal zone"}
@@ -490,13 +557,15 @@ class Bench:
         self._heat()
         self._lines.tell("done")
 
-    def _timed(self, runs, seconds):
+    def _timed(self, runs, seconds, limit):
         run, feed, clock = self._backend.run, self._runs[0], time.perf_counter
         times = []
         start_s = time.monotonic()
         begin = clock()
         try:
             while len(times) < runs or clock() - begin < seconds:
+                if limit and times and clock() - begin >= limit:
+                    break
                 start = clock()
                 run(feed)
                 times.append((clock() - start) * 1e3)

@@ -192,10 +192,11 @@ class Bench {
   }
 
   async samples(repeat) {
-    const { min_runs: runs, min_seconds: least } = this.job;
+    const { min_runs: runs, min_seconds: least, max_seconds: most = 0 } = this.job;
     const begin = seconds();
     let count = 0;
     for (let round = 0; count < runs || seconds() - begin < least; round++) {
+      if (most > 0 && count > 0 && seconds() - begin >= most) break;
       const before = this.canaries();
       const start_s = seconds();
       const ms = [];

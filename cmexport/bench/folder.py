@@ -81,6 +81,7 @@ def job_folder(
         "warmup": options.warmup,
         "min_runs": options.min_runs,
         "min_seconds": options.min_seconds,
+        "max_seconds": options.max_seconds and max(options.max_seconds, options.min_seconds),
         "repeats": options.repeats,
         "sustained_minutes": options.sustained_minutes,
         "watch": {"files": list(watch), "interval_ms": _WATCH_MS},

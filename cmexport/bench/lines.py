@@ -150,6 +150,16 @@ class SamplesLine(Line):
     canary_ms: _Canaries = Field(default_factory=list)
     start_s: float
     end_s: float
+    others: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class LookLine(Line):
+    """How busy others are while the runner does nothing."""
+
+    kind: Literal["look"]
+    when: Literal["before", "after"]
+    others: Annotated[float, Field(ge=0, le=1)] | None = None
+    canary_ms: _Canaries = Field(default_factory=list)
 
 
 class MinuteLine(Line):
@@ -219,6 +229,7 @@ _Any = Annotated[
     | OutputLine
     | ReadyLine
     | SamplesLine
+    | LookLine
     | MinuteLine
     | IdleLine
     | RawLine
@@ -237,6 +248,7 @@ _KINDS = frozenset(
         "output",
         "ready",
         "samples",
+        "look",
         "minute",
         "idle",
         "raw",

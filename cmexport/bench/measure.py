@@ -1,6 +1,6 @@
 """Several artefacts in turns on one device: the order of everything, and what is kept when it is cut short.
 
-    open A, open B | warm up | idle | A B B A A B ... (repeats x rounds) | idle | minutes of A, of B | records
+    open A, open B | look | warm up | idle | A B B A A B ... (repeats x rounds) | idle | look | minutes of A, of B
 
 Turns make a slow drift of the clock hit all artefacts alike: a table of A and B measured one after the other compares a
 cool machine with a warm one. Each artefact has a process of its own that sleeps while it isn't its turn.
@@ -19,7 +19,9 @@ from cmexport.bench.engines import Engine, EngineGoneError
 from cmexport.bench.folder import provider_of
 from cmexport.bench.meter import Meter, fit_windows, share
 from cmexport.bench.outcome import Outcome, device_record, record_of
+from cmexport.bench.quiet import BUSY_SHARE
 from cmexport.bench.schema import BenchRecord
+from cmexport.errors import BackendError
 from cmexport.progress import Progress
 
 Starter = Callable[[BenchJob, Outcome, tuple[str, ...]], Engine]
@@ -75,6 +77,29 @@ class _Session:
             self._progress.step(f"{turn.name}: warm up")
             self._ask(turn, {"do": "warmup", "runs": self._options.warmup}, "ready")
 
+    def look(self, when: str) -> None:
+        """One runner looks for all: they share the machine."""
+        self._progress.step(f"other work {when} the runs")
+        for turn in self._alive():
+            self._ask(turn, {"do": "look", "when": when}, "look")
+            if turn.engine is not None:
+                for other in self._turns:
+                    other.outcome.looks = turn.outcome.looks
+                return
+
+    def check_quiet(self) -> None:
+        """Better now than after minutes of measuring.
+
+        Raises:
+            BackendError: quiet is required, and others are at work.
+        """
+        shares = [look.others for look in self._turns[0].outcome.looks if look.others is not None]
+        if self._options.require_quiet and max(shares, default=0.0) > BUSY_SHARE:
+            raise BackendError(
+                f"not quiet: other work has {max(shares):.0%} of the processor, {BUSY_SHARE:.0%} are allowed; "
+                "end it, or leave --require-quiet out"
+            )
+
     def idle(self, facts: SourceFacts | None) -> None:
         """The first runner's clock is the one that counts."""
         if facts is not None and self._turns[0].engine is not None:
@@ -87,6 +112,7 @@ class _Session:
         options = self._options
         runs = math.ceil(options.min_runs / options.rounds)
         seconds = options.min_seconds / options.rounds
+        limit = options.max_seconds and max(options.max_seconds, options.min_seconds) / options.rounds
         total = options.repeats * options.rounds
         for repeat in range(options.repeats):
             for number in range(options.rounds):
@@ -94,6 +120,7 @@ class _Session:
                 for turn in self._alive()[:: -1 if done % 2 else 1]:
                     self._progress.pictures(f"{turn.name}: rounds", done, total)
                     command = {"do": "samples", "runs": runs, "seconds": seconds, "repeat": repeat, "round": number}
+                    command["limit"] = limit
                     self._ask(turn, command, "samples")
 
     def sustain(self) -> None:
@@ -142,6 +169,7 @@ def measure(
     """Measure all jobs and give their records, complete or not.
 
     Raises:
+        BackendError: quiet is required, and others are at work before the first run.
         KeyboardInterrupt: after the records, if there was one during the runs.
         OutputError: a side file of samples can't be written.
     """
@@ -151,11 +179,14 @@ def measure(
     interrupted = False
     try:
         session.open(start, meter.watch)
+        session.look("before")
+        session.check_quiet()
         meter.start()
         session.warm_up()
         session.idle(meter.facts)
         session.rounds()
         session.idle(meter.facts)
+        session.look("after")
         session.sustain()
         session.finish()
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ from cmexport.bench.lines import (
     Line,
     LineError,
     LoadLine,
+    LookLine,
     MemoryLine,
     MetaLine,
     MinuteLine,
@@ -27,6 +28,7 @@ from cmexport.bench.lines import (
     SamplesLine,
     ThermalLine,
 )
+from cmexport.bench.quiet import witnesses
 from cmexport.bench.samples import (
     THROTTLED,
     UNSTABLE,
@@ -74,6 +76,7 @@ class Outcome:
         meta: runner, runtime and device.
         outputs: arrays by (run, name).
         raw: texts of watched files.
+        looks: how busy others were before and after; turns on one device share them.
         idles: stretches in which nothing ran, in order.
         done: whether the runner got to its end.
     """
@@ -86,6 +89,7 @@ class Outcome:
     blocks: list[SamplesLine] = field(default_factory=list)
     minutes: list[MinuteLine] = field(default_factory=list)
     idles: list[IdleLine] = field(default_factory=list)
+    looks: list[LookLine] = field(default_factory=list)
     raw: list[RawLine] = field(default_factory=list)
     thermal: list[ThermalLine] = field(default_factory=list)
     memory: MemoryLine | None = None
@@ -114,6 +118,8 @@ class Outcome:
                 self.blocks.append(line)
             case MinuteLine():
                 self.minutes.append(line)
+            case LookLine():
+                self.looks.append(line)
             case IdleLine():
                 self.idles.append(line)
             case RawLine():
@@ -162,6 +168,7 @@ class Outcome:
                     canary_ms=tuple(b.canary_ms),
                     start_s=b.start_s,
                     end_s=b.end_s,
+                    others=b.others,
                 )
                 for b in self.blocks
             ),
@@ -295,6 +302,7 @@ def record_of(
             command={
                 "min_runs": options.min_runs,
                 "min_seconds": options.min_seconds,
+                "max_seconds": options.max_seconds,
                 "warmup": options.warmup,
                 "rounds": options.rounds,
                 "repeats": options.repeats,
@@ -383,6 +391,8 @@ def _validity(
     flags = list(outcome.flags)
     flags += [] if runs_met else ["too_few_runs"]
     flags += [] if seconds_met else ["too_short"]
+    heard = witnesses(samples.blocks)
+    flags += ["busy"] if heard.busy else []
     flags += ["unstable"] if found_spread is not None and found_spread > UNSTABLE else []
     flags += ["clock_drift"] if drift is not None and abs(drift) > THROTTLED - 1.0 else []
     flags += ["parity_failed"] if parity.passed is False else []
@@ -393,6 +403,8 @@ def _validity(
         {
             "spread": "one repeat only (--repeats N)" if options.repeats == 1 else outcome.why,
             "canary_drift": "the runner has no canary, or too few batches of runs",
+            "canary_slowdown": "the runner has no canary, or sang too seldom",
+            **_why_unseen(outcome),
         },
         min_runs_met=runs_met,
         min_seconds_met=seconds_met,
@@ -400,8 +412,27 @@ def _validity(
         repeat_p50_ms=medians,
         spread=found_spread,
         canary_drift=drift,
+        others_before=_seen(outcome, "before"),
+        others_during=heard.others,
+        others_after=_seen(outcome, "after"),
+        canary_slowdown=heard.canary_slowdown,
         flags=tuple(dict.fromkeys(flags)),
     )
+
+
+def _seen(outcome: Outcome, when: str) -> float | None:
+    return next((look.others for look in outcome.looks if look.when == when), None)
+
+
+def _why_unseen(outcome: Outcome) -> dict[str, str]:
+    """Why it is not known what other programs did."""
+    unable = "this runner can't see other programs"
+    during = next((b.why["others"] for b in outcome.blocks if "others" in b.why), unable)
+    why = {"others_during": during if outcome.blocks else outcome.why}
+    for when in ("before", "after"):
+        said = next((look.why.get("others", unable) for look in outcome.looks if look.when == when), unable)
+        why[f"others_{when}"] = said if outcome.failure is None else outcome.why
+    return why
 
 
 __all__ = ["LineError", "Outcome", "device_record", "parity_record", "power_record", "record_of"]

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, ValidationError
@@ -41,7 +41,12 @@ _MAX_BYTES = 256_000_000
 
 
 class SampleBlock(Section):
-    """One batch of timed runs; `start_s` and `end_s` on the device's monotonic clock."""
+    """One batch of timed runs; `start_s` and `end_s` on the device's monotonic clock.
+
+    `others` is the share of the processor's time that other programs had meanwhile.
+    """
+
+    no_reason_needed: ClassVar[frozenset[str]] = frozenset({"others"})
 
     repeat: NonNegativeInt
     round: NonNegativeInt
@@ -49,6 +54,7 @@ class SampleBlock(Section):
     canary_ms: tuple[Positive, ...] = ()
     start_s: float
     end_s: float
+    others: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class MinuteSamples(Section):

@@ -27,8 +27,12 @@ SCHEMA_VERSION = 1
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Flag = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+
+
+_LOOKED_AT = ("others_before", "others_during", "others_after", "canary_slowdown")
 
 
 class Section(Record):
@@ -357,8 +361,12 @@ class ValidityRecord(Section):
         repeat_p50_ms: the median of each.
         spread: largest over smallest of those medians, minus 1.
         canary_drift: the canary's last median over its first, minus 1: change of the clock, not of the model.
+        others_before: share of the processor's time, 0 to 1, that other programs had before the first run.
+        others_during: the same while the runs were timed; above 0.1 the figure is flagged "busy".
+        others_after: the same after the last run.
+        canary_slowdown: the canary's mean over its best; above 1.3, "busy" where others can't be seen.
         flags: what is wrong: "unstable" (spread above 0.05), "interrupted", "disconnected", "too_few_runs",
-            "too_short", "clock_drift", "parity_failed", "charging", "on_battery", "throttled", "emulated", ...
+            "too_short", "clock_drift", "parity_failed", "charging", "on_battery", "throttled", "emulated", "busy", ...
     """
 
     min_runs_met: bool
@@ -367,7 +375,20 @@ class ValidityRecord(Section):
     repeat_p50_ms: tuple[NonNegative, ...] = ()
     spread: NonNegative | None = None
     canary_drift: float | None = None
+    others_before: Share | None = None
+    others_during: Share | None = None
+    others_after: Share | None = None
+    canary_slowdown: Positive | None = None
     flags: tuple[Flag, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, found: object) -> object:
+        """Records from before others' work was looked at: null, with that reason."""
+        if not isinstance(found, dict) or not isinstance(reasons := found.get("reasons", {}), dict):
+            return found
+        new = {name for name in _LOOKED_AT if name not in found and name not in reasons}
+        return {**found, "reasons": {**reasons, **dict.fromkeys(new, "measured before bench looked at other work")}}
 
 
 class ProvenanceRecord(Section):

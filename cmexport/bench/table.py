@@ -20,7 +20,7 @@ def bench_table(records: Sequence[BenchRecord]) -> Table:
         timing = record.timing_ms
         table.add_row(
             label,
-            figure(timing.p50, 2),
+            f"{figure(timing.p50, 2)}{' busy' if 'busy' in record.validity.flags else ''}",
             figure(timing.p90, 2),
             figure(timing.p99, 2),
             figure(timing.first, 1),

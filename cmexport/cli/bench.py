@@ -32,6 +32,16 @@ Records = Annotated[
 ]
 Runs = Annotated[int, typer.Option("--runs", metavar="N", min=1, help="Timed runs at least, in each repeat.")]
 Seconds = Annotated[float, typer.Option("--seconds", metavar="S", min=0, help="Seconds of timed runs at least.")]
+MaxSeconds = Annotated[
+    float,
+    typer.Option(
+        "--max-seconds", metavar="S", min=0, help="Seconds of timed runs at most, whatever their number; 0: no limit."
+    ),
+]
+RequireQuiet = Annotated[
+    bool,
+    typer.Option("--require-quiet", help="No figure beside other work: exit code 5 instead of a record flagged busy."),
+]
 Threads = Annotated[
     int, typer.Option("--threads", metavar="T", min=0, help="Threads per run; 0: the runtime's choice.")
 ]
@@ -72,6 +82,8 @@ def command(
     out: Records = Path("records.jsonl"),
     runs: Runs = 30,
     seconds: Seconds = 10.0,
+    max_seconds: MaxSeconds = 120.0,
+    require_quiet: RequireQuiet = False,
     threads: Threads = 0,
     sustained: Sustained = 0.0,
     repeats: Repeats = 1,
@@ -98,6 +110,8 @@ def command(
     options = MeasureOptions(
         min_runs=runs,
         min_seconds=seconds,
+        max_seconds=max_seconds,
+        require_quiet=require_quiet,
         threads=threads,
         sustained_minutes=sustained,
         repeats=repeats,
@@ -119,10 +133,14 @@ def command(
     )
     place = device_named(device, reached)
     found: list[BenchRecord] = []
+    disturbed: list[BenchRecord] = []
     try:
         with console.working("read") as progress:
             jobs = _prepare(artifacts, options, progress, task)
             for record in place.run(jobs, options, progress):
+                if require_quiet and _disturbed(record):
+                    disturbed.append(record)
+                    continue
                 append_record(out, record)
                 found.append(record)
     except KeyboardInterrupt:
@@ -131,7 +149,23 @@ def command(
             console.remark(f"what was measured by then is kept: {_records(len(found))}")
         raise
     _show(found, out, as_json)
+    if disturbed:
+        raise BackendError(_not_quiet(disturbed))
     _complain(found)
+
+
+def _disturbed(record: BenchRecord) -> bool:
+    """Whether other work took part, or may have: what can't be seen can't be vouched for."""
+    validity = record.validity
+    unknown = validity.others_during is None and validity.canary_slowdown is None
+    return record.failure is None and ("busy" in validity.flags or unknown)
+
+
+def _not_quiet(records: Sequence[BenchRecord]) -> str:
+    names = ", ".join(record.artifact.name for record in records)
+    share = records[0].validity.others_during
+    what = "other work can't be seen there" if share is None else f"other work had {share:.0%} of the processor"
+    return f"{names}: not quiet, no record was kept: {what}; end it, or leave --require-quiet out"
 
 
 def _check_writable(out: Path) -> None:

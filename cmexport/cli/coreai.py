@@ -12,6 +12,7 @@ from cmexport.cli.exporting import export_checkpoint
 from cmexport.cli.showing import show_export
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.registry import target_named
+from cmexport.threads import use_threads
 
 Precision = Annotated[
     str | None, typer.Option("--precision", metavar="P", help="The same by name: fp32 (default) or fp16.")
@@ -37,6 +38,7 @@ def command(
     trust: o.Trust = False,
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
+    threads: o.Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Beta: export a checkpoint to Core AI, Apple's successor to Core ML; Apple's own runtime runs it to check it.
@@ -46,6 +48,7 @@ def command(
     asset each. Off a Mac the runtime is slow (the demo model: one second a picture, 4.5 with --fp16): --seeds 8
     compares fewer. Needs pip install 'cmexport[coreai]': pre-releases whose format may still change.
     """
+    use_threads(threads)
     target = target_named("coreai")
     chosen = o.choose_precision(precision, {"fp16": fp16}, target.precisions)
     lowering = LoweringOptions(precision=chosen, rewrites=rewrites)

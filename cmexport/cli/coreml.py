@@ -14,6 +14,7 @@ from cmexport.errors import UsageError
 from cmexport.quantize.precision_plan import read_plan
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.registry import target_named
+from cmexport.threads import use_threads
 
 Ios = Annotated[
     int,
@@ -51,6 +52,7 @@ def command(
     trust: o.Trust = False,
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
+    threads: o.Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Export a checkpoint to Core ML; the saved package is executed and compared with PyTorch, on any machine.
@@ -59,6 +61,7 @@ def command(
     fails its parity gate is kept as *.rejected and the exit code is 4. Several tasks (--task generate,inpaint) make one
     package with a function for each, sharing weights (iOS 18; below, one package each).
     """
+    use_threads(threads)
     target = target_named("coreml")
     flags = {
         "fp16": fp16,

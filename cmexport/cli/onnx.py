@@ -14,6 +14,7 @@ from cmexport.cli.showing import show_export
 from cmexport.quantize.precision_plan import read_plan
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.registry import target_named
+from cmexport.threads import use_threads
 
 Ep = Annotated[
     str,
@@ -63,6 +64,7 @@ def command(
     trust: o.Trust = False,
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
+    threads: o.Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Export a checkpoint to ONNX: noise in, picture out, checked against PyTorch.
@@ -71,6 +73,7 @@ def command(
     parity gate is kept as *.rejected and the exit code is 4. Several tasks (--task generate,inpaint) make a file
     each.
     """
+    use_threads(threads)
     target = target_named("onnx")
     int8 = int8 or plan is not None or budget_db is not None or budget_latency is not None
     flags = {"fp16": fp16, "int8": int8, "w8": w8, "w4": w4}

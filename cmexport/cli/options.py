@@ -107,6 +107,16 @@ Seeds = Annotated[
     int | None,
     typer.Option("--seeds", metavar="N", help="Pictures compared on every rung; default 64, fewer for large models."),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        min=1,
+        max=1024,
+        help="Threads to compute with. Default: the cores that are free.",
+    ),
+]
 Rewrites = Annotated[str, typer.Option("--rewrites", metavar="all|none|NAME,..", help="Graph rewrites, for diagnosis.")]
 
 

@@ -29,6 +29,7 @@ from cmexport.quantize.layer_scores import KINDS, PICTURES, SEED, LayerScores
 from cmexport.quantize.layers import Layer, find_layers
 from cmexport.quantize.precision_plan import INT8, PrecisionPlan, plan_text
 from cmexport.sampling.schedules import plan_sampling
+from cmexport.threads import use_threads
 
 STATE_FILE = ".cmexport-plan.json"
 _SHOWN = 12
@@ -85,12 +86,14 @@ def command(
     label: o.Label = None,
     assignments: o.Set = None,
     trust: o.Trust = False,
+    threads: o.Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Score every layer alone in 8 bits (weights, activations, both) and write a precision plan with the scores.
 
     Scores are kept in a file: a stopped run goes on where it was, and another --keep-db costs nothing.
     """
+    use_threads(threads)
     kept_in = state or out.parent / STATE_FILE
     _check(pictures, calibration, jobs, keep_db, task)
     _check_places(out, kept_in)

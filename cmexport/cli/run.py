@@ -47,6 +47,17 @@ Jobs = Annotated[
     ),
 ]
 
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        min=1,
+        max=1024,
+        help="Threads of all steps that run at a time, together. Default: the cores that are free.",
+    ),
+]
+
 _COLORS = {"done": "green", "kept": "green", "gate": "red", "failed": "red", "skipped": "yellow", "waiting": "yellow"}
 _WORDS = {"kept": "done before", "gate": "gate failed", "waiting": "not run"}
 
@@ -57,6 +68,7 @@ def command(
     checkpoint: Checkpoint = None,
     dry_run: DryRun = False,
     jobs: Jobs = None,
+    threads: Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Run a recipe: export, verify, bench and report, each step in a process of its own.
@@ -66,7 +78,7 @@ def command(
     """
     document = read_document(recipe)
     checked = check_document(document)
-    chosen = Chosen(out, jobs, checkpoint)
+    chosen = Chosen(out, jobs, checkpoint, threads)
     if checkpoint is not None and not checkpoint_file(checkpoint).exists():
         raise UsageError(f"--checkpoint {checkpoint}: there is no such file")
     plan = plan_run(document, checked, chosen)
@@ -211,6 +223,7 @@ def _note(plan: RunPlan, outcome: Outcome) -> str:
         stem = f"{plan.checkpoint.stem}-"
         told = "p50 " + ", ".join(f"{name.removeprefix(stem)} {value:.1f} ms" for name, value in latencies.items())
         faults = [("failed", outcome.facts.get("failed")), ("pictures beyond the gate", outcome.facts.get("off"))]
+        faults.append(("measured beside other work", outcome.facts.get("busy")))
         return "; ".join([told, *(f"{what}: {', '.join(names)}" for what, names in faults if names)])
     if outcome.step.kind == "export":
         return ""
@@ -228,11 +241,13 @@ def _watching(plan: RunPlan) -> Iterator[Watch]:
     stderr = Console(stderr=True, highlight=False)
     running: dict[str, float] = {}
     ended: list[Outcome] = []
+    pictures: list[Path] = []
+    begun = time.monotonic()
 
     def show() -> Table:
         grid = Table.grid(padding=(0, 1))
-        for name, begun in running.items():
-            grid.add_row(Spinner("dots"), Text(name), Text(f"{time.monotonic() - begun:.0f} s"))
+        for name, since in running.items():
+            grid.add_row(Spinner("dots"), Text(name), Text(f"{time.monotonic() - since:.0f} s"))
         return grid
 
     def start(step: Step) -> None:
@@ -249,6 +264,12 @@ def _watching(plan: RunPlan) -> Iterator[Watch]:
             ),
             soft_wrap=True,
         )
+        picture = _picture(plan, outcome)
+        if picture is not None and not pictures:
+            pictures.append(picture)
+            stderr.print(
+                Text(f"first picture after {time.monotonic() - begun:.0f} s: {picture}", style="bold"), soft_wrap=True
+            )
 
     try:
         with Live(get_renderable=show, console=stderr, refresh_per_second=4, transient=True) as live:
@@ -258,6 +279,14 @@ def _watching(plan: RunPlan) -> Iterator[Watch]:
         done = sum(outcome.status in ("done", "kept", "gate") for outcome in ended)
         console.remark(f"{done} of {len(plan.steps)} steps are done and kept; the same command goes on from there")
         raise
+
+
+def _picture(plan: RunPlan, outcome: Outcome) -> Path | None:
+    """What an export leaves to look at, if it passed."""
+    if outcome.step.kind != "export" or not outcome.succeeded:
+        return None
+    found = [plan.out / entry / "preview.png" for entry in outcome.entries]
+    return next((path for path in found if path.exists()), None)
 
 
 def _remainder(outcome: Outcome) -> str:

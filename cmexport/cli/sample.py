@@ -30,6 +30,7 @@ from cmexport.errors import UsageError
 from cmexport.photos import read_mask, read_photo
 from cmexport.progress import Progress
 from cmexport.runner import Array
+from cmexport.threads import use_threads
 
 # What to write above the part of a picture that a task knows.
 _KNOWN = {"inpaint": "masked", "colorize": "grey", "superres": "low-res"}
@@ -102,9 +103,11 @@ def command(
     inputs: Inputs = None,
     save: Save = None,
     assignments: o.Set = None,
+    threads: o.Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Draw pictures from a checkpoint (in PyTorch) or an artefact (in its runtime); or edit one: --task, --image."""
+    use_threads(threads)
     if out is None and save is None:
         raise UsageError("nothing to write: give -o GRID.png, --save Y.npz or both")
     if save is not None and save.suffix != ".npz":

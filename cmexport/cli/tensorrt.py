@@ -17,6 +17,7 @@ from cmexport.quantize.precision_plan import read_plan
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.registry import target_named
 from cmexport.targets.tensorrt.batches import captured_first, parse_batches
+from cmexport.threads import use_threads
 
 Trt = Annotated[
     str,
@@ -81,6 +82,7 @@ def command(
     trust: o.Trust = False,
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
+    threads: o.Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Export a checkpoint to typed ONNX for TensorRT and, where one is installed, to an engine.
@@ -89,6 +91,7 @@ def command(
     and preview.png. The ONNX file is compared with PyTorch in ONNX Runtime, the engine too where the GPU in this
     machine can run it; what fails its parity gate is kept as *.rejected and the exit code is 4.
     """
+    use_threads(threads)
     target = target_named("tensorrt")
     flags = {"fp16": fp16, "bf16": bf16, "int8": int8, "fp8": fp8}
     batches = captured_first(parse_batches(batch))

@@ -19,6 +19,7 @@ from cmexport.model import ConsistencyModel
 from cmexport.progress import Progress
 from cmexport.sampling.schedules import Schedule, karras_levels, schedule_for_steps
 from cmexport.targets.base import LoweringOptions
+from cmexport.threads import use_threads
 from cmexport.tuning.comparison import StepsRow, compare_steps
 from cmexport.tuning.features import load_judge
 from cmexport.tuning.project import write_schedule
@@ -60,6 +61,10 @@ class _Job:
     state: Path
 
 
+TABLE_STEPS = (1, 2, 4)
+"""Rows of `--table`."""
+
+
 def command(
     checkpoint: o.Checkpoint = None,
     steps: Steps = 2,
@@ -75,6 +80,7 @@ def command(
     table: AsTable = False,
     fp16: o.Fp16 = False,
     assignments: o.Set = None,
+    threads: o.Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Find the levels of a K-step schedule by the quality of its pictures and write them into cmexport.toml.
@@ -82,6 +88,7 @@ def command(
     Ternary search over each middle level, as OpenAI chose theirs; a stopped search goes on where it was. With --table:
     quality, latency and size for K = 1, 2, 4.
     """
+    use_threads(threads)
     _check(steps, features, pictures, levels, seed, jobs, cluster, address, table)
     project = read_project(Path())
     if not table:
@@ -97,7 +104,7 @@ def command(
             )
         workers = Workers(jobs, cluster, address)
         if table:
-            schedules = [schedule_for_steps(model, k) for k in (1, 2, 4)]
+            schedules = [schedule_for_steps(model, k) for k in TABLE_STEPS]
             rows = _compare(model, schedules, setup, workers, "fp16" if fp16 else "fp32", progress)
         else:
             assert setup is not None

@@ -18,6 +18,7 @@ from cmexport.cli.requests import verify_options
 from cmexport.cli.showing import check_parity, show_parity
 from cmexport.drawing import compare_arrays, read_arrays
 from cmexport.errors import CheckpointError, ParityError, UsageError
+from cmexport.threads import use_threads
 from cmexport.tuning.distribution import DistributionOptions
 from cmexport.verification import verify_artifact
 
@@ -80,12 +81,14 @@ def command(
     batch: Batch = None,
     max_distance: MaxDistance = None,
     assignments: o.Set = None,
+    threads: o.Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Compare a written artefact with its checkpoint, or with recorded pictures. Exit code 4 if the gate fails.
 
     With --features: the Fréchet distance, PSNR and classes of thousands of pictures instead of the ladder.
     """
+    use_threads(threads)
     folder = artifact_folder(str(artifact))
     if folder is None:
         raise CheckpointError(f"{artifact}: not an artefact; expected a folder with manifest.json, or a file in one")

@@ -13,6 +13,8 @@ import onnxruntime as ort
 from cmexport.errors import BackendError, CheckpointError, first_line
 from cmexport.model import EDITED
 from cmexport.runner import Array
+from cmexport.threads import may_spin
+from cmexport.threads import threads as pool_size
 
 LEVELS = {
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -44,7 +46,8 @@ class OnnxRuntimeRunner:
             )
         options = ort.SessionOptions()
         options.graph_optimization_level = LEVELS[optimization]
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or pool_size()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if may_spin() else "0")
         options.log_severity_level = 3
         if optimization == "none":
             # The plain rung is run a few times and thrown away: packed copies of the weights would double its memory.

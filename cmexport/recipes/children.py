@@ -17,6 +17,7 @@ from typing import Any
 from cmexport.recipes.lifeline import GRACE_S, Lifeline
 from cmexport.recipes.steps import Step
 from cmexport.recipes.workplace import Workplace
+from cmexport.threads import VARIABLE as THREADS
 
 PROGRAM = (sys.executable, "-P", "-m", "cmexport")
 """What runs a step's arguments."""
@@ -52,7 +53,7 @@ class Child:
         place: where its files lie; its folders are open.
         lifeline: ends it with this process.
         lock: descriptor of the run's lock, which it holds too.
-        threads: for libraries that ask OMP_NUM_THREADS, unless that is set; None leaves it as it is.
+        threads: its share of the cores.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Child:
         place: Workplace,
         lifeline: Lifeline,
         lock: int,
-        threads: int | None,
+        threads: int,
     ) -> None:
         self.step = step
         self._place = place
@@ -74,9 +75,10 @@ class Child:
             # Whatever a killed step leaves lies where the next run clears up.
             "TMPDIR": str(place.tmp(step).absolute()),
             **lifeline.environment(gentle=step.alone),
+            THREADS: str(threads),
+            # For libraries that size their pools when they are imported.
+            "OMP_NUM_THREADS": str(threads),
         }
-        if threads is not None:
-            environment.setdefault("OMP_NUM_THREADS", str(threads))
         with place.printed(step).open("wb") as printed, place.log(step).open("wb") as log:
             self._process = subprocess.Popen(
                 [*PROGRAM, *arguments],

@@ -93,6 +93,7 @@ def facts_of(step: Step, printed: Mapping[str, Any]) -> dict[str, Any]:
         facts["records"] = len(records)
         facts["failed"] = [r["artifact"]["name"] for r in records if r.get("failure") is not None]
         facts["off"] = [r["artifact"]["name"] for r in records if r.get("parity", {}).get("passed") is False]
+        facts["busy"] = [r["artifact"]["name"] for r in records if "busy" in r.get("validity", {}).get("flags", ())]
         facts["p50_ms"] = {
             r["artifact"]["name"]: r["timing_ms"]["p50"] for r in records if r["timing_ms"].get("p50") is not None
         }

@@ -15,6 +15,7 @@ from cmexport.recipes.names import TARGET_OPTIONS, takes
 from cmexport.recipes.reading import Document
 from cmexport.recipes.schema import ANY_PRECISION, Device, Recipe, Schedule, Target
 from cmexport.recipes.steps import KEPT, PLANS, WORK, RunPlan, Step
+from cmexport.threads import usable_cores
 
 # An export holds its weights several times over: as read, as the reference, folded, and in a runtime or two.
 _SMALL_CHECKPOINT_BYTES = 300_000_000
@@ -39,6 +40,7 @@ class Chosen:
     out: Path | None = None
     jobs: int | None = None
     checkpoint: Path | None = None
+    threads: int | None = None
 
 
 def checkpoint_path(document: Document, recipe: Recipe, chosen: Chosen) -> Path | None:
@@ -62,19 +64,13 @@ def plan_run(document: Document, recipe: Recipe, chosen: Chosen) -> RunPlan:
         out=chosen.out or Path(recipe.out or Path("out") / document.path.stem),
         jobs=chosen.jobs or recipe.jobs or _jobs(checkpoint_file(checkpoint)),
         steps=_sorted(steps),
+        threads=chosen.threads,
     )
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _jobs(checkpoint: Path) -> int:
     small = checkpoint.is_file() and checkpoint.stat().st_size <= _SMALL_CHECKPOINT_BYTES
-    return 2 if small and cores() >= 2 else 1
+    return 2 if small and usable_cores() >= 2 else 1
 
 
 def _sorted(steps: Sequence[Step]) -> tuple[Step, ...]:
@@ -290,6 +286,8 @@ class _Planner:
                 *((f"--{k}", getattr(device, k)) for k in ("runs", "seconds", "threads", "sustained", "repeats")),
                 *((f"--{k}", getattr(device, k)) for k in ("energy", "provider", "pictures", "task", "python")),
                 *((f"--{k}", getattr(device, k)) for k in ("host", "port")),
+                ("--max-seconds", device.max_seconds),
+                ("--require-quiet", device.require_quiet),
                 *((f"--{k.replace('_', '-')}", file) for k, file in files.items()),
             ]
         )

@@ -13,7 +13,6 @@ from cmexport.recipes.children import Child, Ended, stop
 from cmexport.recipes.identity import step_key, tree_hash
 from cmexport.recipes.lifeline import Lifeline
 from cmexport.recipes.outcomes import GATE, Outcome, Status, facts_of, misses_gate, of_failure
-from cmexport.recipes.planning import cores
 from cmexport.recipes.state import StepState, hash_entries, read_state, still_holds, write_state
 from cmexport.recipes.steps import KEPT, PLANS, WORK, RunPlan, Step
 from cmexport.recipes.workplace import (
@@ -23,6 +22,7 @@ from cmexport.recipes.workplace import (
     only_run,
     remove_entry,
 )
+from cmexport.threads import default_threads
 
 _POLL_S = 0.05
 
@@ -77,7 +77,8 @@ class _Run:
     def __init__(self, plan: RunPlan, place: Workplace, lock: int, watch: Watch) -> None:
         self._plan, self._place, self._lock, self._watch = plan, place, lock, watch
         self._lifeline = Lifeline()
-        self._threads = max(1, cores() // plan.jobs)
+        # Asked before the first step runs: afterwards the run itself is what keeps the cores busy.
+        self._threads = plan.threads or default_threads()
         self._running: list[Child] = []
         self._left = list(plan.steps)
         self._outcomes: dict[str, Outcome] = {}
@@ -134,13 +135,21 @@ class _Run:
             return Outcome(step, "failed", error.exit_code, str(error))
 
     def _start_next(self) -> bool:
-        """Start the heaviest step that may run now; False where none may."""
+        """Start the heaviest step that may run now; False where none may.
+
+        The first of all is the lightest export: somebody waits for the first picture, and the order costs no time.
+        """
         if len(self._running) >= self._plan.jobs:
             return False
         ready = [s for s in self._left if all(name in self._outcomes for name in (*s.needs, *s.after))]
         together = [s for s in ready if not s.alone]
         # Measuring begins when everything else that can be done is done; nothing can become ready while it lasts.
-        chosen = max(together, key=lambda s: s.weight, default=None)
+        exports = [s for s in together if s.kind == "export"]
+        chosen: Step | None
+        if exports and not self._picture_begun():
+            chosen = min(exports, key=lambda s: s.weight)
+        else:
+            chosen = max(together, key=lambda s: s.weight, default=None)
         if chosen is None and ready and not self._running:
             chosen = ready[0]
         if chosen is None:
@@ -150,7 +159,8 @@ class _Run:
             key = _key(self._plan, chosen, self._outcomes)
             self._place.open_step(chosen, key)
             command = _command(self._plan, self._place, chosen, self._outcomes, key)
-            threads = None if chosen.alone else self._threads
+            at_once = min(self._plan.jobs, len(self._running) + max(1, len(together)))
+            threads = max(1, self._threads // at_once)
             self._running.append(Child(chosen, command, self._place, self._lifeline, self._lock, threads))
         except CmexportError as error:
             self._note(Outcome(chosen, "failed", error.exit_code, str(error)))
@@ -160,6 +170,11 @@ class _Run:
             return True
         self._watch.started(chosen)
         return True
+
+    def _picture_begun(self) -> bool:
+        """Whether an export runs, or has already left a picture."""
+        running = any(child.step.kind == "export" for child in self._running)
+        return running or any(o.step.kind == "export" and o.entries for o in self._outcomes.values())
 
     def _collect(self, step: Step, ended: Ended) -> Outcome:
         """Keep what a process wrote, if it is to be kept."""

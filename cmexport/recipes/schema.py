@@ -195,6 +195,10 @@ class Device(Part):
     precisions: Precisions | None = Field(default=None, description="Only artefacts of these.")
     runs: Count | None = None
     seconds: Annotated[float, Field(ge=0)] | None = None
+    max_seconds: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="Seconds of timed runs at most, whatever their number; 0: no limit."
+    )
+    require_quiet: bool = Field(default=False, description="Exit code 5 instead of figures beside other work.")
     threads: Annotated[int, Field(ge=0)] | None = None
     sustained: Annotated[float, Field(ge=0)] | None = Field(default=None, description="Minutes.")
     repeats: Count | None = None

@@ -65,6 +65,7 @@ class RunPlan:
         out: the output folder.
         jobs: exports at a time.
         steps: each after all that it needs.
+        threads: for all steps that run at a time together; None: the cores that are free when the run begins.
     """
 
     recipe: Path
@@ -73,3 +74,4 @@ class RunPlan:
     out: Path
     jobs: int
     steps: tuple[Step, ...]
+    threads: int | None = None

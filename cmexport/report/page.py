@@ -27,8 +27,9 @@ from cmexport.report.view import Page
 def build_page(material: Material, title: str) -> Page:
     """All sections; those without anything measured say so."""
     sections = (
-        verdicts.section(material),
         sheets.section(material),
+        verdicts.section(material),
+        sheets.more(material),
         parity.section(material),
         latency.section(material),
         latency.cold_start(material),
@@ -41,8 +42,8 @@ def build_page(material: Material, title: str) -> Page:
         diffusion.section(material),
         history.section(material),
     )
-    # Nothing older is nothing missing.
-    kept = tuple(s for s in sections if s.name != "older" or not s.empty)
+    # Nothing older is nothing missing, nor are pictures that all had room at the top.
+    kept = tuple(s for s in sections if s.name not in ("older", "more-pictures") or not s.empty)
     return Page(clean(title), tuple(_facts(material)), kept, tuple(map(_note, material.gathered.notes)), __version__)
 
 

@@ -71,6 +71,11 @@ class Run:
         return None if self.timing.p50 is None else self.timing.p50 / self.record.artifact.batch
 
     @property
+    def mark(self) -> str:
+        """What must stand beside every time of this run: a word where other work took part, else nothing."""
+        return " (busy)" if "busy" in self.record.validity.flags and self.timing.p50 is not None else ""
+
+    @property
     def evaluations(self) -> int:
         """Network evaluations per picture."""
         return self.record.artifact.steps if self.artifact is None else self.artifact.evaluations

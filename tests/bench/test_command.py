@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from cmexport.bench.quiet import Witnesses
 from cmexport.bench.records import read_records, samples_of
 from cmexport.cli.main import main
 
@@ -101,3 +106,43 @@ def test_a_file_that_can_not_be_written_is_found_out_before_measuring(cmexport, 
     code, _, complaint = cmexport("bench", fp32, "-o", tmp_path / "file" / "r.jsonl")
     assert code == 3
     assert f"{tmp_path / 'file'} can't be written to; choose another file with -o" in complaint
+
+
+@pytest.fixture
+def two_busy_processes():
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 2)]
+    yield
+    for process in busy:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat")
+def test_beside_other_work_a_figure_is_flagged_or_refused(cmexport, fp32, tmp_path, two_busy_processes):
+    out = tmp_path / "r.jsonl"
+    quick = ("--runs", 5, "--seconds", 1, "--threads", 1, "--energy", "off")
+    code, shown, _ = cmexport("bench", fp32, "-o", out, *quick)
+    assert code == 0
+    assert "busy" in shown
+    (record,) = read_records(out)
+    assert "busy" in record.validity.flags
+    assert record.validity.others_during > 0.1
+    code, _, complaint = cmexport("bench", fp32, "-o", tmp_path / "none.jsonl", "--require-quiet", *quick)
+    assert code == 5
+    assert "not quiet: other work has" in complaint
+    assert "--require-quiet" in complaint
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_work_that_begins_later_is_refused_too(cmexport, fp32, tmp_path, monkeypatch):
+    """Nothing is kept of it, and what can't be seen can't be vouched for."""
+    from cmexport.bench import outcome
+
+    out = tmp_path / "none.jsonl"
+    monkeypatch.setattr("cmexport.bench.measure.BUSY_SHARE", 1.1)
+    for others, said in ((0.6, "other work had 60% of the processor"), (None, "other work can't be seen")):
+        monkeypatch.setattr(outcome, "witnesses", lambda blocks, others=others: Witnesses(others, None))
+        code, _, complaint = cmexport("bench", fp32, "-o", out, "--require-quiet", *QUICK)
+        assert code == 5
+        assert said in complaint
+        assert not out.exists()

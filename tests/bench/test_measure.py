@@ -15,16 +15,18 @@ from cmexport.bench.engines import Engine, EngineGoneError
 from cmexport.bench.measure import Place, measure
 from cmexport.bench.meter import NoMeter, fit_windows
 from cmexport.bench.samples import read_samples, timing_from_samples
+from cmexport.errors import BackendError
 from cmexport.progress import Progress
 
 
 class Script:
     """A pipe with a runner of made-up times behind it."""
 
-    def __init__(self, job, log, times=None, die_at=None, corrupt=False):
+    def __init__(self, job, log, times=None, die_at=None, corrupt=False, others=(None, None, None)):
         self.lines = queue.Queue()
         self.closed = False
         self._job, self._log, self._clock = job, log, 0.0
+        self._before, self._during, self._after = others
         self._times, self._die_at, self._answered = times or (lambda repeat: 10.0), die_at, 0
         self.tell(
             "meta", contract=1, runner="script", runtime="none", realized="cpu", threads=1, why={"placement": "none"}
@@ -44,6 +46,10 @@ class Script:
 
     def write(self, text):
         command = json.loads(text)
+        if command["do"] == "look":
+            share = self._before if command["when"] == "before" else self._after
+            self.tell("look", when=command["when"], others=share, why={} if share is not None else {"others": "blind"})
+            return
         self._log.append((self._job.artifact.precision, command["do"], command.get("repeat"), command.get("round")))
         self._answered += 1
         if self._die_at == self._answered:
@@ -62,6 +68,7 @@ class Script:
                 canary_ms=[1.0],
                 start_s=start,
                 end_s=self._clock,
+                others=self._during,
             )
         elif command["do"] == "minute":
             self.tell("minute", minute=command["minute"], ms=[10.0 + command["minute"]], canary_ms=[1.0], celsius=50.0)
@@ -226,3 +233,50 @@ def test_energy_from_a_meter(jobs, quick):
     assert energy.mj_per_image_net == pytest.approx(100e3 * 10 / 6, rel=0.02)
     assert energy.images == 6
     assert np.isfinite(energy.ci95_mj_per_image).all()
+
+
+@pytest.mark.parametrize(
+    ("others", "busy"), [((0.0, 0.05, 0.0), False), ((0.0, 0.5, 0.0), True), ((0.9, 0.02, 0.9), False)]
+)
+def test_other_work_while_runs_are_timed_is_flagged(jobs, quick, others, busy):
+    records, _, _ = go(jobs, replace(quick, min_seconds=1.0), fp32={"others": others}, fp16={"others": others})
+    for record in records:
+        seen = (record.validity.others_before, record.validity.others_during, record.validity.others_after)
+        assert seen == pytest.approx(others)
+        assert ("busy" in record.validity.flags) is busy
+
+
+def test_what_cannot_be_seen_is_null_with_a_reason(jobs, quick):
+    (record,) = go(jobs[:1], quick)[0]
+    validity = record.validity
+    assert (validity.others_before, validity.others_during, validity.others_after) == (None, None, None)
+    assert validity.reasons["others_before"] == "blind"
+    assert validity.reasons["others_during"] == "this runner can't see other programs"
+    assert "busy" not in validity.flags
+
+
+def test_quiet_is_required_before_the_first_run(jobs, quick):
+    records, log, pipes = go(jobs, replace(quick, require_quiet=True), fp32={"others": (0.4, 0.4, 0.4)})
+    with pytest.raises(BackendError, match=r"not quiet: other work has 40% of the processor, 10% are allowed"):
+        list(records)
+    assert log == [], "nothing was run"
+    assert all(pipe.closed for pipe in pipes)
+
+
+def test_seconds_at_most_are_shared_by_the_rounds(jobs, quick):
+    sent = []
+
+    class Noting(Script):
+        def write(self, text):
+            sent.append(json.loads(text))
+            super().write(text)
+
+    def start(job, outcome, watch):
+        return Engine(Noting(job, []), outcome)
+
+    for most, limit in ((30.0, 15.0), (0.0, 0.0), (1.0, 2.0)):
+        sent.clear()
+        options = replace(quick, min_seconds=4.0, max_seconds=most)
+        list(measure(Place("x", "local"), jobs[:1], start, options, NoMeter("no counter"), Progress()))
+        # Never less than the seconds that are wanted at least.
+        assert {command["limit"] for command in sent if command["do"] == "samples"} == {limit}

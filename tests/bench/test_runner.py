@@ -45,7 +45,7 @@ def test_alone_it_tells_everything_in_order(runner, folder, jobs):
     code, lines = run(runner, folder, stdin=subprocess.DEVNULL)
     assert code == 0
     before = ["meta", "load", "load", "first", *["output"] * len(jobs[0].runs)]
-    after = ["thermal", "samples", "memory", "thermal", "done"]
+    after = ["thermal", "look", "samples", "look", "memory", "thermal", "done"]
     assert [line["kind"] for line in lines] == before + after
     outcome = Outcome()
     for line in lines:
@@ -63,7 +63,8 @@ def test_repeats_minutes_and_a_result_file(runner, folder):
     assert (code, lines) == (0, [])
     lines = [json.loads(line) for line in (folder / "result.jsonl").read_text().splitlines()]
     kinds = [line["kind"] for line in lines if line["kind"] != "raw"]
-    assert kinds[-8:] == ["idle", "samples", "samples", "minute", "idle", "memory", "thermal", "done"]
+    assert kinds[-10:-6] == ["idle", "look", "samples", "samples"]
+    assert kinds[-6:] == ["look", "minute", "idle", "memory", "thermal", "done"]
     raw = [line for line in lines if line["kind"] == "raw"]
     assert len(raw) > 50
     assert float(raw[0]["texts"]["/proc/uptime"].split()[0]) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ def test_a_recipe_end_to_end_and_again(recipe) -> None:
     done = run(recipe)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
+    assert re.search(r"first picture after \d+ s: out/tiny-onnx-fp32/preview.png", done.stderr)
     export, bench = found["steps"]
     assert (export["step"], export["status"], bench["step"], bench["status"]) == (
         *("onnx/fp32", "done"),
@@ -108,7 +110,18 @@ def test_shipped_recipes_show_their_plan(cmexport, path, tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_demo_recipe_is_for_three_runtimes(cmexport) -> None:
-    steps = {step["step"]: step for step in cmexport("run", RECIPES / "demo.toml", "--dry-run", "--json").json["steps"]}
+def test_the_short_demo_is_part_of_the_long_one(cmexport) -> None:
+    """The same exports, so that `make demo-all` goes on from `make demo`."""
+    short, long = (
+        {s["step"]: s["arguments"] for s in cmexport("run", RECIPES / name, "--dry-run", "--json").json["steps"]}
+        for name in ("demo.toml", "demo-all.toml")
+    )
+    assert {"onnx/fp16", "coreml/fp16", "bench:local", "report"} <= set(short)
+    assert all(long[step] == arguments for step, arguments in short.items() if step not in ("bench:local", "report"))
+
+
+def test_the_long_demo_is_for_three_runtimes(cmexport) -> None:
+    outcome = cmexport("run", RECIPES / "demo-all.toml", "--dry-run", "--json")
+    steps = {step["step"]: step for step in outcome.json["steps"]}
     assert {"onnx/fp32", "onnx/fp16", "onnx/int8", "coreml/fp16", "coreml/w6", "bench:local", "report"} <= set(steps)
     assert steps["tensorrt/fp16"]["optional"]

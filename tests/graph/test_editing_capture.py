@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cmexport.errors import UsageError
-from cmexport.graph.capture import capture, example_tensors, graph_inputs
+from cmexport.graph.capture import example_tensors, graph_inputs
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import to_module
@@ -46,15 +46,14 @@ def test_the_border_of_the_graph(adm_model, captured, task):
 
 @pytest.mark.parametrize("task", BORDER)
 def test_no_tensor_but_renoise_has_more_than_four_axes(adm_model, captured, task):
-    module = to_module(captured(adm_model(), request_for(task)).program)
+    module = to_module(captured(adm_model(), request_for(task, batch=2)).program)
     ranks = {n.name: n.meta["val"].dim() for n in module.graph.nodes if isinstance(n.meta.get("val"), torch.Tensor)}
     assert {name for name, rank in ranks.items() if rank > 4} <= {"renoise"}
 
 
 @pytest.mark.parametrize("task", BORDER)
-def test_rewrites_apply_to_every_task(adm_model, task):
-    model, request = adm_model(), request_for(task)
-    original = capture(model, plan_sampling(model, request.sigmas), request)
+def test_rewrites_apply_to_every_task(adm_model, captured, task):
+    original = captured(adm_model(), request_for(task, batch=2))
     rewritten = apply_rewrites(original, REWRITES)
     assert {r.name for r in rewritten.rewrites if r.applied} >= {"fold_constants", "tabulate_labels", "fold_scales"}
     inputs = example_tensors(original.inputs, original.classes, seed=5)

@@ -9,13 +9,30 @@ from cmexport.graph.tracing import to_module
 from cmexport.quantize import compression
 from cmexport.quantize.activations import plan_activations, weighted_inputs, with_activations
 from cmexport.quantize.compression import RECIPES, compress
+from cmexport.quantize.sensitivity import weight_sensitivity
 from cmexport.quantize.weights import find_weights
 
 
+@pytest.fixture(scope="module")
+def sensitivities():
+    """`weight_sensitivity`, once for a graph: 4 s on the demo's, and it does not depend on the precision asked for."""
+    known = {}
+
+    def once(captured, weights, samples):
+        key = (id(captured), samples)
+        if key not in known:
+            # The graph is kept with it, so that its id is not given to another one.
+            known[key] = captured, weight_sensitivity(captured, weights, samples)
+        return known[key][1]
+
+    return once
+
+
 @pytest.fixture(autouse=True)
-def _few_samples(monkeypatch):
+def _few_samples(monkeypatch, sensitivities):
     monkeypatch.setattr(compression, "SAMPLES", 8)
     monkeypatch.setattr(compression, "_TRIAL_PICTURES", 6)
+    monkeypatch.setattr(compression, "weight_sensitivity", sensitivities)
 
 
 @pytest.mark.parametrize(("precision", "least_db"), [("w8", 57.0), ("w6", 48.0), ("w4", 38.0)])

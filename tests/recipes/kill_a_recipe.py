@@ -2,7 +2,7 @@
 
     python tests/recipes/kill_a_recipe.py [RECIPE] [--kills 10] [--seed S] [--keep DIR]
 
-Runs `cmexport run RECIPE` (recipes/demo.toml) once in peace, then again with SIGKILL at random moments, each time
+Runs `cmexport run RECIPE` (recipes/demo-all.toml) once in peace, then again with SIGKILL at random moments, each time
 starting it anew; when it finishes before its time, its output is removed and it begins from nothing. Then it is left to
 finish. Every file must be the same but for figures of time, nothing may be left, no step may outlive its run. About 20
 minutes for the demo on two cores, so pytest doesn't collect it; tests/recipes/test_kills.py does the same with
@@ -42,7 +42,7 @@ FIGURE = re.compile(r"[0-9a-f]{12,}|[+-]?\d[\d.,]*(?:\N{NARROW NO-BREAK SPACE}\d
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", nargs="?", type=Path, default=ROOT / "recipes" / "demo.toml")
+    parser.add_argument("recipe", nargs="?", type=Path, default=ROOT / "recipes" / "demo-all.toml")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=None, help="of the moments; default random, printed")
     parser.add_argument("--keep", type=Path, default=None, help="folder for both outputs; default a temporary one")

@@ -216,6 +216,43 @@ def test_benchmarks_run_alone_and_exports_two_at_a_time(run, notes, monkeypatch)
     assert most == 2
 
 
+def shares(notes: Path) -> dict[str, int]:
+    """Threads by step; both variables say the same."""
+    lines = [line.rsplit(" ", 2) for line in (notes / "threads").read_text().splitlines()]
+    assert all(mine == everywhere for _, mine, everywhere in lines)
+    return {name: int(mine) for name, mine, _ in lines}
+
+
+def test_steps_share_the_threads(run, notes, monkeypatch) -> None:
+    monkeypatch.setenv("PRETEND_SECONDS", "0.1")
+    run(threads=6)
+    found = shares(notes)
+    # Three exports, two at a time; where two end together, the third has all for itself.
+    assert found.pop("coreml fp32") in (3, 6)
+    assert found == {"onnx fp32": 3, "onnx fp16": 3, "bench": 6, "report": 6}
+
+
+def test_one_step_has_all_threads_and_no_step_has_none(run, notes) -> None:
+    run(threads=6, jobs=1)
+    assert set(shares(notes).values()) == {6}
+    (notes / "threads").unlink()
+    run("[targets.onnx]\nprecisions = ['int8', 'fp32']", threads=1, jobs=2)
+    assert set(shares(notes).values()) == {1}
+
+
+def test_threads_by_default_are_the_free_cores(run, notes, monkeypatch) -> None:
+    monkeypatch.setattr("cmexport.recipes.running.default_threads", lambda: 4)
+    run("[targets.onnx]\nprecisions = ['int8', 'fp32']")
+    assert set(shares(notes).values()) == {2}
+
+
+def test_the_first_picture_comes_soon(run) -> None:
+    """The lightest export begins, then the heaviest: int8 takes four times as long as fp16."""
+    text = "[targets.onnx]\nprecisions = ['int8', 'fp16', 'w4', 'fp32']"
+    assert run(text, jobs=1)[1] == ["onnx fp16", "onnx int8", "onnx w4", "onnx fp32"]
+    assert run(text + "\nseeds = 9", jobs=2)[1][:2] == ["onnx fp16", "onnx int8"]
+
+
 def test_a_plan_is_made_first_and_handed_on(run, tmp_path, notes) -> None:
     _, begun = run("[targets.onnx]\nprecisions = ['int8']\nplan = 'p'\n[plans.p]\n[verify]\nfeatures = 'inception'\n")
     assert begun == ["plan", "onnx int8", "verify"]

@@ -315,3 +315,31 @@ def test_diffusion_costs_a_real_gpu_as_many_times_the_energy_as_evaluations():
         "NVIDIA H200 · torch-cuda cuda, batch 64",
     ]
     assert "inside the promised 10 to 2000" in section.notes[0]
+
+
+def test_a_time_beside_other_work_is_never_shown_without_the_word(build):
+    folder = build.artifact("toy-onnx-fp32")
+    sha = gather([folder]).artifacts[0].facts.sha256
+    validity = {"flags": ["busy"], "others_during": 0.9}
+    build.record("toy-onnx-fp32", sha=sha, ms=(188.0, 188.0), validity=validity)
+    page = page_of([folder.parent])
+    for section in page.sections:
+        for table in section.tables:
+            for row in table.rows:
+                for head, cell in zip(table.head, row, strict=True):
+                    if "188" in cell.text and head not in ("p90, ms", "fastest"):
+                        assert "busy" in cell.text, (table.caption, head)
+    assert "188 (busy)" in render_html(page)
+    assert "188 (busy)" in render_markdown(page, folder.parent)
+
+
+def test_it_opens_with_pictures_and_one_table(whole):
+    first = whole.sections[0]
+    assert first.name == "pictures"
+    assert len(first.sheets) == 1
+    assert first.sheets[0].verdict.tone == "good"
+    assert [len(table.rows) for table in first.tables] == [5]
+    assert first.tables[0].head[:2] == ("artefact", "ms per picture")
+    assert sum(len(section.sheets) for section in whole.sections) == 5
+    rows = {row[0].text: row[1].text for row in first.tables[0].rows}
+    assert rows["toy-k1-onnx-fp32"] == "11.0"

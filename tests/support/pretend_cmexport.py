@@ -2,7 +2,8 @@
 
     pretend_cmexport.py NOTES VERB ARGUMENTS
 
-NOTES is a folder: `calls` gets a line with the process id when a step begins and one when it ends; `behave.json` says
+NOTES is a folder: `calls` gets a line with the process id when a step begins and one when it ends, `threads` one with
+the step's share of the cores; `behave.json` says
 what goes wrong, by step ("onnx fp16": {"code": 5}).
 """
 
@@ -33,6 +34,8 @@ def main() -> int:
     name = f"{verb} {precision}".strip()
     behave = json.loads((notes / "behave.json").read_text()).get(name, {}) if (notes / "behave.json").exists() else {}
     note(notes, f"{os.getpid()} begins {name}")
+    with (notes / "threads").open("a") as file:
+        file.write(f"{name} {os.environ['CMEXPORT_THREADS']} {os.environ['OMP_NUM_THREADS']}\n")
     Path(os.environ["TMPDIR"], "left-behind").write_text("a library's own temporary file")
     if "--state" in arguments:
         state = Path(arguments[arguments.index("--state") + 1])

@@ -20,6 +20,8 @@ class MeasureOptions:
     Attributes:
         min_runs: timed runs at least, in each repeat.
         min_seconds: seconds of timed runs at least, in each repeat.
+        max_seconds: seconds of timed runs at most, in each repeat, whatever their number; 0: no limit.
+        require_quiet: don't measure, or keep, what other work disturbs.
         warmup: runs after the first one that are not timed.
         threads: threads per run; 0 leaves it to the runtime.
         rounds: turns that each artefact takes within a repeat, interleaved with the others'.
@@ -35,6 +37,8 @@ class MeasureOptions:
 
     min_runs: int = 30
     min_seconds: float = 10.0
+    max_seconds: float = 120.0
+    require_quiet: bool = False
     warmup: int = 3
     threads: int = 0
     rounds: int = 5

@@ -9,6 +9,7 @@ from cmexport.report.comparing import side_by_side
 from cmexport.report.identity import network_of
 from cmexport.report.material import Material
 from cmexport.report.runs import Run
+from cmexport.report.sections.latency import beside
 from cmexport.report.selecting import Shown
 from cmexport.report.text import NOT_MEASURED, clean, number, ratio, times
 from cmexport.report.view import Cell, Chart, Section, Table, measured
@@ -116,7 +117,7 @@ def _setting(shown: Shown) -> tuple[object, ...]:
 def _bar(run: Run, where: str) -> Bar | None:
     value = run.ms_per_picture
     label = f"{clean(run.record.artifact.name)} · {where}"
-    return None if value is None else Bar(label, (value,), None, None, f"{number(value, 3)} ms")
+    return None if value is None else Bar(label, (value,), None, None, f"{number(value, 3)} ms{run.mark}")
 
 
 def _table(pair: Pair) -> Table:
@@ -142,7 +143,7 @@ def _row(run: Run) -> tuple[Cell, ...]:
     return (
         Cell(f"{clean(run.sampler, 30)}: {clean(run.record.artifact.name)}"),
         Cell(str(run.evaluations)),
-        measured(number(run.ms_per_picture)),
+        beside(run, run.ms_per_picture),
         measured(number(each)),
         measured(number(run.energy.mj_per_image_net)),
         Cell(run.energy.grade),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from cmexport.report.charts.bars import Bar, draw_bars
 from cmexport.report.charts.strips import Strip, draw_strips
 from cmexport.report.material import Material
-from cmexport.report.runs import ORIGINS
+from cmexport.report.runs import ORIGINS, Run
 from cmexport.report.selecting import Shown
 from cmexport.report.text import clean, day, grouped, number
 from cmexport.report.view import Cell, Chart, Section, Table, measured
@@ -67,9 +67,23 @@ def cold_start(material: Material) -> Section:
     )
 
 
+def beside(run: Run, value: float | None) -> Cell:
+    """A time, with the word beside it that it must not be read without."""
+    cell = measured(number(value))
+    return Cell(f"{cell.text}{run.mark}", "bad") if run.mark and value is not None else cell
+
+
 def _strip(shown: Shown) -> Strip:
     timing = shown.run.timing
-    return Strip(shown.label, shown.run.ms, timing.p50, timing.p90, timing.p99, timing.first, timing.load_cold)
+    return Strip(
+        f"{shown.label}{shown.run.mark}",
+        shown.run.ms,
+        timing.p50,
+        timing.p90,
+        timing.p99,
+        timing.first,
+        timing.load_cold,
+    )
 
 
 def _remarks(shown: Shown) -> Iterator[str]:
@@ -91,12 +105,13 @@ def _remarks(shown: Shown) -> Iterator[str]:
 def _row(shown: Shown) -> tuple[Cell, ...]:
     run = shown.run
     timing = run.timing
-    figures = (timing.p50, timing.p90, timing.p99, timing.min)
+    figures = (timing.p90, timing.p99, timing.min)
     return (
         Cell(shown.label),
+        beside(run, timing.p50),
         *(measured(number(value)) for value in figures),
         Cell(str(timing.n)),
-        measured(number(run.ms_per_picture)),
+        beside(run, run.ms_per_picture),
         measured(number(run.record.memory_mb.peak, 3)),
         Cell(f"{day(run.record.provenance.created)}{'' if run.origin == 'samples' else ', as recorded'}"),
     )
@@ -106,4 +121,5 @@ def _cold(shown: Shown) -> tuple[Cell, ...]:
     timing = shown.run.timing
     both = None if timing.load_cold is None or timing.first is None else timing.load_cold + timing.first
     figures = (timing.load_cold, timing.first, both, timing.load_warm, timing.p50)
-    return (Cell(shown.label), *(measured(number(value)) for value in figures))
+    *cold, median = figures
+    return (Cell(shown.label), *(measured(number(value)) for value in cold), beside(shown.run, median))

@@ -107,7 +107,7 @@ def _ran(run: Run) -> Cell:
     record = run.record
     if record.failure is not None and run.timing.n == 0:
         return Cell(f"did not run ({clean(record.failure.stage, 30)})", "bad")
-    time = f"{number(run.ms_per_picture, 3)} ms"
+    time = f"{number(run.ms_per_picture, 3)} ms{run.mark}"
     parity = record.parity
     if parity.passed is None:
         return Cell(f"{time}, parity {NOT_MEASURED}", "none")

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from cmexport.errors import BackendError
+from cmexport.threads import may_spin, threads
 
 TURNS = 9
 RUNS = 12
@@ -26,6 +27,8 @@ import numpy as np
 import onnxruntime as ort
 options = ort.SessionOptions()
 options.log_severity_level = 3
+options.intra_op_num_threads = int(sys.argv[2])
+options.add_session_config_entry("session.intra_op.allow_spinning", sys.argv[3])
 session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 drawn = np.random.default_rng(0)
 feeds = {
@@ -51,8 +54,10 @@ def latency_ratios(files: Sequence[Path], turns: int = TURNS, runs: int = RUNS) 
     Raises:
         BackendError: ONNX Runtime does not load or run a file.
     """
+    # Asked once: a file that is being opened must not decide how the next one waits.
+    spin = "1" if may_spin() else "0"
     with ExitStack() as stack:
-        children = [stack.enter_context(_child(path)) for path in files]
+        children = [stack.enter_context(_child(path, spin)) for path in files]
         times: list[list[float]] = [[] for _ in files]
         for turn in range(turns):
             order = range(len(files)) if turn % 2 == 0 else reversed(range(len(files)))
@@ -62,9 +67,9 @@ def latency_ratios(files: Sequence[Path], turns: int = TURNS, runs: int = RUNS) 
 
 
 @contextmanager
-def _child(path: Path) -> Iterator[subprocess.Popen[str]]:
+def _child(path: Path, spin: str) -> Iterator[subprocess.Popen[str]]:
     child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, str(path)],
+        [sys.executable, "-c", _CHILD, str(path), str(threads()), spin],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

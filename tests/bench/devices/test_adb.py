@@ -107,8 +107,8 @@ def test_hot_phone_on_battery_is_flagged(plug: Plug, jobs: list[BenchJob], quick
 def test_unplugged_while_running_keeps_what_had_come(
     plug: Plug, jobs: list[BenchJob], quick: MeasureOptions, code: int
 ) -> None:
-    # meta, two loads, first, four outputs, thermal, ready, ready after the warm-up, then batches of runs.
-    home = plug(unplug_after_lines=12, unplug_code=code)
+    # meta, two loads, first, four outputs, thermal, ready, look, ready after the warm-up, then batches of runs.
+    home = plug(unplug_after_lines=13, unplug_code=code)
     records = bench(jobs[:1], quick)
     assert len(records) == 1
     record = records[0]

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from support.networks import model_around
 from torch import nn
 
 from cmexport.model import SampleRequest
@@ -100,7 +101,7 @@ def test_every_task_is_its_float64_loop(export, task, optimization):
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_k_steps_are_their_float64_loop_in_a_file_hardly_larger(export, steps):
-    one, many = export(request_for("generate", 1)), export(request_for("generate", steps))
+    one, many = export(request_for("generate", 1, batch=2)), export(request_for("generate", steps, batch=2))
     inputs = inputs_of(many)
     assert np.abs(many.run(inputs) - loop(many, inputs)).max() <= 1e-5
     weights = [sum(np.prod(i.dims) for i in e.proto.graph.initializer) for e in (one, many)]
@@ -110,14 +111,14 @@ def test_k_steps_are_their_float64_loop_in_a_file_hardly_larger(export, steps):
 
 @pytest.mark.parametrize("task", ["inpaint", "colorize", "superres"])
 def test_half_precision_stays_inside_its_gate(export, psnr, task):
-    exported = export(request_for(task), LoweringOptions(precision="fp16"))
+    exported = export(request_for(task, batch=2), LoweringOptions(precision="fp16"))
     inputs = inputs_of(exported)
     assert psnr(loop(exported, inputs), exported.run(inputs)) >= 60.0
 
 
 @pytest.mark.parametrize("task", ["inpaint", "denoise"])
 def test_the_names_at_the_border_of_the_file(export, task):
-    exported = export(request_for(task))
+    exported = export(request_for(task, batch=2))
     session = ort.InferenceSession(exported.path, providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == [s.name for s in exported.captured.inputs]
     assert [o.name for o in session.get_outputs()] == ["edited"]
@@ -126,7 +127,7 @@ def test_the_names_at_the_border_of_the_file(export, task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_no_tensor_in_the_file_but_renoise_has_more_than_four_axes(export, task):
-    shaped = onnx.shape_inference.infer_shapes(export(request_for(task)).proto)
+    shaped = onnx.shape_inference.infer_shapes(export(request_for(task, batch=2)).proto)
     values = [*shaped.graph.value_info, *shaped.graph.input, *shaped.graph.output]
     assert {v.name for v in values if len(v.type.tensor_type.shape.dim) > 4} <= {"renoise"}
 
@@ -149,7 +150,7 @@ def test_k_steps_are_diffusers_pipeline(export, unet, monkeypatch, timesteps, st
     pipeline = diffusers.ConsistencyModelPipeline(unet, scheduler)
     pipeline.set_progress_bar_config(disable=True)
     network = unet_networks.setdefault(id(unet), Wrapped(unet))
-    noise = export(network=network, num_classes=None).model.noise
+    noise = model_around(network, 8, None).noise
     sigmas = sigmas_for_steps(noise, steps) if timesteps is None else (80.0, karras_levels(noise, 40)[22])
     exported = export(SampleRequest(sigmas=sigmas), network=network, num_classes=None)
     inputs = inputs_of(exported)
