@@ -36,6 +36,20 @@ def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> OpFunction:
     return run
 
 
+def _exact(function: Callable[[Tensor, Tensor], Tensor]) -> OpFunction:
+    """A sum, difference or product: of two halves torch computes it in float32 and rounds once, without widening."""
+    widened = _binary(function)
+
+    def run(call: Call) -> Tensor:
+        x, y = call.stored("x"), call.stored("y")
+        if not x.dtype == y.dtype == torch.float16:
+            return widened(call)
+        call.promise(broadcast(x, y))
+        return function(x, y)
+
+    return run
+
+
 def _shifted(function: Callable[[Tensor], Tensor], epsilon: float) -> OpFunction:
     """f(x + epsilon): the sum is an intermediate result."""
 
@@ -106,9 +120,9 @@ OPERATIONS: dict[str, OpFunction] = {
     "inverse": _shifted(torch.reciprocal, 1e-4),
     "log": _shifted(torch.log, 1e-45),
     "rsqrt": _shifted(torch.rsqrt, 1e-12),
-    "add": _binary(torch.add),
-    "sub": _binary(torch.sub),
-    "mul": _binary(torch.mul),
+    "add": _exact(torch.add),
+    "sub": _exact(torch.sub),
+    "mul": _exact(torch.mul),
     "real_div": _binary(torch.true_divide),
     "floor_div": _binary(lambda x, y: torch.floor_divide(x, y)),
     "mod": _binary(_floor_mod),
