@@ -201,7 +201,9 @@ class Executor:
         if prepared is not None:
             return prepared
         kept = not (self._low_memory or op.is_constant)
-        fixed = {name: (self._loaded(constant),) for name, constant in op.attributes.items()}
+        fixed: dict[str, tuple[Value, ...]] = {
+            name: (self._loaded(constant),) for name, constant in op.attributes.items()
+        }
         varying = []
         for name, bindings in op.inputs.items():
             if kept and all(self._is_constant(b) for b in bindings):

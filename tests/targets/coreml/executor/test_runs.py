@@ -49,7 +49,7 @@ def scalar_convolution(x, weight, strides, dilations, groups, mode):
 
 
 def coarse(seed, *shape):
-    """Normal halves of about 2^-9 with four bits: 32 products add up to about 2^-15, exactly in float32, in any order."""
+    """Normal halves of about 2^-9 with four bits: 32 products are about 2^-15, exact in float32 in any order."""
     draw = np.random.default_rng(seed)
     return (draw.integers(-15, 16, shape) * 2.0 ** draw.integers(-14, -9, shape)).astype(np.float16)
 

@@ -58,8 +58,8 @@ class _Rows:
         kernel, channels = tuple(weight.shape[2:]), weight.shape[1]
         width = min(RUN, max(channels, 1))
         cells = weight.reshape(groups, -1, channels, math.prod(kernel)).permute(3, 0, 1, 2)
-        filled = F.pad(cells, (0, -channels % width)).unflatten(-1, (-1, width))
-        return cls(filled.transpose(2, 3).contiguous(), kernel)
+        filled = F.pad(cells, (0, -channels % width))
+        return cls(filled.reshape(*filled.shape[:3], -1, width).transpose(2, 3).contiguous(), kernel)
 
 
 def _in_runs(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cmexport.targets.coreml.executor.ops.calling import BadCall, Call, OpFunction, broadcast
+from cmexport.targets.coreml.executor.ops.calling import BadCall, Call, OpFunction, Result, broadcast
 from cmexport.targets.coreml.executor.values import TORCH_TYPES
 
 CAST_TYPES = {
@@ -40,7 +40,7 @@ def _exact(function: Callable[[Tensor, Tensor], Tensor]) -> OpFunction:
     """A sum, difference or product: of two halves torch computes it in float32 and rounds once, without widening."""
     widened = _binary(function)
 
-    def run(call: Call) -> Tensor:
+    def run(call: Call) -> Result:
         x, y = call.stored("x"), call.stored("y")
         if not x.dtype == y.dtype == torch.float16:
             return widened(call)
