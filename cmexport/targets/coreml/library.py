@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 from cmexport.errors import BackendError
 
 _LOGGERS = ("coremltools",)
+
+# What coremltools converts besides neural networks; it asks for each of them while it is imported. They bring scipy
+# and pandas along: scikit-learn took 1.4 of a profiled import of 2.8 s.
+_OTHER_KINDS = ("sklearn", "xgboost", "libsvm")
 
 
 def coremltools() -> ModuleType:
@@ -19,6 +26,9 @@ def coremltools() -> ModuleType:
     On import it warns that torch and scikit-learn are newer than the versions it was tested with, and, away from macOS,
     once for each of eight classes of `libcoremlpython` that it can't load. None of them concerns us: parity tests cover
     the first, and nothing here predicts with Apple's runtime on other systems.
+
+    Its converters for scikit-learn, XGBoost and libsvm find their libraries missing in this process, unless these are
+    imported before; the libraries themselves can be imported afterwards as ever.
 
     Raises:
         BackendError: it isn't installed.
@@ -41,7 +51,7 @@ def _quietly(name: str) -> ModuleType:
     for logger in _LOGGERS:
         logging.getLogger(logger).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _absent(_OTHER_KINDS):
             warnings.simplefilter("ignore")
             module = importlib.import_module(name)
     except ImportError as error:
@@ -52,3 +62,15 @@ def _quietly(name: str) -> ModuleType:
     for logger in _LOGGERS:
         logging.getLogger(logger).setLevel(logging.ERROR)
     return module
+
+
+@contextmanager
+def _absent(names: tuple[str, ...]) -> Iterator[None]:
+    """Importing these fails, as if they weren't installed; those that are imported already stay so."""
+    hidden: dict[str, Any] = {name: None for name in names if name not in sys.modules}
+    sys.modules.update(hidden)
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)

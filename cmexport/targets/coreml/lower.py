@@ -145,7 +145,7 @@ def _translate(
     if options.precision in RECIPES:
         passes.append_pass(store_compressed_pass())
     try:
-        with quiet():
+        with quiet(), _fewer_checks():
             ct.convert(
                 # No decomposition: attention, norms and SiLU stay whole. coremltools refuses the training dialect.
                 captured.program.run_decompositions({}),
@@ -192,3 +192,25 @@ def quiet() -> Iterator[None]:
     finally:
         bars.__init__ = shown
         logger.setLevel(level)
+
+
+@contextmanager
+def _fewer_checks() -> Iterator[None]:
+    """Check the program where coremltools checks it fully, not after each of 108 passes.
+
+    Those checks find defects of a pass and change nothing; they took 4 of 10 profiled seconds for the demo.
+    The full ones stay: after the translation, after every removal of dead code, and twice before the program is
+    written.
+    """
+    program = import_module("coremltools.converters.mil.mil").Program
+    check = program.validate
+
+    def validate(self: Any, check_essential_scope: bool | None = False) -> None:
+        if check_essential_scope:
+            check(self, check_essential_scope=True)
+
+    program.validate = validate
+    try:
+        yield
+    finally:
+        program.validate = check

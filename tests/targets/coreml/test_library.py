@@ -29,3 +29,13 @@ def test_the_executor_is_imported_without_coremltools():
         "assert not any(m.split('.')[0] == 'coremltools' for m in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_libraries_of_other_kinds_of_models_are_neither_imported_nor_lost():
+    code = (
+        "import sys; from cmexport.targets.coreml.library import coremltools as c; c(); c();"
+        "assert not {'sklearn', 'xgboost', 'libsvm', 'pandas'} & set(sys.modules);"
+        "sys.modules['xgboost'] = xgboost = type(sys)('xgboost'); c(); assert sys.modules['xgboost'] is xgboost;"
+        "import importlib.util as u; assert u.find_spec('sklearn') is None or __import__('sklearn').__version__"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from cmexport.model import SampleRequest
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.base import LoweringOptions
+from cmexport.targets.coreml import lower as lowering
 from cmexport.targets.coreml.lower import lower
 from cmexport.targets.coreml.runner import ExecutorRunner
 
@@ -172,3 +175,38 @@ def test_an_operator_without_a_core_ml_form_is_a_sentence(toy, tmp_path):
 
     with pytest.raises(BackendError, match="can't be translated for iOS 18"):
         lower(toy(Odd(), noise=torch.zeros(1, 3, 8, 8)), FP32, tmp_path, lambda _: None)
+
+
+def test_fewer_checks_write_the_same_bytes(rewritten, tmp_path, monkeypatch):
+    """Against coremltools' own pace, with a check after every pass."""
+    _, captured = rewritten(SampleRequest(), **FLAT)
+    written = []
+    for name in ("few", "all"):
+        package = tmp_path / name / "model.mlpackage"
+        package.parent.mkdir()
+        lower(captured, FP16, package.parent, lambda _: None)
+        written.append({p.relative_to(package): p.read_bytes() for p in package.rglob("*") if p.is_file()})
+        monkeypatch.setattr(lowering, "_fewer_checks", nullcontext)
+    assert len(written[0]) == 3
+    assert written[0] == written[1]
+
+
+def test_a_defect_of_a_pass_is_still_found_and_every_check_comes_back():
+    """An operation said to use a value once more than it does, as a pass could leave it."""
+    from coremltools.converters.mil.mil import Builder, Function, Program
+
+    program = Program()
+    with Function({"x": Builder.placeholder(shape=(2,))}) as function:
+        first = Builder.relu(x=function.inputs["x"], name="first")
+        second = Builder.relu(x=first, name="second")
+        function.set_outputs([second])
+    program.add_function("main", function)
+    first.child_ops.append(second.op)
+    original = Program.validate
+    with lowering._fewer_checks():
+        program.validate(check_essential_scope=False)
+        with pytest.raises(Exception, match="Var first should be consumed"):
+            program.validate(check_essential_scope=True)
+    assert Program.validate is original
+    with pytest.raises(Exception, match="Var first should be consumed"):
+        program.validate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -12,7 +13,7 @@ from cmexport.errors import CheckpointError, UsageError
 from cmexport.runner import Array
 from cmexport.targets.coreml.executor.modes import MODES, WIDE, Arithmetic, Mode, flush
 from cmexport.targets.coreml.executor.ops import OPS
-from cmexport.targets.coreml.executor.ops.calling import BadCall, Call, widen
+from cmexport.targets.coreml.executor.ops.calling import BadCall, Call, Memo, Room, widen
 from cmexport.targets.coreml.executor.program import (
     Binding,
     Constant,
@@ -25,6 +26,23 @@ from cmexport.targets.coreml.executor.program import (
 from cmexport.targets.coreml.executor.values import TORCH_TYPES, Value, load, matches, numpy_input_type
 
 Observer: TypeAlias = Callable[[MilOp, tuple[Tensor, ...]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """An operation before its run.
+
+    Attributes:
+        fixed: arguments that are constant, by parameter.
+        varying: bindings of the others.
+        arithmetic: how it rounds.
+        memo: keeps what it makes of its constants.
+    """
+
+    fixed: Mapping[str, tuple[Value, ...]]
+    varying: tuple[tuple[str, tuple[Binding, ...]], ...]
+    arithmetic: Arithmetic
+    memo: Memo
 
 
 class Executor:
@@ -68,6 +86,8 @@ class Executor:
         }
         self._expanded: dict[str, Value] = {}
         self._last_uses = _last_uses(self._function)
+        self._prepared: dict[MilOp, _Prepared] = {}
+        self._room = Room()
 
     @property
     def function(self) -> MilFunction:
@@ -147,20 +167,18 @@ class Executor:
 
     def _run(self, op: MilOp, env: dict[str, Value]) -> tuple[Tensor, ...]:
         """Execute one operation and put its results, in their declared types, into `env`."""
-        arguments = {name: tuple(self._value(b, env, op) for b in bindings) for name, bindings in op.inputs.items()}
-        for name, constant in op.attributes.items():
-            arguments.setdefault(name, (self._loaded(constant),))
+        prepared = self._prepare(op)
+        arguments = dict(prepared.fixed) | {
+            name: tuple(self._value(b, env, op) for b in bindings) for name, bindings in prepared.varying
+        }
         # A weight is what its stored numbers say, also where it has to be expanded first.
-        wide = self._mode == WIDE and not op.is_constant
+        wide = prepared.arithmetic.wide
         if wide:
             arguments = {
                 name: tuple(widen(v) if isinstance(v, Tensor) else v for v in values)
                 for name, values in arguments.items()
             }
-        half = (
-            self._mode in ("fp16", "ftz") and not op.is_constant and any(o.type.dtype == "float16" for o in op.outputs)
-        )
-        call = Call(op, arguments, Arithmetic(half, half and self._mode == "ftz", wide), self._opset)
+        call = Call(op, arguments, prepared.arithmetic, self._opset, prepared.memo)
         try:
             result = OPS[op.type](call)
             results = result if isinstance(result, tuple) else (result,)
@@ -176,6 +194,35 @@ class Executor:
                 )
             env[output.name] = tensor
         return stored
+
+    def _prepare(self, op: MilOp) -> _Prepared:
+        """What is the same for every run of an operation; looked up once, but in low-memory mode."""
+        prepared = self._prepared.get(op)
+        if prepared is not None:
+            return prepared
+        kept = not (self._low_memory or op.is_constant)
+        fixed: dict[str, tuple[Value, ...]] = {
+            name: (self._loaded(constant),) for name, constant in op.attributes.items()
+        }
+        varying = []
+        for name, bindings in op.inputs.items():
+            if kept and all(self._is_constant(b) for b in bindings):
+                fixed[name] = tuple(self._value(b, {}, op) for b in bindings)
+            else:
+                fixed.pop(name, None)
+                varying.append((name, bindings))
+        wide = self._mode == WIDE and not op.is_constant
+        half = (
+            self._mode in ("fp16", "ftz") and not op.is_constant and any(o.type.dtype == "float16" for o in op.outputs)
+        )
+        memo = Memo(frozenset(name for name, _ in varying), self._room if kept else None)
+        prepared = _Prepared(fixed, tuple(varying), Arithmetic(half, half and self._mode == "ftz", wide), memo)
+        if kept:
+            self._prepared[op] = prepared
+        return prepared
+
+    def _is_constant(self, binding: Binding) -> bool:
+        return not isinstance(binding, Reference) or binding.name in self._definitions
 
     def _value(self, binding: Binding, env: Mapping[str, Value], op: MilOp) -> Value:
         if not isinstance(binding, Reference):

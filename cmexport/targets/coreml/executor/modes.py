@@ -18,7 +18,7 @@ weights have the numbers that are stored. It is what half precision is compared 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,12 +60,16 @@ class Arithmetic:
     flushes: bool = False
     wide: bool = False
 
-    def round(self, x: Tensor) -> Tensor:
-        """An intermediate result as the compute unit would hold it."""
+    def narrow(self, x: Tensor) -> Tensor:
+        """An intermediate result as the compute unit holds it, in float16; `x` itself where nothing is rounded."""
         if not self.half:
             return x
         stored = x.to(torch.float16)
-        return (flush(stored) if self.flushes else stored).to(x.dtype)
+        return flush(stored) if self.flushes else stored
+
+    def round(self, x: Tensor) -> Tensor:
+        """An intermediate result as the compute unit would hold it, in the type it came in."""
+        return self.narrow(x).to(x.dtype)
 
     def sum(self, x: Tensor, dims: Sequence[int], keepdim: bool = False, scale: Tensor | float = 1.0) -> Tensor:
         """The sum of x over `dims`, times `scale`: runs are scaled before they are rounded, so means can't overflow.
@@ -84,13 +88,16 @@ class Arithmetic:
         rows = x.permute(*kept, *axes).reshape(*(x.shape[d] for d in kept), -1)
         length = rows.shape[-1]
         runs = -(-length // RUN)
-        rows = torch.nn.functional.pad(rows, (0, runs * RUN - length)).reshape(*rows.shape[:-1], runs, RUN).sum(-1)
-        rows = self.round(rows * (scale.unsqueeze(-1) if isinstance(scale, Tensor) else scale))
+        if length % RUN:
+            rows = torch.nn.functional.pad(rows, (0, runs * RUN - length))
+        rows = rows.reshape(*rows.shape[:-1], runs, RUN).sum(-1)
+        # The loop adds halves: torch computes such a sum in float32 and rounds once, which is what is asked for.
+        rows = self.narrow(rows * (scale.unsqueeze(-1) if isinstance(scale, Tensor) else scale))
         while rows.shape[-1] > 1:
             even = rows.shape[-1] // 2 * 2
-            pairs = self.round(rows[..., 0:even:2] + rows[..., 1:even:2])
-            rows = torch.cat([pairs, rows[..., even:]], dim=-1)
-        total = rows[..., 0] if runs else rows.sum(-1)
+            pairs = self.narrow(rows[..., 0:even:2] + rows[..., 1:even:2])
+            rows = pairs if even == rows.shape[-1] else torch.cat([pairs, rows[..., even:]], dim=-1)
+        total = (rows[..., 0] if runs else rows.sum(-1)).to(x.dtype)
         if keepdim:
             for axis in axes:
                 total = total.unsqueeze(axis)
@@ -104,15 +111,23 @@ class Arithmetic:
         return self.sum(x, dims, keepdim, scale=1.0 / max(count, 1))
 
     def accumulate(self, length: int, part: Callable[[slice], Tensor]) -> Tensor:
-        """The sum over runs of `part(run)`, the runs covering range(length) in order.
+        """The sum over runs of `part(run)`, the runs covering range(length) in order; float16 where it is rounded.
 
         Args:
             length: number of products summed for every output.
-            part: sums the products of one slice exactly.
+            part: sums the products of one slice exactly, into a tensor of its own.
         """
         if not self.half:
             return part(slice(0, length))
-        total = self.round(part(slice(0, min(RUN, length))))
-        for start in range(RUN, length, RUN):
-            total = self.round(total + self.round(part(slice(start, min(start + RUN, length)))))
+        return self.add_up(self.narrow(part(slice(s, min(s + RUN, length)))) for s in range(0, max(length, 1), RUN))
+
+    def add_up(self, terms: Iterable[Tensor]) -> Tensor:
+        """The sum of float16 tensors, one after the other and rounded each time; none of them is changed.
+
+        torch adds two halves in float32 and rounds once: one pass, where widening, adding and rounding take four.
+        """
+        total: Tensor | None = None
+        for term in terms:
+            total = term if total is None else self.narrow(total + term)
+        assert total is not None
         return total

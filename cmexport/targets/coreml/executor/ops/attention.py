@@ -17,7 +17,7 @@ def _attention(call: Call) -> Tensor:
     query, key, value = call.tensor("query"), call.tensor("key"), call.tensor("value")
     arithmetic = call.arithmetic
     # Scaling the query first keeps half-precision scores in range; fused kernels do the same.
-    scores = product(call, arithmetic.round(query / math.sqrt(query.shape[-1])), key.mT)
+    scores = product(call, arithmetic.round(query / math.sqrt(query.shape[-1])), key.mT).float()
     mask = call.optional("attn_mask")
     if mask is not None:
         added = torch.zeros(mask.shape).masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else mask

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,52 @@ class BadCall(Exception):  # noqa: N818 - never leaves the package: the interpre
     """Arguments an operation can't have; the message says why, without file or operation."""
 
 
+_NARROW = (torch.float16, torch.bfloat16)
+
+_KEPT_BYTES = 2**29
+"""What tensors made of constants may take for one program; float32 weights of 134 million parameters."""
+
+Made = TypeVar("Made")
+
+
+class Room:
+    """Bytes left for tensors that are kept between calls; one for all operations of a program."""
+
+    def __init__(self, size: int = _KEPT_BYTES) -> None:
+        self._left = size
+
+    def takes(self, thing: object) -> bool:
+        """Whether there is room for the thing, which is then counted. Only tensors count, alone or as attributes."""
+        size = sum(t.nbytes for t in (thing, *getattr(thing, "__dict__", {}).values()) if isinstance(t, Tensor))
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+
+class Memo:
+    """What one operation has made of its constant arguments.
+
+    Args:
+        varying: parameters that have other values in every call.
+        room: what may be kept; None is nothing.
+    """
+
+    def __init__(self, varying: frozenset[str], room: Room | None = None) -> None:
+        self._varying, self._room = varying, room
+        self._made: dict[object, Any] = {}
+
+    def get(self, key: object, names: Sequence[str], make: Callable[[], Made]) -> Made:
+        """See `Call.prepared`."""
+        if key in self._made:
+            found: Made = self._made[key]
+            return found
+        made = make()
+        if self._room is not None and self._varying.isdisjoint(names) and self._room.takes(made):
+            self._made[key] = made
+        return made
+
+
 @dataclass(frozen=True)
 class Call:
     """One execution of one operation.
@@ -28,12 +74,26 @@ class Call:
         arguments: values by parameter, as stored.
         arithmetic: how to round on the way.
         opset: of the function, as a number: 5 (iOS 15) … 8 (iOS 18).
+        memo: what was made of constant arguments in the calls before.
     """
 
     op: MilOp
     arguments: Mapping[str, tuple[Value, ...]]
     arithmetic: Arithmetic
     opset: int
+    memo: Memo = field(default_factory=lambda: Memo(frozenset()))
+
+    def prepared(self, key: object, names: Sequence[str], make: Callable[[], Made]) -> Made:
+        """Something that depends on `names` alone: made once where they are constant, else for every call.
+
+        It must not be changed afterwards.
+
+        Args:
+            key: tells it from the operation's other ones.
+            names: parameters, also those that aren't given.
+            make: makes it.
+        """
+        return self.memo.get(key, names, make)
 
     def has(self, name: str) -> bool:
         """Whether an optional parameter is given."""
@@ -55,7 +115,10 @@ class Call:
 
     def tensor(self, name: str) -> Tensor:
         """A required tensor to compute with: float16 is widened to float32."""
-        return widen(self.stored(name))
+        value = self.stored(name)
+        if value.dtype not in _NARROW:
+            return value
+        return self.prepared(("wide", name), (name,), value.float)
 
     def optional(self, name: str) -> Tensor | None:
         """An optional tensor to compute with."""
@@ -73,19 +136,23 @@ class Call:
         """A vector of integers."""
         if default is not None and not self.has(name):
             return list(default)
-        return [int(v) for v in self.stored(name).flatten().tolist()]
+        numbers = self.prepared(("list", name), (name,), lambda: self.stored(name).flatten().tolist())
+        return [int(v) for v in numbers]
 
     def integer(self, name: str, default: int | None = None) -> int:
         """One integer."""
         if default is not None and not self.has(name):
             return default
-        return int(self.stored(name).item())
+        return int(self._item(name))
 
     def real(self, name: str, default: float | None = None) -> float:
         """One number."""
         if default is not None and not self.has(name):
             return default
-        return float(self.stored(name).item())
+        return float(self._item(name))
+
+    def _item(self, name: str) -> float:
+        return self.prepared(("item", name), (name,), lambda: self.stored(name).item())
 
     def flags(self, name: str, length: int) -> list[bool]:
         """A vector of booleans, all false by default."""
@@ -141,7 +208,7 @@ OpFunction: TypeAlias = Callable[[Call], Result]
 
 def widen(x: Tensor) -> Tensor:
     """Half precision as float32, everything else as it is."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in _NARROW else x
 
 
 def limited(shape: Sequence[int]) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmexport.targets.coreml.executor.modes import Arithmetic
+from cmexport.targets.coreml.executor.modes import RUN, Arithmetic
 from cmexport.targets.coreml.executor.ops.calling import BadCall, Call, OpFunction, limited
 from cmexport.targets.coreml.executor.ops.windows import PAD_TYPES, pad_spatial, padding
+
+# Numbers that one batched product gives, 4 MiB in float32: more leave the cores' own cache.
+_LARGEST_PRODUCT = 2**20
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -29,36 +35,70 @@ def _setup(call: Call) -> tuple[Tensor, Tensor, int, list[int], list[int]]:
 
 
 def _biased(call: Call, result: Tensor) -> Tensor:
-    bias = call.optional("bias")
+    """The result, in whichever type it is, and a bias in the same."""
+    bias = call.optional("bias") if result.dtype != torch.float16 else call.stored("bias") if call.has("bias") else None
     if bias is None:
         return result
-    return call.arithmetic.round(result + bias.reshape(1, -1, *[1] * (result.dim() - 2)))
+    return call.arithmetic.narrow(result + bias.reshape(1, -1, *[1] * (result.dim() - 2)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """A weight cut into what is multiplied at once: (cells, groups, runs, channels out, channels of a run).
+
+    A last run that is shorter is filled with zeros, which add nothing.
+    """
+
+    rows: Tensor
+    kernel: tuple[int, ...]
+
+    @classmethod
+    def of(cls, weight: Tensor, groups: int) -> _Rows:
+        """The rows of a weight (channels out, channels of a group, *kernel)."""
+        kernel, channels = tuple(weight.shape[2:]), weight.shape[1]
+        width = min(RUN, max(channels, 1))
+        cells = weight.reshape(groups, -1, channels, math.prod(kernel)).permute(3, 0, 1, 2)
+        filled = F.pad(cells, (0, -channels % width))
+        return cls(filled.reshape(*filled.shape[:3], -1, width).transpose(2, 3).contiguous(), kernel)
 
 
 def _in_runs(
-    arithmetic: Arithmetic, x: Tensor, weight: Tensor, strides: Sequence[int], dilations: Sequence[int], groups: int
+    arithmetic: Arithmetic, x: Tensor, weight: _Rows, strides: Sequence[int], dilations: Sequence[int], groups: int
 ) -> Tensor:
-    """Convolution with one cell of the kernel after the other, up to 32 channels at a time, added in half precision."""
-    axes = x.dim() - 2
-    convolve = _CONVOLUTIONS[axes]
-    kernel = weight.shape[2:]
+    """Convolution with one cell of the kernel after the other, up to 32 channels at a time, added in half precision.
+
+    The products of all runs of some cells are one batched matrix product. It sums the 32 products of a run in the same
+    order as a convolution with a kernel of one cell does; only the additions that are rounded are a loop.
+
+    Returns:
+        float16.
+    """
+    axes, kernel = x.dim() - 2, weight.kernel
     sizes = [(x.shape[2 + i] - (kernel[i] - 1) * dilations[i] - 1) // strides[i] + 1 for i in range(axes)]
-    channels = weight.shape[1]
-    grouped = x.reshape(x.shape[0], groups, channels, *x.shape[2:])
+    count, _, runs, channels, width = weight.rows.shape
+    filled = -(x.shape[1] // groups) % width
+    grouped = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
+    if filled:
+        grouped = F.pad(grouped, (*[0] * 2 * axes, 0, filled))
+    # Channels first, pictures beside each other: (groups, channels, pictures, *axes).
+    grouped = grouped.movedim(0, 2)
+    cells = list(product(*map(range, kernel)))
+    at_once = max(1, _LARGEST_PRODUCT // max(1, groups * runs * channels * x.shape[0] * math.prod(sizes)))
     total: Tensor | None = None
-    for cell in torch.cartesian_prod(*(torch.arange(k) for k in kernel)).reshape(-1, axes).tolist():
-        window, weights = grouped, weight
-        for i, (c, d, n, s) in enumerate(zip(cell, dilations, sizes, strides, strict=True)):
-            window = window.narrow(3 + i, c * d, (n - 1) * s + 1).unfold(3 + i, 1, s).squeeze(-1)
-            weights = weights.narrow(2 + i, c, 1)
-
-        def part(run: slice, window: Tensor = window, weights: Tensor = weights) -> Tensor:
-            return convolve(window[:, :, run].flatten(1, 2), weights[:, run], groups=groups)
-
-        added = arithmetic.accumulate(channels, part)
-        total = added if total is None else arithmetic.round(total + added)
+    for first in range(0, count, at_once):
+        windows = []
+        for cell in cells[first : first + at_once]:
+            window = grouped
+            for i, (c, d, n, s) in enumerate(zip(cell, dilations, sizes, strides, strict=True)):
+                window = window.narrow(3 + i, c * d, (n - 1) * s + 1).unfold(3 + i, 1, s).squeeze(-1)
+            windows.append(window)
+        columns = torch.stack(windows).reshape(len(windows) * groups * runs, width, -1)
+        rows = weight.rows[first : first + at_once].reshape(len(columns), channels, width)
+        parts = arithmetic.narrow(torch.bmm(rows, columns)).reshape(len(windows), groups, runs, channels, -1)
+        added = arithmetic.add_up(parts.unbind(2)).unbind(0)
+        total = arithmetic.add_up(added if total is None else (total, *added))
     assert total is not None
-    return total
+    return total.reshape(groups * channels, x.shape[0], *sizes).movedim(1, 0)
 
 
 def _conv(call: Call) -> Tensor:
@@ -74,7 +114,8 @@ def _conv(call: Call) -> Tensor:
     call.promise([x.shape[0], weight.shape[0], *sizes])
     if call.arithmetic.half:
         padded = pad_spatial(x, pads)
-        return _biased(call, _in_runs(call.arithmetic, padded, weight, strides, dilations, groups))
+        rows = call.prepared(("rows", groups), ("weight", "groups"), lambda: _Rows.of(weight, groups))
+        return _biased(call, _in_runs(call.arithmetic, padded, rows, strides, dilations, groups))
     if all(before == after for before, after in pads):
         symmetric = [before for before, _ in pads]
     else:
@@ -102,7 +143,7 @@ def _transposed(call: Call, x: Tensor, weight: Tensor, strides: list[int], dilat
     flipped = grouped.transpose(1, 2).flatten(0, 1)
     reach = [(k - 1) * d for k, d in zip(weight.shape[2:], dilations, strict=True)]
     padded = pad_spatial(_stretched(x, strides), [(r, r) for r in reach])
-    return _in_runs(call.arithmetic, padded, flipped, [1] * axes, dilations, groups)
+    return _in_runs(call.arithmetic, padded, _Rows.of(flipped, groups), [1] * axes, dilations, groups)
 
 
 def _conv_transpose(call: Call) -> Tensor:

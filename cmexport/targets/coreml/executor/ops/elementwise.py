@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cmexport.targets.coreml.executor.ops.calling import BadCall, Call, OpFunction, broadcast
+from cmexport.targets.coreml.executor.ops.calling import BadCall, Call, OpFunction, Result, broadcast
 from cmexport.targets.coreml.executor.values import TORCH_TYPES
 
 CAST_TYPES = {
@@ -30,6 +30,20 @@ def _unary(function: Callable[[Tensor], Tensor]) -> OpFunction:
 def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> OpFunction:
     def run(call: Call) -> Tensor:
         x, y = call.tensor("x"), call.tensor("y")
+        call.promise(broadcast(x, y))
+        return function(x, y)
+
+    return run
+
+
+def _exact(function: Callable[[Tensor, Tensor], Tensor]) -> OpFunction:
+    """A sum, difference or product: of two halves torch computes it in float32 and rounds once, without widening."""
+    widened = _binary(function)
+
+    def run(call: Call) -> Result:
+        x, y = call.stored("x"), call.stored("y")
+        if not x.dtype == y.dtype == torch.float16:
+            return widened(call)
         call.promise(broadcast(x, y))
         return function(x, y)
 
@@ -106,9 +120,9 @@ OPERATIONS: dict[str, OpFunction] = {
     "inverse": _shifted(torch.reciprocal, 1e-4),
     "log": _shifted(torch.log, 1e-45),
     "rsqrt": _shifted(torch.rsqrt, 1e-12),
-    "add": _binary(torch.add),
-    "sub": _binary(torch.sub),
-    "mul": _binary(torch.mul),
+    "add": _exact(torch.add),
+    "sub": _exact(torch.sub),
+    "mul": _exact(torch.mul),
     "real_div": _binary(torch.true_divide),
     "floor_div": _binary(lambda x, y: torch.floor_divide(x, y)),
     "mod": _binary(_floor_mod),

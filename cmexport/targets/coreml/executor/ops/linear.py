@@ -9,7 +9,7 @@ from cmexport.targets.coreml.executor.ops.calling import BadCall, Call, OpFuncti
 
 
 def product(call: Call, x: Tensor, y: Tensor) -> Tensor:
-    """Multiply x @ y with numpy's broadcasting; in half precision, 32 products at a time.
+    """Multiply x @ y with numpy's broadcasting; in half precision, 32 products at a time, giving float16.
 
     Args:
         call: how to round.

@@ -11,21 +11,37 @@ from cmexport.targets.coreml.executor.ops.calling import BadCall, Call, OpFuncti
 from cmexport.targets.coreml.executor.ops.windows import pad_spatial
 
 
-def _standardized(call: Call, x: Tensor, axes: Sequence[int]) -> Tensor:
-    """(x - mean) / sqrt(variance + epsilon) over `axes`."""
+def _standardized(call: Call, name: str, axes: Sequence[int]) -> Tensor:
+    """(x - mean) / sqrt(variance + epsilon) over `axes`, in a tensor of its own; float16 where steps are rounded.
+
+    Differences and products of halves are computed by torch in float32 and rounded once: a step, as `round` has it.
+    """
+    arithmetic, x = call.arithmetic, call.tensor(name)
+    mean = arithmetic.mean(x, axes, keepdim=True)
+    if not arithmetic.half or call.stored(name).dtype != torch.float16:
+        centered = arithmetic.round(x - mean)
+        variance = arithmetic.mean(arithmetic.round(centered * centered), axes, keepdim=True)
+        return arithmetic.round(centered.mul_(_inverse(call, variance)))
+    centered = arithmetic.narrow(call.stored(name) - mean.half())
+    variance = arithmetic.mean(arithmetic.narrow(centered * centered).float(), axes, keepdim=True)
+    return arithmetic.narrow(centered.mul_(_inverse(call, variance).half()))
+
+
+def _inverse(call: Call, variance: Tensor) -> Tensor:
     arithmetic = call.arithmetic
-    centered = arithmetic.round(x - arithmetic.mean(x, axes, keepdim=True))
-    variance = arithmetic.mean(arithmetic.round(centered * centered), axes, keepdim=True)
-    inverse = arithmetic.round(torch.rsqrt(arithmetic.round(variance + call.real("epsilon", 1e-5))))
-    return arithmetic.round(centered * inverse)
+    return arithmetic.round(torch.rsqrt(arithmetic.round(variance + call.real("epsilon", 1e-5))))
 
 
 def _affine(call: Call, x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Multiply by gamma and add beta, both reshaped to `shape`."""
-    gamma, beta = call.optional("gamma"), call.optional("beta")
-    if gamma is not None:
-        x = call.arithmetic.round(x * gamma.reshape(*shape))
-    return x if beta is None else x + beta.reshape(*shape)
+    """Multiply by gamma and add beta, both reshaped to `shape`; x is changed where its type allows it."""
+    read = call.stored if x.dtype == torch.float16 else call.tensor
+    if call.has("gamma"):
+        gamma = read("gamma").reshape(*shape)
+        x = call.arithmetic.narrow(x.mul_(gamma) if gamma.dtype == x.dtype else x * gamma).to(x.dtype)
+    if not call.has("beta"):
+        return x
+    beta = read("beta").reshape(*shape)
+    return x.add_(beta) if beta.dtype == x.dtype else x + beta
 
 
 def _along_channels(x: Tensor) -> list[int]:
@@ -33,14 +49,14 @@ def _along_channels(x: Tensor) -> list[int]:
 
 
 def _layer_norm(call: Call) -> Tensor:
-    x = call.tensor("x")
+    x = call.stored("x")
     axes = call.axes("axes", x.dim(), range(x.dim()))
-    return _affine(call, _standardized(call, x, axes), [n if i in axes else 1 for i, n in enumerate(x.shape)])
+    return _affine(call, _standardized(call, "x", axes), [n if i in axes else 1 for i, n in enumerate(x.shape)])
 
 
 def _instance_norm(call: Call) -> Tensor:
-    x = call.tensor("x")
-    return _affine(call, _standardized(call, x, range(2, x.dim())), _along_channels(x))
+    x = call.stored("x")
+    return _affine(call, _standardized(call, "x", range(2, x.dim())), _along_channels(x))
 
 
 def _batch_norm(call: Call) -> Tensor:
