@@ -123,7 +123,7 @@ class _Builder:
             kwargs = fx.map_arg(node.kwargs, self._copied.__getitem__)
             copy = self.graph.create_node("call_function", node.target, _shortest(node, args), kwargs, _name(node))
             copy.meta = {k: node.meta[k] for k in ("nn_module_stack", "torch_fn", "stack_trace") if k in node.meta}
-            copy.meta["val"] = fx.node.map_aggregate(node.meta["val"], self._described)
+            copy.meta["val"] = pytree.tree_map(self._described, node.meta["val"])
             self._copied[node] = copy
 
     def output(self) -> str:

@@ -57,7 +57,8 @@ def notes(report: ParityReport) -> list[str]:
     """Sentences that qualify the table: pictures left out, what a gate in bytes means, PyTorch's own error."""
     said = []
     if report.pictures < report.pictures_asked:
-        said.append(f"{report.pictures} of {report.pictures_asked} pictures were run, to keep within the time budget.")
+        why = "since they leave no doubt" if report.settled else "to keep within the time budget"
+        said.append(f"{report.pictures} of {report.pictures_asked} pictures were run, {why}.")
     if report.output == "uint8":
         said.append(
             f"Pictures are compared as bytes: the gate of {report.gate_db:.4g} dB for floats is "
