@@ -295,8 +295,9 @@ def _read_weights(
         )
     chosen, wanted = choose_file(folder, files, wanted, settings)
     if chosen.sharded:
-        facts, tensors = read_shards(chosen.path, lambda facts: find_weights(facts, *read_state(facts)).tensors)
-        container, content = "shards", tensors
+        content: Any
+        facts, content = read_shards(chosen.path, lambda facts: find_weights(facts, *read_state(facts)).tensors)
+        container = "shards"
     else:
         facts = file_facts(chosen.path)
         container, content = read_state(facts)
