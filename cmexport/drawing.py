@@ -13,6 +13,7 @@ import torch
 
 from cmexport.artifact import Manifest, read_manifest
 from cmexport.errors import CheckpointError, UsageError
+from cmexport.files import require_file
 from cmexport.graph.capture import graph_inputs
 from cmexport.model import ConsistencyModel, SampleRequest, TensorSpec
 from cmexport.parity.gates import byte_gate
@@ -222,6 +223,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
     Raises:
         CheckpointError: the file is missing, is no `.npz`, is damaged or holds Python objects.
     """
+    require_file(path, "an .npz archive")
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):

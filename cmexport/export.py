@@ -282,7 +282,8 @@ def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, pa
         files=(),
         checkpoint=CheckpointRecord(
             file=source.path.name,
-            path=str(source.path),
+            path=str(source.path.absolute()),
+            reference=source.reference,
             format=source.format,
             sha256=source.sha256,
             bytes=source.size_bytes,

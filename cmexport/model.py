@@ -59,12 +59,27 @@ class Setting:
 
 @dataclass(frozen=True)
 class CheckpointSource:
-    """Which bytes the weights were read from."""
+    """Which bytes the weights were read from.
+
+    Attributes:
+        path: the file or folder.
+        format: in words.
+        sha256: of the file's bytes, of all files of weights that lie in shards, or of the weights of a network that was
+            built by code.
+        size_bytes: of the same.
+        reference: what finds them again where the path alone does not: a hub id, or `/absolute/module.py:build`.
+    """
 
     path: Path
     format: str
     sha256: str
     size_bytes: int
+    reference: str = ""
+
+    @property
+    def again(self) -> str:
+        """What `load_checkpoint` takes to read the same weights, from any working directory."""
+        return self.reference or str(self.path.absolute())
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from cmexport.errors import CheckpointError, UsageError
+from cmexport.files import require_file
 
 Floats = npt.NDArray[np.float32]
 
@@ -94,6 +95,7 @@ def read_mask(path: Path, geometry: Geometry) -> Floats:
 
 
 def _open(path: Path) -> Image.Image:
+    require_file(path, "a picture")
     Image.init()
     try:
         with warnings.catch_warnings():

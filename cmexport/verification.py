@@ -8,7 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from cmexport.artifact import Manifest, read_manifest
+from cmexport.artifact.manifest import CheckpointRecord
 from cmexport.checkpoints import load_checkpoint
+from cmexport.checkpoints.choosing import UnknownWeightsError, chosen_weights
+from cmexport.checkpoints.consent import remembered
+from cmexport.checkpoints.own_module import module_file
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.graph.capture import CapturedGraph, capture
@@ -165,27 +169,72 @@ def request_of(manifest: Manifest) -> SampleRequest:
     )
 
 
-def checkpoint_of(manifest: Manifest, against: str | None, overrides: Mapping[str, str]) -> ConsistencyModel:
-    """The checkpoint to verify an artefact against, read with the constants it was exported with.
+def checkpoint_of(
+    manifest: Manifest,
+    against: str | None,
+    overrides: Mapping[str, str],
+    *,
+    weights: str | None = None,
+    trust: bool = False,
+) -> ConsistencyModel:
+    """The checkpoint to verify an artefact against, read with the constants and weights it was exported with.
+
+    Args:
+        manifest: of the artefact.
+        against: a checkpoint to take instead of the recorded one.
+        overrides: `--set` fields.
+        weights: which set of weights, instead of the recorded one.
+        trust: let a pickle, or a Python module that the manifest names, run its own code.
 
     Raises:
-        UsageError: no checkpoint was given and the recorded one is not there any more.
+        UsageError: no checkpoint was given and the recorded one is not there any more, or is code that was not named.
         CheckpointError: the file can't be used.
     """
     record = manifest.checkpoint
     # What the user set then is set again; what was inferred or defaulted is found again.
     known = {s.name: _text(s.value) for s in record.settings if s.origin.startswith("--set")}
     settings = {**known, **overrides}
+    wanted = weights or chosen_weights(record.settings)
     if against is not None:
-        return load_checkpoint(against, settings)
-    for candidate in (Path(record.path), demo_checkpoint()):
-        if candidate.is_file() and candidate.stat().st_size == record.bytes:
-            model = load_checkpoint(candidate, settings)
-            if model.source.sha256 == record.sha256:
-                return model
+        try:
+            return load_checkpoint(against, settings, trust=trust, weights=wanted)
+        except UnknownWeightsError:
+            if weights is not None:
+                raise
+            # Another checkpoint, whose sets have names of their own.
+            return load_checkpoint(against, settings, trust=trust)
+    if record.reference:
+        candidates: tuple[str | Path, ...] = (_allowed(record.reference, trust),)
+    else:
+        candidates = tuple(p for p in (Path(record.path), demo_checkpoint()) if _may_be(p, record))
+    for candidate in candidates:
+        model = load_checkpoint(candidate, settings, trust=trust, weights=wanted)
+        if model.source.sha256 == record.sha256:
+            return model
+    changed = bool(record.reference) or Path(record.path).exists()
+    where = record.reference or record.path
+    gone = f"at {where} is another one than at the export" if changed else f"is not at {where} any more"
     raise UsageError(
-        f"the checkpoint {record.file} is not at {record.path} any more; name it: --against CKPT\n"
+        f"the checkpoint {record.file} {gone}; name it: --against CKPT\n"
         "or compare with recorded pictures: --inputs x.npz --expected y.npz"
+    )
+
+
+def _may_be(candidate: Path, record: CheckpointRecord) -> bool:
+    """Whether reading a path is worth it: a file of another size is another file; folders are read."""
+    if module_file(str(candidate)) is not None:
+        return False  # A path that reads as module.py:build would be run.
+    return candidate.is_dir() or (candidate.is_file() and candidate.stat().st_size == record.bytes)
+
+
+def _allowed(reference: str, trust: bool) -> str:
+    """The reference itself, unless it is code that nobody here asked to run."""
+    module = module_file(reference)
+    if module is None or trust or remembered(module):
+        return reference
+    raise UsageError(
+        f"made from {reference}, which is Python code, and a manifest is no reason to run it;\n"
+        f"name it: --against {reference}, or --trust-checkpoint"
     )
 
 
@@ -200,8 +249,13 @@ def verify_artifact(
     options: VerifyOptions,
     progress: Progress,
     function: str | None = None,
+    *,
+    weights: str | None = None,
+    trust: bool = False,
 ) -> dict[str, ParityReport]:
     """The ladder again on a written artefact: each of its graphs, or only the one named `function`.
+
+    See `checkpoint_of` for the checkpoint.
 
     Raises:
         CheckpointError: the artefact or the checkpoint is damaged, or they don't belong together.
@@ -211,7 +265,7 @@ def verify_artifact(
     names = whole.function_names if function is None else (function,)
     manifests = [whole.function(name) for name in names]
     progress.step("load")
-    model = checkpoint_of(whole, against, overrides)
+    model = checkpoint_of(whole, against, overrides, weights=weights, trust=trust)
     reports = {}
     for name, manifest in zip(names, manifests, strict=True):
         progress.step("verify" if len(names) == 1 else f"{name}: verify")

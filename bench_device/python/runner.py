@@ -304,6 +304,8 @@ def _device():
 def _array(numpy, folder, spec, file):
     dtype = numpy.dtype(spec["dtype"]).newbyteorder("<")
     shape = tuple(spec["shape"])
+    if Path(folder, file).exists() and not Path(folder, file).is_file():
+        raise StageError("start", f"{file} is no regular file")
     try:
         flat = numpy.fromfile(str(Path(folder, file)), dtype=dtype)
     except OSError as error:
@@ -682,6 +684,8 @@ def main(arguments):
         return 0
     if not given.folder:
         parser.error("a folder is needed")
+    if Path(given.folder, "job.json").exists() and not Path(given.folder, "job.json").is_file():
+        parser.error("job.json is no regular file")
     commands = Commands(0, given.remove) if _is_pipe(0) else None
     stream = Path(given.result).open("wb") if given.result else _own_stdout()  # noqa: SIM115 - open to the end
     lines = Lines(stream)

@@ -49,10 +49,14 @@ class SettingRecord(Record):
 
 
 class CheckpointRecord(Record):
-    """The file the weights came from; `path` is where it lay then, `file` its name."""
+    """The file the weights came from; `path` is where it lay then, `file` its name.
+
+    `reference` finds them again where the path does not: a hub id, or `/absolute/module.py:build`; else empty.
+    """
 
     file: str
     path: str
+    reference: str = ""
     format: str
     sha256: Sha256
     bytes: NonNegativeInt

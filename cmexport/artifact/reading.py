@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from cmexport.artifact.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord, Manifest
 from cmexport.artifact.writing import write_atomically
 from cmexport.errors import CheckpointError
+from cmexport.files import require_file
 
 
 def describe_file(folder: Path, path: Path, role: str) -> FileRecord:
@@ -44,6 +45,7 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
     path = folder / MANIFEST_NAME
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such artefact folder")
+    require_file(path, "a manifest")
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cmexport.artifact.manifest import MANIFEST_NAME
 from cmexport.errors import CmexportError, OutputError
+from cmexport.files import require_file
 
 # Less room than this when something broke, and the break is put down to the full disk: C++ writers (protobuf, ONNX
 # Runtime) report it as a RuntimeError without an errno.
@@ -105,6 +106,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OutputError: the disk refuses, or the folder doesn't exist.
     """
+    require_file(path, "a file that could be replaced", OutputError)
     beside = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         try:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from cmexport.bench.samples import RawSamples, read_samples
 from cmexport.bench.schema import SCHEMA_VERSION, BenchRecord, first_fault
 from cmexport.errors import CheckpointError, OutputError
+from cmexport.files import require_file
 
 MAX_LINE_BYTES = 4_000_000
 
@@ -28,6 +29,7 @@ def append_record(path: Path, record: BenchRecord) -> None:
     Raises:
         OutputError: the disk refuses, or something else than a file is there.
     """
+    require_file(path, "a file of records", OutputError)
     line = record.model_dump_json().encode() + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +54,7 @@ def read_records(path: Path) -> tuple[BenchRecord, ...]:
         CheckpointError: it can't be read, or a line is damaged or of another version; says which.
     """
     records = []
+    require_file(path, "a file of records")
     try:
         with path.open("rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):

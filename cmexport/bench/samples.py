@@ -27,6 +27,7 @@ from cmexport.bench.schema import (
     first_fault,
 )
 from cmexport.errors import CheckpointError, OutputError
+from cmexport.files import require_file
 
 P99_SAMPLES = 200
 """Below this the 99th percentile is one or two samples, and says which programs else were running."""
@@ -196,6 +197,7 @@ def read_samples(path: Path) -> RawSamples:
     Raises:
         CheckpointError: missing, damaged, or changed since it was written.
     """
+    require_file(path, "a file of samples")
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes is no file of samples")

@@ -18,16 +18,27 @@ from typing import Any
 from torch import Tensor, nn
 
 from cmexport.checkpoints.assembling import assemble
+from cmexport.checkpoints.choosing import choose_set
+from cmexport.checkpoints.folders import (
+    EMA_FIELDS,
+    NetworkFolder,
+    advice_for,
+    choose_file,
+    choose_network,
+    weights_files,
+)
 from cmexport.checkpoints.reading import FileFacts, container_of, file_facts, find_weights, read_torch, strict_weights
+from cmexport.checkpoints.registered import with_registered
 from cmexport.checkpoints.safetensors_file import read_safetensors
 from cmexport.checkpoints.settings import OPENAI, Default, Family, Settings, resolve_sampling
+from cmexport.checkpoints.sharded import read_shards
+from cmexport.checkpoints.weight_sets import WeightSet, weight_sets
 from cmexport.errors import BackendError, CheckpointError
+from cmexport.files import require_file
 from cmexport.model import CheckpointSource, ConsistencyModel
 from cmexport.networks.diffusers_unet import DiffusersUnet
 from cmexport.networks.meta import on_meta
 
-_STEM = "diffusion_pytorch_model"
-_WEIGHT_FILES = (f"{_STEM}.safetensors", f"{_STEM}.bin", f"{_STEM}.fp16.safetensors", f"{_STEM}.fp16.bin")
 _MAX_CONFIG_BYTES = 1_000_000
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
 
@@ -46,6 +57,15 @@ _SCHEDULER_FIELDS = {
     "rho": "rho",
     "clamp": "clip_denoised",
 }
+# Arguments of UNet2DModel that decide how many weights it has, or how large a picture is.
+_SHAPING = frozenset(
+    {
+        *("sample_size", "in_channels", "out_channels", "layers_per_block", "block_out_channels", "mid_block_type"),
+        *("down_block_types", "up_block_types", "attention_head_dim", "norm_num_groups", "attn_norm_num_groups"),
+        *("num_class_embeds", "num_train_timesteps", "time_embedding_dim", "mid_block_scale_factor"),
+        *("downsample_padding", "freq_shift"),
+    }
+)
 # Attention names before diffusers 0.17.
 _OLD_NAMES = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
 
@@ -77,7 +97,9 @@ def fetch_from_hub(identity: str) -> Path:
         import huggingface_hub
     except ImportError as error:
         raise BackendError(f"{identity}: hub models need diffusers: pip install 'cmexport[diffusers]'") from error
-    patterns = ["*.json", "unet/*.json", "unet/*.safetensors", "unet/*.bin", "scheduler/*.json"]
+    # A bare network has its weights at the top. `*` also matches slashes: *.safetensors would fetch a whole pipeline.
+    weights = ["unet*/*.safetensors", "unet*/*.bin", "diffusion_pytorch_model*", "model.safetensors"]
+    patterns = ["*.json", *weights]
     try:
         return Path(huggingface_hub.snapshot_download(identity, local_files_only=True, allow_patterns=patterns))
     except Exception:  # Any reason for not being cached leads to the same second try.
@@ -91,8 +113,41 @@ def fetch_from_hub(identity: str) -> Path:
         ) from error
 
 
-def load_folder(folder: Path, settings: Settings) -> ConsistencyModel:
+@dataclass(frozen=True)
+class GivenWeights:
+    """Weights that were read from a file by its name, instead of the folder's own."""
+
+    file: FileFacts
+    tensors: Mapping[str, Tensor]
+
+
+def holds_diffusers(folder: Path) -> bool:
+    """Whether a folder says that it holds networks of diffusers: a pipeline's index, or a configuration of a UNet."""
+    if (folder / "model_index.json").exists():
+        return True
+    own = folder / "config.json"
+    if own.is_file() and "_class_name" not in _read_json(own):
+        # Of the hub's mixin, any class's arguments; or of a UNet, stripped: its weights tell.
+        kinds = {s.format for f in weights_files(folder).values() if not f.sharded for s in _sets_in(f.path)}
+        return not kinds or "diffusers" in kinds
+    return own.exists() or bool(_unets(folder)) or (folder / "unet" / "config.json").exists()
+
+
+def _sets_in(path: Path) -> tuple[WeightSet, ...]:
+    return weight_sets(read_state(file_facts(path))[1])
+
+
+def load_folder(
+    folder: Path, settings: Settings, wanted: str | None = None, given: GivenWeights | None = None, reference: str = ""
+) -> ConsistencyModel:
     """Read a diffusers folder.
+
+    Args:
+        folder: a pipeline, a training folder, or a network alone.
+        settings: collects the decisions.
+        wanted: which weights, as `--weights` names them: a subfolder, a variant, or what a file in it holds.
+        given: weights to use with the folder's configuration.
+        reference: hub id, if the folder lies in its cache.
 
     Raises:
         CheckpointError: it is no such folder, another pipeline, damaged, or a broken early revision.
@@ -100,13 +155,15 @@ def load_folder(folder: Path, settings: Settings) -> ConsistencyModel:
         UsageError: `--set` contradicts it.
     """
     layout = _layout(folder)
-    config = _read_json(layout.unet / "config.json")
+    unet, wanted = (layout.unet, None) if given is not None else _choose_unet(folder, layout, wanted, settings)
+    config = _read_json(unet / "config.json")
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise CheckpointError(f"{layout.unet}: holds a {config['_class_name']}; only UNet2DModel is supported")
-    _check_plausible(layout.unet / "config.json", config)
-    facts, tensors = _read_weights(layout.unet)
+        raise CheckpointError(f"{unet}: holds a {config['_class_name']}; only UNet2DModel is supported")
+    config = {name: value for name, value in config.items() if name not in EMA_FIELDS}
+    _check_plausible(unet / "config.json", config)
+    facts, tensors = (given.file, given.tensors) if given is not None else _read_weights(unet, wanted, settings, config)
     config, tensors = _mend(facts.path, config, tensors)
-    network = _build(layout.unet, config, facts, tensors)
+    network = _build(unet, config, facts, tensors)
 
     size = config.get("sample_size")
     if isinstance(size, list):
@@ -129,7 +186,13 @@ def load_folder(folder: Path, settings: Settings) -> ConsistencyModel:
         image_size=size,
         classes=classes,
         constants=constants,
-        source=CheckpointSource(folder, f"diffusers ({layout.kind})", facts.sha256, facts.size_bytes),
+        source=CheckpointSource(
+            folder if given is None else facts.path,
+            f"diffusers ({layout.kind})",
+            facts.sha256,
+            facts.size_bytes,
+            reference,
+        ),
         settings=settings.finish(),
     )
 
@@ -147,10 +210,40 @@ def _layout(folder: Path) -> _Layout:
         return _Layout(folder, None, OPENAI, "UNet2DModel folder")
     if (folder / "unet" / "config.json").is_file():
         return _Layout(folder / "unet", None, OPENAI, "UNet2DModel folder")
-    raise CheckpointError(f"{folder}: is a folder, but no diffusers pipeline (model_index.json) or unet (config.json)")
+    if any_unet := _unets(folder):
+        return _Layout(any_unet[0].path, None, OPENAI, "UNet2DModel folder")
+    advice = advice_for(folder)
+    raise CheckpointError(
+        f"{folder}: is a folder, but no diffusers pipeline (model_index.json) or unet (config.json)"
+        + (f";\n{advice}" if advice else "")
+    )
+
+
+def _unets(folder: Path) -> list[NetworkFolder]:
+    """The folder itself and its subfolders, as far as they hold a UNet2DModel with weights."""
+    found = []
+    for path in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
+        if not (path / "config.json").is_file() or not weights_files(path):
+            continue
+        try:
+            config = _read_json(path / "config.json")
+        except CheckpointError:
+            continue  # Said by the reading that follows, if it is the one that counts.
+        if config.get("_class_name", "UNet2DModel") == "UNet2DModel":
+            found.append(NetworkFolder("." if path == folder else path.name, path, config))
+    return found
+
+
+def _choose_unet(folder: Path, layout: _Layout, wanted: str | None, settings: Settings) -> tuple[Path, str | None]:
+    found = _unets(folder)
+    if not any(f.path == layout.unet for f in found) and len(found) < 2:
+        return layout.unet, wanted
+    chosen, left = choose_network(folder, found, wanted, settings)
+    return chosen.path, left
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    require_file(path, "a configuration")
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise CheckpointError(f"{path}: is larger than any configuration")
@@ -167,7 +260,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _check_plausible(path: Path, config: Mapping[str, Any]) -> None:
-    """A configuration is data from outside: no field may ask for a network of millions of layers."""
+    """A configuration is data from outside: no field may ask for a network of millions of layers.
+
+    Only fields that shape the network are judged; training notes what it likes beside them (steps, dates, seeds).
+    """
 
     def numbers(value: Any) -> Iterable[float]:
         if isinstance(value, list):
@@ -177,6 +273,8 @@ def _check_plausible(path: Path, config: Mapping[str, Any]) -> None:
             yield value
 
     for name, value in config.items():
+        if name not in _SHAPING:
+            continue
         if any(abs(number) > 100_000 for number in numbers(value)) or (isinstance(value, list) and len(value) > 32):
             raise CheckpointError(f"{path}: {name} is implausible")
     layers = config.get("layers_per_block", 2)
@@ -186,20 +284,45 @@ def _check_plausible(path: Path, config: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{path}: class_embed_type '{config['class_embed_type']}' is not supported")
 
 
-def _read_weights(folder: Path) -> tuple[FileFacts, Mapping[str, Tensor]]:
-    for name in _WEIGHT_FILES:
-        path = folder / name
-        if path.is_file():
-            facts = file_facts(path)
-            if path.suffix == ".safetensors":
-                return facts, read_safetensors(path)
-            if container_of(path) != "torch":
-                raise CheckpointError(f"{path}: torch.save did not write it")
-            container, content = read_torch(facts)
-            return facts, find_weights(facts, container, content).tensors
-    if any(folder.glob(f"{_STEM}*.index.json")):
-        raise CheckpointError(f"{folder}: its weights are split into several files; save them as one")
-    raise CheckpointError(f"{folder}: holds none of {', '.join(_WEIGHT_FILES)}")
+def _read_weights(
+    folder: Path, wanted: str | None, settings: Settings, config: Mapping[str, Any]
+) -> tuple[FileFacts, Mapping[str, Tensor]]:
+    files = weights_files(folder)
+    if not files:
+        raise CheckpointError(
+            f"{folder}: holds none of the files of weights that diffusers and accelerate write "
+            "(diffusion_pytorch_model.safetensors, model.safetensors, pytorch_model.bin, ...)"
+        )
+    chosen, wanted = choose_file(folder, files, wanted, settings)
+    if chosen.sharded:
+        content: Any
+        facts, content = read_shards(chosen.path, lambda facts: find_weights(facts, *read_state(facts)).tensors)
+        container = "shards"
+    else:
+        facts = file_facts(chosen.path)
+        container, content = read_state(facts)
+    facts, together = with_registered(facts, content)
+    if together is not content:
+        # safetensors sorts names; the list beside them stands in the order of the class.
+        own, name = dict(content), facts.path.name.split(".")[0]
+        order = list(_skeleton(folder, config).state_dict())
+        content = {**together, name: {key: own[key] for key in order if key in own} | own}
+    if sets := weight_sets(content):
+        return facts, choose_set(facts.path, sets, wanted, settings).tensors
+    return facts, find_weights(facts, container, content).tensors
+
+
+def read_state(facts: FileFacts) -> tuple[str, Any]:
+    """Container and content of a file of weights in a folder of diffusers or accelerate.
+
+    Raises:
+        CheckpointError: damaged, or written by neither.
+    """
+    if facts.path.suffix == ".safetensors":
+        return "safetensors", read_safetensors(facts.path)
+    if container_of(facts.path) != "torch":
+        raise CheckpointError(f"{facts.path}: torch.save did not write it")
+    return read_torch(facts)
 
 
 def _mend(
@@ -222,7 +345,8 @@ def _mend(
     return config, renamed
 
 
-def _build(folder: Path, config: Mapping[str, Any], facts: FileFacts, tensors: Mapping[str, Tensor]) -> nn.Module:
+def _skeleton(folder: Path, config: Mapping[str, Any]) -> nn.Module:
+    """The network without memory for its weights."""
     try:
         from diffusers import UNet2DModel
     except ImportError as error:
@@ -233,6 +357,11 @@ def _build(folder: Path, config: Mapping[str, Any], facts: FileFacts, tensors: M
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{folder / 'config.json'}: describes no UNet2DModel ({reason[0][:200]})") from error
+    return unet
+
+
+def _build(folder: Path, config: Mapping[str, Any], facts: FileFacts, tensors: Mapping[str, Tensor]) -> nn.Module:
+    unet = _skeleton(folder, config)
     expected = {key: value.shape for key, value in unet.state_dict().items()}
     unet.load_state_dict(strict_weights(facts.path, tensors, expected), strict=True, assign=True)
     return DiffusersUnet(unet).eval().requires_grad_(False)

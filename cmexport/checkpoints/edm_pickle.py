@@ -126,8 +126,8 @@ def _describe(stream: BinaryIO) -> Any:
     return content.value
 
 
-def read_edm_pickle(facts: FileFacts) -> EdmPickle:
-    """Read such a pickle without importing or executing anything it names.
+def read_edm_pickle(facts: FileFacts) -> Mapping[str, EdmPickle]:
+    """Read such a pickle without importing or executing anything it names: its networks, by entry ("" for one alone).
 
     Raises:
         CheckpointError: damaged, no network inside, or it wants to import something that no network needs.
@@ -136,16 +136,22 @@ def read_edm_pickle(facts: FileFacts) -> EdmPickle:
     try:
         with path.open("rb") as stream:
             content = _describe(stream)
-        return _find_network(content)
+        return _find_networks(content)
     except UnsafeContentError as error:
         raise unsafe_error(path, error.imports) from error
     except PickleRefusedError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _find_network(content: Any) -> EdmPickle:
+# Entries that hold networks, the usual one first; `augment_pipe` and `loss_fn` are modules too.
+_ENTRIES = ("ema", "net", "model", "G_ema", "")
+
+
+def _find_networks(content: Any) -> dict[str, EdmPickle]:
     candidates = content if isinstance(content, dict) else {"": content}
-    for entry in ("ema", "net", "model", "G_ema", ""):
+    names = [*_ENTRIES, *(str(key) for key in candidates if key not in (*_ENTRIES, "augment_pipe", "loss_fn"))]
+    found = {}
+    for entry in names:
         record = candidates.get(entry)
         if isinstance(record, ModuleRecord):
             tensors: dict[str, Tensor] = {}
@@ -153,7 +159,9 @@ def _find_network(content: Any) -> EdmPickle:
             plain = {
                 k: v for k, v in record.state.items() if type(v) in (bool, int, float, str) and not k.startswith("_")
             }
-            return EdmPickle(entry, record.class_name, record.source, plain, tensors)
+            found[entry] = EdmPickle(entry, record.class_name, record.source, plain, tensors)
+    if found:
+        return found
     if isinstance(content, dict) and "param_groups" in content and "state" in content:
         raise PickleRefusedError("it is an optimizer's state, not a model")
     shown = ", ".join(str(key)[:40] for key in candidates if key) or type(content).__name__

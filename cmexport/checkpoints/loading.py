@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 from cmexport.checkpoints.assembling import assemble
 from cmexport.checkpoints.boundary import require_boundary
-from cmexport.checkpoints.diffusers_folder import fetch_from_hub, is_hub_id, load_folder
+from cmexport.checkpoints.choosing import SETTING, choose_set, several
+from cmexport.checkpoints.diffusers_folder import (
+    GivenWeights,
+    fetch_from_hub,
+    holds_diffusers,
+    is_hub_id,
+    load_folder,
+    read_state,
+)
 from cmexport.checkpoints.edm import ECT, EDM, build_edm_network
-from cmexport.checkpoints.edm_pickle import preconditioning_of, read_edm_pickle
+from cmexport.checkpoints.edm_pickle import EdmPickle, preconditioning_of, read_edm_pickle
+from cmexport.checkpoints.folders import accelerate_files
 from cmexport.checkpoints.openai import architecture, build_adm_unet, infer_shape, resolve_config
 from cmexport.checkpoints.own_module import is_module_reference, load_module
-from cmexport.checkpoints.prefixes import strip
 from cmexport.checkpoints.reading import (
     FileFacts,
     Weights,
@@ -24,6 +33,7 @@ from cmexport.checkpoints.reading import (
     read_torch,
     read_trusted,
 )
+from cmexport.checkpoints.registered import with_registered
 from cmexport.checkpoints.safe_pickle import PickleRefusedError
 from cmexport.checkpoints.safetensors_file import read_safetensors
 from cmexport.checkpoints.settings import (
@@ -36,16 +46,21 @@ from cmexport.checkpoints.settings import (
     settings_for,
 )
 from cmexport.checkpoints.sidecar import read_sidecar
-from cmexport.checkpoints.sniff import recognize
+from cmexport.checkpoints.sniff import refuse_unknown
+from cmexport.checkpoints.weight_sets import weight_sets
 from cmexport.errors import CheckpointError
-from cmexport.model import CheckpointSource, ConsistencyModel
+from cmexport.model import CheckpointSource, ConsistencyModel, Setting
 from cmexport.networks.adm_unet import AdmUnet
 from cmexport.networks.ctm_unet import CtmUnet
 from cmexport.sampling.preconditioning import c_noise_at
 
 
 def load_checkpoint(
-    path: Path | str, overrides: Mapping[str, str] = MappingProxyType({}), *, trust: bool = False
+    path: Path | str,
+    overrides: Mapping[str, str] = MappingProxyType({}),
+    *,
+    trust: bool = False,
+    weights: str | None = None,
 ) -> ConsistencyModel:
     """Read a checkpoint of any supported format.
 
@@ -57,6 +72,8 @@ def load_checkpoint(
             `my_module.py:build`, which is run. A `cmexport.toml` beside a file supplies constants.
         overrides: `--set` fields, name to text; see `KNOWN_SETTINGS`.
         trust: read the file with Python's full unpickler, which runs any code inside it.
+        weights: which of several sets of weights, as `--weights` names it: a prefix, an entry, `ema`, a subfolder.
+            None takes the averaged set of a certain pair, and says so in the setting `weights`.
 
     Raises:
         CheckpointError: the file is missing, damaged, unsafe, or not a consistency model; the message names file and
@@ -67,14 +84,14 @@ def load_checkpoint(
     text, where = str(path), Path(path)
     if is_module_reference(text):
         return load_module(text, overrides)
+    reference = ""
     if not where.exists() and is_hub_id(text):
-        where = fetch_from_hub(text)
+        where, reference = fetch_from_hub(text), text
     if where.is_dir():
-        named = Path(text)
-        return require_boundary(load_folder(where, settings_for(named, overrides)))
+        return require_boundary(_from_folder(where, settings_for(Path(text), overrides), weights, reference))
     sidecar = read_sidecar(where)
     settings = settings_for(where, overrides, sidecar.values)
-    model = _from_file(file_facts(where), settings, trust)
+    model = _from_file(file_facts(where), settings, trust, weights)
     if sidecar.architecture not in (None, model.architecture["name"]):
         raise CheckpointError(
             f"{where}: holds a {model.architecture['name']}, but {sidecar.path} names {sidecar.architecture}"
@@ -82,54 +99,94 @@ def load_checkpoint(
     return require_boundary(model)
 
 
-def _from_file(facts: FileFacts, settings: Settings, trust: bool) -> ConsistencyModel:
+def _from_folder(folder: Path, settings: Settings, wanted: str | None, reference: str) -> ConsistencyModel:
+    files = accelerate_files(folder)
+    if not files or holds_diffusers(folder):
+        return load_folder(folder, settings, wanted, reference=reference)
+    # `accelerator.save_state` and the hub's mixin leave weights of any network, without what diffusers knows of it.
+    names = [path.name.split(".")[0] for path in files]
+    if wanted in names:
+        file = files[names.index(str(wanted))]
+    elif len(set(names)) > 1:
+        raise several(folder, list(dict.fromkeys(names)))
+    else:
+        file = max(files, key=lambda path: path.suffix == ".safetensors")
+    sidecar = settings_for(folder, {}, read_sidecar(file).values).sidecar
+    settings = replace(settings, sidecar=sidecar)
+    container, state = read_state(file_facts(file))
+    facts, content = with_registered(file_facts(file), state)
+    alone = content is state
+    model = _from_content(facts, container, content, settings, None if alone and wanted in names else wanted)
+    chosen = model.settings
+    if alone and wanted in names:
+        chosen = (*(s for s in chosen if s.name != SETTING), Setting(SETTING, wanted, f"--weights {wanted}"))
+    return replace(model, source=replace(model.source, path=folder, reference=reference), settings=chosen)
+
+
+def _from_file(facts: FileFacts, settings: Settings, trust: bool, wanted: str | None) -> ConsistencyModel:
     if trust:
-        return _from_state(find_weights(facts, "trusted pickle", read_trusted(facts)), settings)
+        return _from_content(facts, "trusted pickle", read_trusted(facts), settings, wanted)
     kind = container_of(facts.path)
     if kind == "torch":
-        container, content = read_torch(facts)
-        return _from_state(find_weights(facts, container, content), settings)
+        return _from_content(facts, *read_torch(facts), settings, wanted)
     if kind == "safetensors":
-        return _from_state(find_weights(facts, kind, read_safetensors(facts.path)), settings)
+        return _from_content(facts, kind, read_safetensors(facts.path), settings, wanted)
     if kind == "pickle":
-        return _from_pickle(facts, settings)
+        return _from_pickle(facts, settings, wanted)
     raise CheckpointError(f"{facts.path}: is no checkpoint: neither torch.save, nor a pickle, nor safetensors wrote it")
 
 
-def _from_pickle(facts: FileFacts, settings: Settings) -> ConsistencyModel:
-    found = read_edm_pickle(facts)
+def _from_pickle(facts: FileFacts, settings: Settings, wanted: str | None) -> ConsistencyModel:
+    networks = read_edm_pickle(facts)
+    sets = weight_sets({entry: found.tensors for entry, found in networks.items()})
+    if not sets:
+        first = next(iter(networks.values()))
+        refuse_unknown(facts.path, first.tensors)
+    chosen = choose_set(facts.path, sets, wanted, settings)
+    found = networks[chosen.within or ""]
     try:
         precond = preconditioning_of(found)
     except PickleRefusedError as error:
         raise CheckpointError(f"{facts.path}: {error}") from error
-    recognized = recognize(facts.path, found.tensors)
-    if recognized.format != "edm":
-        raise CheckpointError(f"{facts.path}: a pickled {found.class_name} with {recognized.format} weights is unknown")
+    if chosen.format != "edm":
+        raise CheckpointError(f"{facts.path}: a pickled {found.class_name} with {chosen.format} weights is unknown")
     settings.inferred("entry", found.entry, "file")
-    stripped = strip(facts.path, found.tensors, recognized.prefix)
-    weights = Weights(facts, f"pickled {found.class_name}", stripped.tensors, found.entry)
+    weights = Weights(facts, f"pickled {found.class_name}", chosen.tensors, found.entry)
+    return _edm(weights, settings, _pickled_constants(found, precond), ECT if found.class_name == "ECMPrecond" else EDM)
+
+
+def _pickled_constants(found: EdmPickle, precond: Default) -> dict[str, Default]:
     preferred = {"precond": precond}
     for name in ("sigma_data", "sigma_min", "sigma_max"):
         value = found.attributes.get(name)
         # EDMPrecond states the range it accepts, 0 to infinity, which says nothing about sampling.
         if type(value) is float and 0 < value < math.inf:
             preferred[name] = Default(value, f"attribute of {found.class_name}")
-    return _edm(weights, settings, preferred, ECT if found.class_name == "ECMPrecond" else EDM)
+    return preferred
 
 
-def _from_state(weights: Weights, settings: Settings) -> ConsistencyModel:
-    found = recognize(weights.file.path, weights.tensors)
-    stripped = strip(weights.file.path, weights.tensors, found.prefix)
-    if weights.within is not None:
-        settings.inferred("entry", weights.within, "file")
-    if stripped.prefix:
-        settings.inferred("prefix", stripped.prefix, "file")
+def _from_content(
+    facts: FileFacts, container: str, content: object, settings: Settings, wanted: str | None
+) -> ConsistencyModel:
+    sets = weight_sets(content)
+    if not sets:
+        # Says what the file is instead.
+        refuse_unknown(facts.path, find_weights(facts, container, content).tensors)
+    found = choose_set(facts.path, sets, wanted, settings)
+    if found.within is not None:
+        settings.inferred("entry", found.within, "file")
+    if found.prefix:
+        settings.inferred("prefix", found.prefix, "file")
     builder = _BUILDERS.get(found.format)
     if builder is None:
+        folder = facts.path.parent
+        if (folder / "config.json").is_file():
+            return load_folder(folder, settings, given=GivenWeights(facts, found.tensors))
         raise CheckpointError(
-            f"{weights.file.path}: holds {found.format} weights without their config.json; name the folder instead"
+            f"{facts.path}: holds {found.format} weights without the config.json of their network;\n"
+            f"unet.save_config({str(folder)!r}) in the code that built the UNet2DModel writes it beside them"
         )
-    return builder(Weights(weights.file, weights.container, stripped.tensors, weights.within), settings)
+    return builder(Weights(facts, container, found.tensors, found.within), settings)
 
 
 def _openai(weights: Weights, settings: Settings) -> ConsistencyModel:

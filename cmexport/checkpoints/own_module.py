@@ -25,6 +25,7 @@ from cmexport.checkpoints.reading import finite
 from cmexport.checkpoints.settings import Default, Family, Settings, parse_overrides, resolve_sampling
 from cmexport.checkpoints.sidecar import as_text
 from cmexport.errors import CheckpointError, UsageError
+from cmexport.files import require_file
 from cmexport.model import CheckpointSource, ConsistencyModel, Setting
 
 OWN = Family("a network without a file of its own")
@@ -34,6 +35,12 @@ _REFERENCE = re.compile(r"^(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)$")
 def is_module_reference(text: str) -> bool:
     """Whether a checkpoint argument has the form `file.py:function`."""
     return _REFERENCE.match(text) is not None
+
+
+def module_file(reference: str) -> Path | None:
+    """The Python file that `file.py:function` names; None for anything else."""
+    match = _REFERENCE.match(reference)
+    return None if match is None else Path(match["file"]).absolute()
 
 
 def load_module(reference: str, overrides: Mapping[str, str] = MappingProxyType({})) -> ConsistencyModel:
@@ -49,6 +56,7 @@ def load_module(reference: str, overrides: Mapping[str, str] = MappingProxyType(
     if match is None:
         raise UsageError(f"{reference}: write my_module.py:function")
     path, name = Path(match["file"]).absolute(), match["name"]
+    require_file(path, "a Python file")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     specification = importlib.util.spec_from_file_location(f"cmexport_user_{path.stem}", path)
@@ -72,7 +80,7 @@ def load_module(reference: str, overrides: Mapping[str, str] = MappingProxyType(
     network, spec = built if isinstance(built, tuple) and len(built) == 2 else (built, {})
     if not isinstance(network, nn.Module) or not isinstance(spec, Mapping):
         raise CheckpointError(f"{path}: {name}() returned {type(built).__name__}, not a torch.nn.Module")
-    return _wrap(network, spec, overrides, path, f"own module {path.name}:{name}")
+    return _wrap(network, spec, overrides, path, f"own module {path.name}:{name}", f"{path}:{name}")
 
 
 def load(network: nn.Module, spec: Mapping[str, Any] = MappingProxyType({})) -> ConsistencyModel:
@@ -91,7 +99,12 @@ def load(network: nn.Module, spec: Mapping[str, Any] = MappingProxyType({})) -> 
 
 
 def _wrap(
-    network: nn.Module, spec: Mapping[str, Any], overrides: Mapping[str, str], path: Path, label: str
+    network: nn.Module,
+    spec: Mapping[str, Any],
+    overrides: Mapping[str, str],
+    path: Path,
+    label: str,
+    reference: str = "",
 ) -> ConsistencyModel:
     stated = {name: Default(value, "spec") for name, value in parse_overrides(_texts(spec)).items()}
     settings = Settings(parse_overrides(overrides))
@@ -130,7 +143,7 @@ def _wrap(
         image_size=size,
         classes=classes,
         constants=constants,
-        source=CheckpointSource(path, label, digest.hexdigest(), size_bytes),
+        source=CheckpointSource(path, label, digest.hexdigest(), size_bytes, reference),
         settings=chosen,
     )
     return require_boundary(model, pixels=size)

@@ -1,60 +1,24 @@
-"""Prefixes that wrappers leave on weight names (`module.` of DataParallel), stripped only when really there."""
+"""What wrappers leave in weight names (`_orig_mod.` of torch.compile), and the counters that they put beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-
 from torch import Tensor
 
-from cmexport.errors import CheckpointError
-
-# Averaged weights first: where a file holds both, they make the better pictures.
-KNOWN_PREFIXES = ("ema_model.", "net_ema.", "module.", "_orig_mod.", "model.", "net.", "unet.", "online_model.")
-
-
-@dataclass(frozen=True)
-class Stripped:
-    """Weights without their prefix, and the prefix ("" if there was none)."""
-
-    tensors: Mapping[str, Tensor]
-    prefix: str
+# Wrappers that put their name anywhere into a weight's name: torch.compile, FSDP, activation checkpointing, Fabric.
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
+# Bookkeeping of averages. Old releases of ema_pytorch keep `initted` and `step` as one-dimensional tensors of one.
+_COUNTERS = frozenset(
+    {"initted", "step", "steps", "global_step", "n_averaged", "num_updates", "num_batches_tracked", "decay", "counter"}
+)
 
 
-def find_prefix(tensors: Mapping[str, Tensor], anchor: str) -> str | None:
-    """The prefix in front of `anchor`, made of known prefixes only; None if the anchor is not there."""
-    found = [key[: -len(anchor)] for key in tensors if key == anchor or key.endswith("." + anchor)]
-    usable = [prefix for prefix in found if _is_known(prefix)]
-    return min(usable, key=_rank) if usable else None
+def without_wrappers(name: str) -> str:
+    """A weight's name without the parts that wrappers put into it."""
+    if not any(wrapper in name for wrapper in _WRAPPERS):
+        return name
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def strip(path: Path, tensors: Mapping[str, Tensor], prefix: str) -> Stripped:
-    """Take `prefix` off every name.
-
-    Raises:
-        CheckpointError: some names don't carry it, and no other known prefix explains them.
-    """
-    if not prefix:
-        return Stripped(tensors, "")
-    others = [key for key in tensors if not key.startswith(prefix) and not key.startswith(KNOWN_PREFIXES)]
-    if others:
-        raise CheckpointError(
-            f"{path}: weights start with '{prefix}', but {len(others)} don't, e.g. {others[0]};\n"
-            "save the weights of one network"
-        )
-    return Stripped({key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}, prefix)
-
-
-def _is_known(prefix: str) -> bool:
-    while prefix:
-        head = next((known for known in KNOWN_PREFIXES if prefix.startswith(known)), None)
-        if head is None:
-            return False
-        prefix = prefix[len(head) :]
-    return True
-
-
-def _rank(prefix: str) -> tuple[int, int]:
-    averaged = any(part in prefix for part in ("ema_model.", "net_ema."))
-    return (0 if averaged else 1, len(prefix))
+def is_counter(name: str, tensor: Tensor) -> bool:
+    """Whether an entry is a wrapper's bookkeeping and no weight: 0-dimensional, or a counter's name and one element."""
+    return tensor.dim() == 0 or (tensor.numel() == 1 and name.rpartition(".")[2] in _COUNTERS)

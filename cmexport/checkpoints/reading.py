@@ -21,6 +21,7 @@ from cmexport.checkpoints.torch_files import (
     load_tensors,
 )
 from cmexport.errors import CheckpointError
+from cmexport.files import require_file
 
 # Where training code puts the weights in a larger dictionary, best first: averaged weights make better pictures.
 _WRAPPERS = (
@@ -69,8 +70,7 @@ def file_facts(path: Path) -> FileFacts:
     Raises:
         CheckpointError: missing, a folder, unreadable or empty.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder, not a checkpoint file")
+    require_file(path, "a checkpoint file")
     digest = hashlib.sha256()
     try:
         with path.open("rb") as stream:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cmexport.checkpoints.boundary import boundary_error
 from cmexport.errors import CheckpointError
+from cmexport.files import require_file
 from cmexport.model import ConsistencyModel
 from cmexport.networks.adm_unet import QKV_ORDERS, AdmUnet
 from cmexport.networks.meta import on_meta
@@ -85,6 +86,7 @@ def read_pictures(paths: Sequence[Path], model: ConsistencyModel) -> Tensor:
     mode = "L" if model.channels == 1 else "RGB"
     pictures = []
     for path in paths:
+        require_file(path, "a picture")
         try:
             with Image.open(path) as opened:
                 array = np.asarray(opened.convert(mode), dtype=np.float32).copy()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cmexport.errors import CheckpointError
+from cmexport.files import require_file
 
 SIDECAR_NAME = "cmexport.toml"
 _MAX_BYTES = 1_000_000
@@ -42,7 +43,7 @@ def read_sidecar(weights: Path) -> Sidecar:
         CheckpointError: it is no TOML, or its tables are not tables of plain values.
     """
     for path in (weights.with_suffix(".toml"), weights.parent / SIDECAR_NAME):
-        if path.is_file():
+        if path.exists() and not path.is_dir():
             content = _parse(path)
             named = content.get("checkpoint")
             if isinstance(named, str) and (path.parent / named).resolve() != weights.resolve():
@@ -54,6 +55,7 @@ def read_sidecar(weights: Path) -> Sidecar:
 
 
 def _parse(path: Path) -> dict[str, Any]:
+    require_file(path, "a sidecar")
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise CheckpointError(f"{path}: is larger than any sidecar")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from torch import Tensor
 
-from cmexport.checkpoints.prefixes import find_prefix
 from cmexport.errors import CheckpointError
 
 
@@ -19,14 +19,6 @@ class StateFormat:
     name: str
     anchor: str
     also: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Recognized:
-    """What a state dict is: the format's name and the prefix in front of its weight names."""
-
-    format: str
-    prefix: str
 
 
 # Earlier rows win: a CTM network has every name of an ADM UNet and more.
@@ -46,16 +38,12 @@ _OTHERS: tuple[tuple[str, str], ...] = (
 )
 
 
-def recognize(path: Path, tensors: Mapping[str, Tensor]) -> Recognized:
-    """Recognize a state dict by its names.
+def refuse_unknown(path: Path, tensors: Mapping[str, Tensor]) -> NoReturn:
+    """Say what a state dict is that holds no known network, by its names.
 
     Raises:
-        CheckpointError: it is a model of another kind.
+        CheckpointError: always.
     """
-    for known in STATE_FORMATS:
-        prefix = find_prefix(tensors, known.anchor)
-        if prefix is not None and all(prefix + name in tensors for name in known.also):
-            return Recognized(known.name, prefix)
     for name, meaning in _OTHERS:
         if name in tensors:
             raise CheckpointError(f"{path}: is {meaning}")

@@ -50,7 +50,15 @@ class Question:
 
 
 def check_distribution(
-    folder: Path, question: Question, against: str | None, overrides: Mapping[str, str], task: str | None, as_json: bool
+    folder: Path,
+    question: Question,
+    against: str | None,
+    overrides: Mapping[str, str],
+    task: str | None,
+    as_json: bool,
+    *,
+    weights: str | None = None,
+    trust: bool = False,
 ) -> None:
     """Measure, show, and fail where the pictures do.
 
@@ -63,7 +71,9 @@ def check_distribution(
         raise UsageError(f"--max-distance {largest}: a distance is a number from 0 on")
     with _drawing() as progress:
         jury = load_jury(question.features, question.statistics)
-        reports = compare_distributions(folder, jury, against, overrides, question.options, progress, task)
+        reports = compare_distributions(
+            *(folder, jury, against, overrides, question.options, progress, task), weights=weights, trust=trust
+        )
     if as_json:
         facts = {name: _facts(report, largest) for name, report in reports.items()}
         single = {"distribution": next(iter(facts.values()))} if len(facts) == 1 else {"functions": facts}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cmexport.checkpoints.consent import remember
+from cmexport.checkpoints.own_module import module_file
 from cmexport.cli import console
 from cmexport.cli.options import ScheduleText
 from cmexport.cli.requests import build_requests, open_checkpoint, tuned_sigmas, verify_options
@@ -24,6 +26,7 @@ def export_checkpoint(
     batch: int,
     output: str,
     assignments: list[str] | None,
+    weights: str | None = None,
     trust: bool,
     seeds: int | None,
     no_verify: bool,
@@ -35,7 +38,9 @@ def export_checkpoint(
         CmexportError: see `requests.open_checkpoint`, `requests.build_requests` and `export.export_functions`.
     """
     with console.working("load") as progress:
-        model = open_checkpoint(checkpoint, assignments, trust=trust)
+        model = open_checkpoint(checkpoint, assignments, trust=trust, weights=weights)
+        if (module := module_file(model.source.reference)) is not None:
+            remember(module)
         requests = build_requests(
             *(model, schedule, label, batch, output),
             tasks=tasks,

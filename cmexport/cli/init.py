@@ -10,9 +10,11 @@ import typer
 
 from cmexport.artifact import write_atomically
 from cmexport.checkpoints import load_checkpoint
+from cmexport.checkpoints.choosing import chosen_weights
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.options import parse_set
+from cmexport.cli.requests import said_aloud
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, OutputError
 from cmexport.model import Setting
@@ -34,6 +36,7 @@ def command(
     out: Out = None,
     force: Force = False,
     assignments: o.Set = None,
+    weights: o.Weights = None,
     trust: o.Trust = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -51,7 +54,8 @@ def command(
     chosen = parse_set(assignments)
     with console.working("read"):
         # Never the project's: a recipe names what it is for.
-        model = load_checkpoint(demo_checkpoint() if checkpoint is None else checkpoint, chosen, trust=trust)
+        file = demo_checkpoint() if checkpoint is None else checkpoint
+        model = said_aloud(load_checkpoint(file, chosen, trust=trust, weights=weights))
     subject = Subject(
         name=model.source.path.stem,
         file=None if checkpoint is None else os.path.relpath(checkpoint, target.parent),
@@ -59,6 +63,7 @@ def command(
         classes=model.conditioning.classes,
         assumed=[s for s in model.settings if (s.ambiguous or s.name in chosen) and _settable(s)],
         sigmas=tuned_two_steps(model.source.path.name, model.noise),
+        weights=chosen_weights(model.settings),
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, recipe_text(subject, str(target)).encode())

@@ -50,6 +50,7 @@ def command(
     pictures: Pictures = None,
     no_check: NoCheck = False,
     assignments: o.Set = None,
+    weights: o.Weights = None,
     trust: o.Trust = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -64,7 +65,7 @@ def command(
     if folder is not None or package is not None or engine is not None:
         _inspect_written(folder, package, engine, as_json)
         return
-    model = open_checkpoint(subject, assignments, trust=trust)
+    model = open_checkpoint(subject, assignments, trust=trust, weights=weights)
     check = None if no_check else _self_check(model, pictures)
     if as_json:
         console.emit_json(_checkpoint_facts(model, check))

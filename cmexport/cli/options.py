@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cmexport.errors import UsageError
+from cmexport.files import require_file
 
 PROJECT_FILE = "cmexport.toml"
 PRECISION_FLAGS = ("fp32", "fp16", "int8", "w8", "w6", "w4")
@@ -28,6 +29,15 @@ Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="FIELD=VALUE", help="Override a constant of the model; repeatable.", show_default=False
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="NAME",
+        help="Which of several sets of weights: a prefix or entry (model, net_ema), ema, a subfolder, a variant.",
+        show_default=False,
     ),
 ]
 Trust = Annotated[
@@ -135,6 +145,7 @@ class Project:
     """`cmexport.toml` of the current folder; `sigmas` is the schedule that `cmexport tune` found."""
 
     checkpoint: Path | None = None
+    weights: str | None = None
     overrides: Mapping[str, str] = field(default_factory=dict)
     sigmas: tuple[float, ...] = ()
 
@@ -143,9 +154,10 @@ def read_project(folder: Path) -> Project:
     """The project file of a folder; empty when there is none.
 
     Raises:
-        UsageError: it is not TOML, or holds something else than `checkpoint`, `[set]` and `[schedule] sigmas`.
+        UsageError: it is not TOML, or holds something else than `checkpoint`, `weights`, `[set]`, `[schedule] sigmas`.
     """
     path = folder / PROJECT_FILE
+    require_file(path, "a project file", UsageError)
     if not path.is_file():
         return Project()
     try:
@@ -153,15 +165,16 @@ def read_project(folder: Path) -> Project:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
     # [network] belongs to a checkpoint that a sidecar of the same name describes; the loader reads it.
-    if unknown := sorted(set(content) - {"checkpoint", "set", "network", "schedule"}):
-        raise UsageError(f"{path}: unknown entry '{unknown[0]}'; known: checkpoint, [set], [schedule], [network]")
+    if unknown := sorted(set(content) - {"checkpoint", "weights", "set", "network", "schedule"}):
+        known = "checkpoint, weights, [set], [schedule], [network]"
+        raise UsageError(f"{path}: unknown entry '{unknown[0]}'; known: {known}")
     overrides = content.get("set", {})
-    checkpoint = content.get("checkpoint")
-    if not isinstance(overrides, dict) or not isinstance(checkpoint, str | None):
-        raise UsageError(f"{path}: checkpoint must be a path and [set] a table of fields")
+    checkpoint, weights = content.get("checkpoint"), content.get("weights")
+    if not isinstance(overrides, dict) or not isinstance(checkpoint, str | None) or not isinstance(weights, str | None):
+        raise UsageError(f"{path}: checkpoint must be a path, weights a name and [set] a table of fields")
     text = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in overrides.items()}
     return Project(
-        None if checkpoint is None else folder / checkpoint, text, _sigmas(path, content.get("schedule", {}))
+        None if checkpoint is None else folder / checkpoint, weights, text, _sigmas(path, content.get("schedule", {}))
     )
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cmexport import __version__
 from cmexport.artifact import write_atomically
+from cmexport.checkpoints.choosing import chosen_weights
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.options import parse_set, read_project
@@ -85,6 +86,7 @@ def command(
     patch: o.Patch = None,
     label: o.Label = None,
     assignments: o.Set = None,
+    weights: o.Weights = None,
     trust: o.Trust = False,
     threads: o.Threads = None,
     as_json: o.AsJson = False,
@@ -99,7 +101,7 @@ def command(
     _check_places(out, kept_in)
     overrides = {**({} if checkpoint else read_project(Path()).overrides), **parse_set(assignments)}
     with console.working("load") as progress:
-        model = open_checkpoint(checkpoint, assignments, trust=trust)
+        model = open_checkpoint(checkpoint, assignments, trust=trust, weights=weights)
         (request,) = build_requests(
             *(model, o.ScheduleText(steps, timesteps, levels, sigmas), label, 1, "float"),
             tasks=task,
@@ -108,9 +110,10 @@ def command(
         )
         rounding = Rounding(PrecisionPlan(), INTEGER_PRODUCTS, calibration)
         book = ScoreFile(kept_in, _question(model, request, pictures, rounding, overrides), pictures)
+        chosen = chosen_weights(model.settings)
         if book.scores:
             console.remark(f"{kept_in}: going on with {len(book.scores)} layers scored before")
-        setup = Setup(_where(checkpoint), tuple(sorted(overrides.items())), trust, request, pictures, jobs)
+        setup = Setup(_where(checkpoint), tuple(sorted(overrides.items())), trust, request, pictures, jobs, chosen)
         layers, choice, scores = _planned(setup, model, rounding, book, kept_in, keep_db, progress)
     write_atomically(out, plan_text(choice.plan, layers).encode())
     if as_json:
@@ -179,7 +182,9 @@ def _question(
     model: ConsistencyModel, request: SampleRequest, pictures: int, rounding: Rounding, overrides: dict[str, str]
 ) -> dict[str, JsonValue]:
     """Everything a layer's scores depend on."""
+    chosen = chosen_weights(model.settings)
     return {
+        **({} if chosen is None else {"weights": chosen}),
         "cmexport": __version__,
         "checkpoint": model.source.sha256,
         "settings": [f"{name}={value}" for name, value in sorted(overrides.items())],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cmexport.checkpoints import load_checkpoint
+from cmexport.checkpoints.choosing import SETTING as WEIGHTS
 from cmexport.cli import console
 from cmexport.cli.options import PROJECT_FILE, ScheduleText, parse_set, read_project
 from cmexport.demo import demo_checkpoint
@@ -27,18 +28,33 @@ from cmexport.verification import VerifyOptions
 
 
 def open_checkpoint(
-    checkpoint: str | None, assignments: Sequence[str] | None, *, trust: bool = False
+    checkpoint: str | None, assignments: Sequence[str] | None, *, trust: bool = False, weights: str | None = None
 ) -> ConsistencyModel:
     """Load the checkpoint a command names, or the project's, or the demo; the latter two are said on stderr."""
     overrides = parse_set(assignments)
     if checkpoint is not None:
-        return load_checkpoint(checkpoint, overrides, trust=trust)
+        return said_aloud(load_checkpoint(checkpoint, overrides, trust=trust, weights=weights))
     project = read_project(Path())
     if project.checkpoint is not None:
         console.remark(f"no checkpoint given: using {project.checkpoint} from {PROJECT_FILE}")
-        return load_checkpoint(project.checkpoint, {**project.overrides, **overrides}, trust=trust)
+        overrides = {**project.overrides, **overrides}
+        chosen = weights or project.weights
+        return said_aloud(load_checkpoint(project.checkpoint, overrides, trust=trust, weights=chosen))
     console.remark("no checkpoint given: using the demo model that ships with cmexport (CIFAR-10, 32x32, 10 classes)")
-    return load_checkpoint(demo_checkpoint(), overrides)
+    return load_checkpoint(demo_checkpoint(), overrides, weights=weights)
+
+
+def said_aloud(model: ConsistencyModel) -> ConsistencyModel:
+    """The model itself; which of several sets of weights was taken is said on stderr, unless `--weights` asked for it.
+
+    A remark and not a table: it is one line, and `--json` keeps stdout to itself.
+    """
+    for setting in model.settings:
+        if setting.name == WEIGHTS and not setting.origin.startswith("--weights"):
+            console.remark(
+                f"{model.source.path}: takes the weights '{setting.value}' ({setting.origin}); --weights NAME chooses"
+            )
+    return model
 
 
 def resolve_schedule(

@@ -19,6 +19,7 @@ from rich.text import Text
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.errors import UsageError
+from cmexport.files import require_file
 from cmexport.recipes.checking import check_document, check_hash, checkpoint_file, missing_checkpoint
 from cmexport.recipes.outcomes import Outcome, exit_code
 from cmexport.recipes.planning import Chosen, checkpoint_path, plan_run
@@ -66,6 +67,7 @@ def command(
     recipe: RecipeFile,
     out: Out = None,
     checkpoint: Checkpoint = None,
+    weights: o.Weights = None,
     dry_run: DryRun = False,
     jobs: Jobs = None,
     threads: Threads = None,
@@ -78,12 +80,14 @@ def command(
     """
     document = read_document(recipe)
     checked = check_document(document)
-    chosen = Chosen(out, jobs, checkpoint, threads)
+    chosen = Chosen(out, jobs, checkpoint, threads, weights)
+    if checkpoint is not None:
+        require_file(checkpoint_file(checkpoint), "a checkpoint", folder=True)
     if checkpoint is not None and not checkpoint_file(checkpoint).exists():
         raise UsageError(f"--checkpoint {checkpoint}: there is no such file")
-    plan = plan_run(document, checked, chosen)
     file = checkpoint_path(document, checked, chosen)
     missing = missing_checkpoint(document, checked, file)
+    plan = plan_run(document, checked, chosen)
     known = {} if missing else known_outcomes(plan)
     if not as_json:
         _show_plan(plan, known)
@@ -138,14 +142,15 @@ def _what(step: Step, plan: RunPlan) -> str:
 
 def _of_the_run(option: str, value: str) -> bool:
     """Whether an option and its value are the same for all exports, or name a file of the run's own."""
-    return option == "--set" or (option.startswith("--") and value.startswith((f"{WORK}/", f"{KEPT}/")))
+    return option in ("--set", "--weights") or (option.startswith("--") and value.startswith((f"{WORK}/", f"{KEPT}/")))
 
 
 def _settings(plan: RunPlan) -> list[str]:
-    """Constants that the recipe sets."""
+    """Constants that the recipe sets, and the set of weights that it names."""
     exports = [step.arguments for step in plan.steps if step.kind == "export"]
     found = exports[0] if exports else ()
-    return [value for option, value in pairwise(found) if option == "--set"]
+    named = [f"weights {value}" for option, value in pairwise(found) if option == "--weights"]
+    return named + [value for option, value in pairwise(found) if option == "--set"]
 
 
 def _plan_facts(plan: RunPlan, known: Mapping[str, Outcome]) -> dict[str, Any]:

@@ -104,6 +104,7 @@ def command(
     save: Save = None,
     assignments: o.Set = None,
     threads: o.Threads = None,
+    weights: o.Weights = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Draw pictures from a checkpoint (in PyTorch) or an artefact (in its runtime); or edit one: --task, --image."""
@@ -118,7 +119,7 @@ def command(
     _check_contradictions(wanted)
     schedule = o.ScheduleText(steps, timesteps, levels, sigmas)
     with console.working("load") as progress:
-        source = _source(subject, schedule, label, task, patch, assignments)
+        source = _source(subject, schedule, label, task, patch, assignments, weights)
         given = _given(source, wanted)
         pictures = _pictures(source, wanted, given, progress)
     if save is not None:
@@ -169,18 +170,21 @@ def _source(
     task: str | None,
     patch: int | None,
     assignments: list[str] | None,
+    weights: str | None,
 ) -> PictureSource:
     folder = artifact_folder(subject)
     if folder is None:
-        model = open_checkpoint(subject, assignments)
+        model = open_checkpoint(subject, assignments, weights=weights)
         if label is not None and model.conditioning.classes is None:
             raise UsageError(f"--label {label}: this model is unconditional and takes no label")
         request = build_request(
             *(model, schedule, None, 1, "float"), task=task or "generate", patch=patch, tuned=tuned_sigmas(subject)
         )
         return source_from_model(model, request)
-    if assignments or schedule != o.ScheduleText():
-        raise UsageError(f"{folder}: an artefact's constants and schedule are fixed; export again to change them")
+    if assignments or weights is not None or schedule != o.ScheduleText():
+        raise UsageError(
+            f"{folder}: an artefact's weights, constants and schedule are fixed; export again to change them"
+        )
     source = source_from_artifact(folder, task)
     if patch not in (None, source.request.patch):
         raise UsageError(f"{folder}: made for --patch {source.request.patch}; export again to change it")

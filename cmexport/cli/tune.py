@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from cmexport.checkpoints.choosing import chosen_weights
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.options import PROJECT_FILE, Project, parse_set, read_project
@@ -81,6 +82,7 @@ def command(
     fp16: o.Fp16 = False,
     assignments: o.Set = None,
     threads: o.Threads = None,
+    weights: o.Weights = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Find the levels of a K-step schedule by the quality of its pictures and write them into cmexport.toml.
@@ -92,16 +94,16 @@ def command(
     _check(steps, features, pictures, levels, seed, jobs, cluster, address, table)
     project = read_project(Path())
     if not table:
-        _check_project(project, checkpoint)
+        _check_project(project, checkpoint, weights)
     overrides = {**({} if checkpoint else project.overrides), **parse_set(assignments)}
     with console.working("load") as progress:
-        model = open_checkpoint(checkpoint, assignments)
+        model = open_checkpoint(checkpoint, assignments, weights=weights)
         setup = None
         if features is not None:
             load_judge(features, statistics)
-            setup = Setup(
-                *(str(model.source.path), tuple(sorted(overrides.items())), features, statistics, pictures, seed)
-            )
+            where = model.source.reference or str(model.source.path)
+            chosen = chosen_weights(model.settings)
+            setup = Setup(where, tuple(sorted(overrides.items())), features, statistics, pictures, seed, chosen)
         workers = Workers(jobs, cluster, address)
         if table:
             schedules = [schedule_for_steps(model, k) for k in TABLE_STEPS]
@@ -114,7 +116,7 @@ def command(
         _show(rows, as_json)
         return
     named = None if checkpoint is None else str(Path(checkpoint).resolve())
-    write_schedule(Path(PROJECT_FILE), sigmas, named)
+    write_schedule(Path(PROJECT_FILE), sigmas, named, weights)
     if as_json:
         console.emit_json({"sigmas": list(sigmas), "distance": score, "schedules_scored": evaluated})
     console.say(
@@ -149,8 +151,10 @@ def _check(
         raise UsageError("--address belongs to --cluster")
 
 
-def _check_project(project: Project, checkpoint: str | None) -> None:
-    """The schedule will belong to the project's checkpoint, so it must be found for that one."""
+def _check_project(project: Project, checkpoint: str | None, weights: str | None) -> None:
+    """The schedule will belong to the project's checkpoint and weights, so it must be found for those."""
+    if weights is not None and project.weights not in (None, weights):
+        raise UsageError(f"{PROJECT_FILE}: its weights are {project.weights}, not {weights}; tune in another folder")
     if checkpoint is None:
         return
     owner = project.checkpoint or (demo_checkpoint() if project.sigmas else None)
@@ -164,6 +168,7 @@ def _search(model: ConsistencyModel, steps: int, job: _Job, progress: Progress) 
     table = karras_levels(model.noise, job.grid)
     question = {
         "checkpoint": model.source.sha256,
+        **({} if job.setup.weights is None else {"weights": job.setup.weights}),
         "settings": [f"{name}={value}" for name, value in job.setup.overrides],
         "features": job.setup.features,
         "statistics": job.setup.statistics,

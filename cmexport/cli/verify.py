@@ -82,6 +82,8 @@ def command(
     max_distance: MaxDistance = None,
     assignments: o.Set = None,
     threads: o.Threads = None,
+    weights: o.Weights = None,
+    trust: o.Trust = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Compare a written artefact with its checkpoint, or with recorded pictures. Exit code 4 if the gate fails.
@@ -111,7 +113,9 @@ def command(
             defaults.count if count is None else count, defaults.seed if seed is None else seed, batch
         )
         question = Question(features, statistics, options, max_distance)
-        check_distribution(folder, question, against, o.parse_set(assignments), task, as_json)
+        check_distribution(
+            *(folder, question, against, o.parse_set(assignments), task, as_json), weights=weights, trust=trust
+        )
         return
     if alone := [option for option, value in distribution.items() if value is not None]:
         raise UsageError(f"{alone[0]} belongs to --features")
@@ -126,7 +130,11 @@ def command(
         _verify_arrays(folder, inputs, expected, task, as_json)
         return
     with console.working("read") as progress:
-        reports = verify_artifact(folder, against, o.parse_set(assignments), verify_options(seeds), progress, task)
+        reports = verify_artifact(
+            *(folder, against, o.parse_set(assignments), verify_options(seeds), progress, task),
+            weights=weights,
+            trust=trust,
+        )
     if as_json:
         records = {n: ParityRecord.from_report(report).model_dump(mode="json") for n, report in reports.items()}
         single = {"parity": next(iter(records.values()))} if len(records) == 1 else {"functions": records}

@@ -37,6 +37,7 @@ class Setup:
         request: what the graph is to do.
         pictures: behind each score.
         jobs: processes; -1: one per core.
+        weights: see `load_checkpoint`.
     """
 
     checkpoint: str
@@ -45,6 +46,7 @@ class Setup:
     request: SampleRequest
     pictures: int
     jobs: int = 1
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def score_in_worker(setup: Setup, codes: LayerCodes) -> tuple[str, LayerScores]:
 
 @lru_cache(maxsize=1)
 def _scorer(setup: Setup) -> LayerScorer:
-    model = load_checkpoint(setup.checkpoint, dict(setup.overrides), trust=setup.trust)
+    model = load_checkpoint(setup.checkpoint, dict(setup.overrides), trust=setup.trust, weights=setup.weights)
     return LayerScorer(captured_graph(model, setup.request), setup.pictures)
 
 

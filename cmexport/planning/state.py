@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from cmexport.artifact import write_atomically
 from cmexport.errors import CheckpointError
+from cmexport.files import require_file
 from cmexport.quantize.layer_scores import KINDS, LayerScores
 
 
@@ -38,6 +39,7 @@ class ScoreFile:
         self._scores: dict[str, LayerScores] = self._read() if path.exists() else {}
 
     def _read(self) -> dict[str, LayerScores]:
+        require_file(self._path, "the state of a plan")
         try:
             stored = _Stored.model_validate_json(self._path.read_bytes())
         except (OSError, ValidationError, RecursionError) as error:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cmexport.errors import CheckpointError, first_line
+from cmexport.files import require_file
 from cmexport.quantize.codes import RoundingOptions
 from cmexport.quantize.layers import Layer
 
@@ -67,6 +68,7 @@ def read_plan(path: Path) -> PrecisionPlan:
     Raises:
         CheckpointError: missing, not TOML, or not a plan.
     """
+    require_file(path, "a plan")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

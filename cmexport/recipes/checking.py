@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from cmexport.errors import CheckpointError, UsageError
+from cmexport.files import require_file
 from cmexport.recipes.cycles import find_cycle
 from cmexport.recipes.identity import tree_hash
 from cmexport.recipes.names import PRECISIONS, TARGET_OPTIONS, TARGETS, takes
@@ -61,6 +62,8 @@ def missing_checkpoint(document: Document, recipe: Recipe, file: Path | None) ->
         recipe: says where to get it.
         file: where it should lie; None: the demo model, which is always there.
     """
+    if file is not None:
+        require_file(checkpoint_file(file), "a checkpoint", folder=True)
     if file is None or checkpoint_file(file).exists():
         return None
     place = document.place(("checkpoint", "file"))
@@ -355,7 +358,9 @@ def _file_faults(document: Document, path: KeyPath, text: str | None, known: str
     if text is None:
         return
     file = resolve_path(document, path, text)
-    if not file.is_file():
+    if file.exists() and not file.is_file():
+        yield Fault(path, f"{path[-1]}: {file} is {'a folder' if file.is_dir() else 'no regular file'}, not a file")
+    elif not file.exists():
         yield Fault(path, f"{path[-1]}: there is no file {file}{nearest_file(file) or known}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from cmexport import __version__
 from cmexport.doctor.backends import installed_version
 from cmexport.errors import CheckpointError
+from cmexport.files import require_file
 from cmexport.recipes.steps import Step
 
 # Rooms whose code can't change what a step writes; all others count for every step.
@@ -100,6 +101,7 @@ def tree_hash(path: Path) -> str:
     Raises:
         CheckpointError: it can't be read.
     """
+    require_file(path, folder=True)
     try:
         if not path.is_dir():
             return file_hash(path)

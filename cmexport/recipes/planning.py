@@ -41,6 +41,7 @@ class Chosen:
     jobs: int | None = None
     checkpoint: Path | None = None
     threads: int | None = None
+    weights: str | None = None
 
 
 def checkpoint_path(document: Document, recipe: Recipe, chosen: Chosen) -> Path | None:
@@ -56,7 +57,9 @@ def plan_run(document: Document, recipe: Recipe, chosen: Chosen) -> RunPlan:
     """All steps of a recipe, each after what it needs."""
     named = checkpoint_path(document, recipe, chosen)
     checkpoint = Path(os.path.abspath(demo_checkpoint() if named is None else named))  # noqa: PTH100 - keeps links
-    steps = _Planner(document, recipe, checkpoint).steps()
+    # Names of sets belong to a file: another file's are its own.
+    weights = chosen.weights or (recipe.checkpoint.weights if chosen.checkpoint is None else None)
+    steps = _Planner(document, recipe, checkpoint, weights).steps()
     return RunPlan(
         recipe=document.path,
         description=recipe.description,
@@ -104,10 +107,11 @@ def _shown(value: Any) -> str:
 
 
 class _Planner:
-    def __init__(self, document: Document, recipe: Recipe, checkpoint: Path) -> None:
+    def __init__(self, document: Document, recipe: Recipe, checkpoint: Path, weights: str | None) -> None:
         self._document = document
         self._recipe = recipe
         self._checkpoint = checkpoint
+        self._weights = [] if weights is None else ["--weights", weights]
         # Step names by the table they come from: what `needs` and `targets` mean.
         self._of: dict[str, list[Step]] = {name: [] for name in (*recipe.targets, *recipe.plans)}
 
@@ -132,7 +136,7 @@ class _Planner:
     def _model(self) -> list[str]:
         settings = [f"{name}={text}" for name, text in self._recipe.checkpoint.set.items()]
         trust = ["--trust-checkpoint"] if self._recipe.checkpoint.trust else []
-        return [*trust, *(part for setting in settings for part in ("--set", setting))]
+        return [*trust, *self._weights, *(part for setting in settings for part in ("--set", setting))]
 
     def _schedule(self, name: str | None) -> list[str]:
         schedule = Schedule() if name is None else self._recipe.schedules[name]

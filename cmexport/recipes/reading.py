@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cmexport.errors import UsageError
+from cmexport.files import require_file
 from cmexport.recipes.nearest import nearest_file
 from cmexport.recipes.toml_lines import KeyPath, find_lines
 
@@ -63,6 +64,7 @@ def read_document(path: Path) -> Document:
     Raises:
         UsageError: a file is missing or no TOML, or recipes extend each other in a circle; names file and line.
     """
+    require_file(path, "a recipe", UsageError, folder=True)
     if not path.is_file():
         what = "a folder, not a recipe" if path.is_dir() else "no such recipe"
         raise UsageError(f"{path}: {what}{nearest_file(path, suffix='.toml')}")
@@ -77,6 +79,7 @@ def read_document(path: Path) -> Document:
             raise UsageError(f"{place}: recipes extend each other in a circle: {chain}")
         if len(layers) > MAX_BASES:
             raise UsageError(f"{place}: more than {MAX_BASES} recipes extend each other")
+        require_file(file, "a recipe", UsageError)
         if not file.is_file():
             raise UsageError(f"{place}: there is no recipe {file}{nearest_file(file, suffix='.toml')}")
         layers.append(_read(file))

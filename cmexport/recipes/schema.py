@@ -89,6 +89,9 @@ class Checkpoint(Part):
     trust: bool = Field(
         default=False, description="--trust-checkpoint: let the file run its own code while it is read."
     )
+    weights: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="Which of several sets of weights, as --weights takes it: a prefix, ema, a subfolder."
+    )
     set: dict[str, Constant] = Field(default_factory=dict, description="Constants to override, as --set takes them.")
 
 

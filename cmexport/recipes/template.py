@@ -73,6 +73,7 @@ class Subject:
         classes: of a conditional model.
         assumed: constants that are guesses, to be confirmed.
         sigmas: two tuned levels, and whose they are; None where none are known.
+        weights: which of several sets of weights; None where the file holds one.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Subject:
     classes: int | None
     assumed: Sequence[Setting]
     sigmas: tuple[str, tuple[float, ...]] | None
+    weights: str | None = None
 
 
 def recipe_text(subject: Subject, recipe_file: str) -> str:
@@ -89,6 +91,8 @@ def recipe_text(subject: Subject, recipe_file: str) -> str:
         checkpoint = '# file = "my_model.pt"              # without it: the demo model that ships with cmexport'
     else:
         checkpoint = f"file = {_string(subject.file)}"
+    if subject.weights is not None:
+        checkpoint += f"\nweights = {_string(subject.weights)}  # one of several sets in this file"
     text = _HEAD.format(
         name=subject.name,
         file=recipe_file,

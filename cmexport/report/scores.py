@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from cmexport.bench.schema import first_fault
 from cmexport.errors import CheckpointError
+from cmexport.files import require_file
 
 _MAX_BYTES = 4_000_000
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -105,6 +106,7 @@ def read_scores(path: Path) -> Scores:
         NotScoresError: from neither command.
         CheckpointError: unreadable or damaged.
     """
+    require_file(path, "a file of scores")
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes are no scores")

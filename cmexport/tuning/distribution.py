@@ -181,6 +181,9 @@ def compare_distributions(
     options: DistributionOptions,
     progress: Progress,
     function: str | None = None,
+    *,
+    weights: str | None = None,
+    trust: bool = False,
 ) -> dict[str, DistributionReport]:
     """Draw with a written artefact and with its checkpoint, and compare: each of its graphs, or only `function`.
 
@@ -192,6 +195,8 @@ def compare_distributions(
         options: how much.
         progress: told about stages and pictures.
         function: one graph of several.
+        weights: see `verification.checkpoint_of`.
+        trust: likewise.
 
     Raises:
         UsageError: too few pictures, no checkpoint to compare with, or no such graph.
@@ -205,7 +210,7 @@ def compare_distributions(
     names = whole.function_names if function is None else (function,)
     manifests = {name: whole.function(name) for name in names}
     progress.step("load")
-    model = checkpoint_of(whole, against, overrides)
+    model = checkpoint_of(whole, against, overrides, weights=weights, trust=trust)
     reports = {}
     for name, manifest in manifests.items():
         progress.step("draw and judge" if len(names) == 1 else f"{name}: draw and judge")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cmexport.errors import CheckpointError, UsageError
+from cmexport.files import require_file
 from cmexport.tuning.frechet import Gaussian
 from cmexport.tuning.ruler import Ruler
 
@@ -68,6 +69,7 @@ def load_features(features: str) -> tuple[Callable[[Tensor], Tensor], Gaussian |
 
 
 def _ruler(path: Path) -> tuple[Callable[[Tensor], Tensor], Gaussian]:
+    require_file(path, "a feature network")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; --features takes a .pt file or module:callable")
     try:
@@ -111,6 +113,7 @@ def read_statistics(path: Path) -> Gaussian:
     Raises:
         CheckpointError: it is not such a file.
     """
+    require_file(path, "an .npz file with mu and cov")
     try:
         with np.load(path, allow_pickle=False) as archive:
             # pytorch-fid and its descendants call the covariance sigma.

@@ -10,10 +10,11 @@ from typing import Any
 
 from cmexport.artifact import write_atomically
 from cmexport.errors import OutputError
+from cmexport.files import require_file
 
 
-def with_schedule(text: str, sigmas: Sequence[float], checkpoint: str | None = None) -> str:
-    """The project file with `[schedule] sigmas` replaced or added, and with `checkpoint` if it names none yet.
+def with_schedule(text: str, sigmas: Sequence[float], checkpoint: str | None = None, weights: str | None = None) -> str:
+    """The project file with `[schedule] sigmas` replaced or added, and `checkpoint` and `weights` if it names none yet.
 
     Raises:
         OutputError: the file is written so that this can't be done without touching something else.
@@ -28,9 +29,10 @@ def with_schedule(text: str, sigmas: Sequence[float], checkpoint: str | None = N
             kept.append(line)
     while kept and not kept[-1].strip():
         kept.pop()
-    if checkpoint is not None and "checkpoint" not in before:
-        kept.insert(0, f"checkpoint = {json.dumps(checkpoint)}")
-        wanted["checkpoint"] = checkpoint
+    for name, value in (("weights", weights), ("checkpoint", checkpoint)):
+        if value is not None and name not in before:
+            kept.insert(0, f"{name} = {json.dumps(value)}")
+            wanted[name] = value
     listed = ", ".join(repr(float(s)) for s in sigmas)
     written = "\n".join([*kept, *([""] if kept else []), "[schedule]", f"sigmas = [{listed}]", ""])
     try:
@@ -42,11 +44,14 @@ def with_schedule(text: str, sigmas: Sequence[float], checkpoint: str | None = N
     return written
 
 
-def write_schedule(path: Path, sigmas: Sequence[float], checkpoint: str | None = None) -> None:
+def write_schedule(
+    path: Path, sigmas: Sequence[float], checkpoint: str | None = None, weights: str | None = None
+) -> None:
     """Write the schedule into a project file, new or old.
 
     Raises:
         OutputError: the file can't be written, or not without touching something else.
     """
+    require_file(path, "a project file", OutputError)
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    write_atomically(path, with_schedule(text, sigmas, checkpoint).encode())
+    write_atomically(path, with_schedule(text, sigmas, checkpoint, weights).encode())

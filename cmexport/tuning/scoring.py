@@ -30,11 +30,12 @@ class Setup:
     """What a worker needs to draw and judge, as plain text: it loads the files itself.
 
     Attributes:
-        checkpoint: path of the checkpoint; with a cluster, as its machines see it.
+        checkpoint: as `load_checkpoint` takes it; with a cluster, a path as its machines see it.
         overrides: `--set` fields.
         features, statistics: see `features.load_judge`.
         pictures: how many pictures a score rests on.
         seed: seed of picture 0; all schedules are judged on the same noise.
+        weights: see `load_checkpoint`.
     """
 
     checkpoint: str
@@ -43,6 +44,7 @@ class Setup:
     statistics: str | None
     pictures: int
     seed: int
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def judged(
 @lru_cache(maxsize=1)
 def _model(setup: Setup) -> ConsistencyModel:
     overrides: Mapping[str, str] = dict(setup.overrides)
-    return load_checkpoint(setup.checkpoint, overrides)
+    return load_checkpoint(setup.checkpoint, overrides, weights=setup.weights)
 
 
 @lru_cache(maxsize=1)

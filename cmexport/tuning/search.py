@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cmexport.artifact import write_atomically
 from cmexport.errors import CheckpointError
+from cmexport.files import require_file
 
 Levels = tuple[int, ...]
 Scorer = Callable[[Sequence[Levels]], list[float]]
@@ -46,6 +47,7 @@ class ScoreBook:
             self._scores = self._read(path)
 
     def _read(self, path: Path) -> dict[Levels, float]:
+        require_file(path, "the state of a search")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             found = {tuple(map(int, key.split(","))): float(score) for key, score in content["scores"].items()}

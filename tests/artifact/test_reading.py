@@ -54,7 +54,7 @@ def test_missing_folder_file_as_folder_and_folder_without_manifest(tmp_path: Pat
 
 def test_manifest_that_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").mkdir()
-    refused(tmp_path, "can't be read")
+    refused(tmp_path, "is a folder")
 
 
 @pytest.mark.parametrize(

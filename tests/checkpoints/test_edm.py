@@ -319,6 +319,48 @@ def test_bare_state_dict(save):
     assert next(s for s in model.settings if s.name == "precond").ambiguous
 
 
+def test_several_networks_in_a_snapshot(tmp_path):
+    config = NETWORKS["ddpmpp"]
+    nets = {entry: raw_weights(config, seed) for seed, entry in enumerate(("net", "ema"))}
+
+    def write(**entries):
+        path = tmp_path / "snapshot.pkl"
+        modules = {e: Persistent("EDMPrecond", ECT_SOURCE, as_modules(w, ECT_SOURCE)) for e, w in entries.items()}
+        path.write_bytes(pickle.dumps({**modules, "augment_pipe": None}))
+        return path
+
+    def stem(path, wanted=None):
+        return load_checkpoint(path, weights=wanted).network.state_dict()["enc.16x16_conv.weight"]
+
+    def expected(entry):
+        return nets[entry]["model.enc.16x16_conv.weight"]
+
+    path = write(**nets)
+    assert torch.equal(stem(path), expected("ema"))
+    assert torch.equal(stem(path, "net"), expected("net"))
+    assert "preferred to" in next(s.origin for s in load_checkpoint(path).settings if s.name == "weights")
+    with pytest.raises(CheckpointError, match=r"2 complete sets of weights: 'net\.model', 'other\.model'"):
+        stem(write(net=nets["net"], other=nets["ema"]))
+
+
+@pytest.mark.parametrize("name", ["ddpmpp_classes", "ncsnpp", "dhariwal"])
+def test_lists_of_averages_have_no_buffers(name, save):
+    """`parameters()` skips resampling filters and frequencies, which lie between the weights of a state dict."""
+    config = NETWORKS[name]
+    raw, averaged = raw_weights(config, 1), raw_weights(config, 2)
+    # As in a module: buffers stand with their convolution, not at the end.
+    order = sorted(raw, key=lambda key: ("map" not in key, list(raw).index(key.replace("resample_filter", "weight"))
+                                         if key.replace("resample_filter", "weight") in raw else 10**6))  # fmt: skip
+    raw = {key: raw[key] for key in order}
+    values = [averaged[key] for key in order if not key.endswith(("resample_filter", "freqs"))]
+    assert len(values) < len(raw)
+    state = {"model": {f"module.{key}": value for key, value in raw.items()}, "ema": {"shadow_params": values}}
+    got = load_checkpoint(save(state))
+    alone = load_checkpoint(save({**averaged, **{k: v for k, v in raw.items() if k.endswith("freqs")}}, "alone.pt"))
+    for key, value in alone.network.state_dict().items():
+        assert torch.equal(got.network.state_dict()[key], value), key
+
+
 def test_interleaved_rows():
     heads, channels = 2, 3
     names = torch.tensor([[[100 * h + 10 * c + j for j in range(3)] for c in range(channels)] for h in range(heads)])

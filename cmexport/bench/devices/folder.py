@@ -17,6 +17,7 @@ from cmexport.bench.lines import MAX_LINE_BYTES, LineError, parse_line
 from cmexport.bench.outcome import Outcome, device_record, record_of
 from cmexport.bench.schema import BenchRecord, DeviceRecord, PowerRecord
 from cmexport.errors import BackendError, CheckpointError, OutputError, UsageError
+from cmexport.files import require_file
 from cmexport.progress import Progress
 
 _NEXT = (
@@ -90,6 +91,7 @@ class FolderDevice:
         try:
             for name, content in job_folder(job, options, "alone").files.items():
                 path = self.folder / name
+                require_file(path, "a file of this job")
                 same = path.read_bytes() == content if isinstance(content, bytes) else _same_file(path, content)
                 # The runner's own script may have changed the unit in job.json.
                 if not same and name != "job.json":
@@ -117,6 +119,7 @@ def read_result(path: Path) -> Outcome:
         CheckpointError: it can't be read, or a line before the last isn't one of the contract.
     """
     outcome = Outcome()
+    require_file(path, "a result")
     try:
         with path.open("rb") as file:
             number = 0

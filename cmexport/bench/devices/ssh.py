@@ -36,6 +36,7 @@ from cmexport.bench.outcome import Outcome, device_record
 from cmexport.bench.processes import PATIENCE_S, ending, last_line, shell_code
 from cmexport.bench.schema import BenchRecord, DeviceRecord
 from cmexport.errors import BackendError, UsageError, first_line
+from cmexport.files import require_file
 from cmexport.progress import Progress
 
 _T = TypeVar("_T")
@@ -245,6 +246,9 @@ class SshDevice:
     async def _connect(self) -> Any:
         ssh, address, options = self._ssh, self._address, self._options
         wanted: dict[str, Any] = {"keepalive_interval": _KEEPALIVE_S, "login_timeout": _CONNECT_S}
+        for file in (options.identity, options.known_hosts):
+            if file is not None:
+                require_file(file, "a file of keys")
         if options.identity is not None:
             wanted |= {"client_keys": [str(options.identity)], "agent_path": None}
         if options.known_hosts is not None:

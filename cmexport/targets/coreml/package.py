@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cmexport.errors import CheckpointError
+from cmexport.files import require_file
 from cmexport.model import EDITED, TensorSpec
 from cmexport.targets.base import INPUT_MEANINGS, files_inside
 from cmexport.targets.coreml.library import specification
@@ -115,6 +116,7 @@ def _read(package: Path) -> Any:
     model, _ = specification()
     path = package / SPECIFICATION
     message = model.Model()
+    require_file(path, "a Core ML specification")
     try:
         message.ParseFromString(path.read_bytes())
     except Exception as error:  # protobuf's own class depends on its implementation

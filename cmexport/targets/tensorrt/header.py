@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmexport.errors import CheckpointError
+from cmexport.files import require_file
 
 HEADER_BYTES = 64
 _RTX = b"vtrt"
@@ -41,6 +42,7 @@ def read_header(path: Path) -> EngineHeader:
     Raises:
         CheckpointError: the file is missing, is no engine, or is not as long as it says.
     """
+    require_file(path, "an engine")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from cmexport.errors import CheckpointError
+from cmexport.files import require_file
 
 HEADING = "Layers:\n"
 """How the description starts, in the log and from the inspector."""
@@ -163,6 +164,7 @@ def read_layers(path: Path) -> EngineLayers:
     Raises:
         CheckpointError: it is missing or damaged.
     """
+    require_file(path, "a description of an engine")
     try:
         content = json.loads(path.read_bytes())
         return EngineLayers.model_validate(content)

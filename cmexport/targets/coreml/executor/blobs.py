@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cmexport.errors import CheckpointError
+from cmexport.files import require_file
 
 SENTINEL = 0xDEADBEEF
 HEADER_BYTES = 64
@@ -113,6 +114,7 @@ class BlobFile:
         Raises:
             CheckpointError: it is missing, unreadable or not a weights file.
         """
+        require_file(path, "a weights file")
         try:
             with path.open("rb") as file:
                 header = file.read(HEADER_BYTES)

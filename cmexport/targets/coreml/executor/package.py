@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cmexport.errors import CheckpointError
+from cmexport.files import require_file
 
 
 def model_file(package: Path) -> Path:
@@ -36,6 +37,7 @@ def model_file(package: Path) -> Path:
 
 
 def _json(path: Path) -> Any:
+    require_file(path, "a manifest")
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
