@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from cmexport.sampling.editing import check_editing, task_named
 from cmexport.sampling.heun import HeunPlan
 from cmexport.sampling.samplers import SamplerGraph
 from cmexport.sampling.schedules import SamplingPlan
+
+BRIEF_STEPS = 2
+"""Up to this many steps every rewrite is measured on the whole sampler."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class CapturedGraph:
         classes: number of labels the `label` input accepts, None without that input.
         rewrites: the account of every rewrite applied so far.
         image_noise: standard deviation of the noise that is on the `image` input already; 0 where the graph adds it.
+        brief: for a sampler of more than `BRIEF_STEPS` steps, the same with its first and last evaluation only, on
+            which rewrites are measured one by one.
     """
 
     program: ExportedProgram
@@ -60,6 +65,7 @@ class CapturedGraph:
     classes: int | None
     rewrites: tuple[RewriteReport, ...] = ()
     image_noise: float = 0.0
+    brief: CapturedGraph | None = None
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
@@ -123,7 +129,13 @@ def capture(model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest)
     program = record(sampler, example_tensors(inputs, classes))
     noisy = task_named(request.task).image_noise(plan.sigmas[0])
     output = output_spec(model, request)
-    return CapturedGraph(program=program, inputs=inputs, outputs=(output,), classes=classes, image_noise=noisy)
+    brief = None
+    if plan.steps > BRIEF_STEPS:
+        ends = (0, plan.steps - 1)
+        brief = capture(model, replace(plan, evaluations=tuple(plan.evaluations[i] for i in ends)), request)
+    return CapturedGraph(
+        program=program, inputs=inputs, outputs=(output,), classes=classes, image_noise=noisy, brief=brief
+    )
 
 
 def label_classes(model: ConsistencyModel, inputs: Sequence[TensorSpec]) -> int | None:
