@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import nn
 
+from cmexport.naming import model_name
+
 EDITED = "edited"
 """Output of graphs with an `image` input: in ONNX and Core ML an input and an output can't share a name. Runners return
 it as `image` all the same."""
@@ -59,12 +61,20 @@ class Setting:
 
 @dataclass(frozen=True)
 class CheckpointSource:
-    """Which bytes the weights were read from."""
+    """Which bytes the weights were read from.
+
+    `name` is what artefacts are called after; the default is `naming.model_name(path)`.
+    """
 
     path: Path
     format: str
     sha256: str
     size_bytes: int
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", model_name(self.path))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -39,6 +40,7 @@ from cmexport.checkpoints.sidecar import read_sidecar
 from cmexport.checkpoints.sniff import recognize
 from cmexport.errors import CheckpointError
 from cmexport.model import CheckpointSource, ConsistencyModel
+from cmexport.naming import model_name
 from cmexport.networks.adm_unet import AdmUnet
 from cmexport.networks.ctm_unet import CtmUnet
 from cmexport.sampling.preconditioning import c_noise_at
@@ -71,7 +73,9 @@ def load_checkpoint(
         where = fetch_from_hub(text)
     if where.is_dir():
         named = Path(text)
-        return require_boundary(load_folder(where, settings_for(named, overrides)))
+        model = require_boundary(load_folder(where, settings_for(named, overrides)))
+        # A hub model's folder is named after a revision; the id has the model's name.
+        return replace(model, source=replace(model.source, name=model_name(named)))
     sidecar = read_sidecar(where)
     settings = settings_for(where, overrides, sidecar.values)
     model = _from_file(file_facts(where), settings, trust)

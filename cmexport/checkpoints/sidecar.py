@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cmexport.errors import CheckpointError
+from cmexport.naming import checkpoint_stem
 
 SIDECAR_NAME = "cmexport.toml"
 _MAX_BYTES = 1_000_000
@@ -41,7 +42,7 @@ def read_sidecar(weights: Path) -> Sidecar:
     Raises:
         CheckpointError: it is no TOML, or its tables are not tables of plain values.
     """
-    for path in (weights.with_suffix(".toml"), weights.parent / SIDECAR_NAME):
+    for path in (weights.with_name(f"{checkpoint_stem(weights.name)}.toml"), weights.parent / SIDECAR_NAME):
         if path.is_file():
             content = _parse(path)
             named = content.get("checkpoint")

@@ -51,6 +51,7 @@ def command(
     trust: o.Trust = False,
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
+    overwrite: o.Overwrite = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Export a checkpoint to Core ML; the saved package is executed and compared with PyTorch, on any machine.
@@ -94,6 +95,7 @@ def command(
         trust=trust,
         seeds=seeds,
         no_verify=no_verify,
+        overwrite=overwrite,
     )
     if lowering.keep_fp32:
         show_kept(result.manifest)

@@ -16,6 +16,7 @@ from cmexport.cli.options import parse_set
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, OutputError
 from cmexport.model import Setting
+from cmexport.naming import model_name
 from cmexport.recipes.template import Subject, recipe_text
 from cmexport.sampling.schedules import tuned_two_steps
 
@@ -43,7 +44,7 @@ def command(
     """
     if checkpoint is not None and not checkpoint.exists():
         raise CheckpointError(f"{checkpoint}: no such checkpoint")
-    target = out or Path(f"{checkpoint.stem if checkpoint is not None else 'demo'}.toml")
+    target = out or Path(f"{model_name(checkpoint) if checkpoint is not None else 'demo'}.toml")
     if target.is_dir():
         raise OutputError(f"{target}: a folder; name a file, e.g. -o {target / 'recipe.toml'}")
     if target.exists() and not force:
@@ -53,12 +54,12 @@ def command(
         # Never the project's: a recipe names what it is for.
         model = load_checkpoint(demo_checkpoint() if checkpoint is None else checkpoint, chosen, trust=trust)
     subject = Subject(
-        name=model.source.path.stem,
+        name=model.source.name,
         file=None if checkpoint is None else os.path.relpath(checkpoint, target.parent),
         what=_what(model.image_size, model.channels, model.conditioning.classes),
         classes=model.conditioning.classes,
         assumed=[s for s in model.settings if (s.ambiguous or s.name in chosen) and _settable(s)],
-        sigmas=tuned_two_steps(model.source.path.name, model.noise),
+        sigmas=tuned_two_steps(model.source.name, model.noise),
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, recipe_text(subject, str(target)).encode())

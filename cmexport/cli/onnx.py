@@ -63,6 +63,7 @@ def command(
     trust: o.Trust = False,
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
+    overwrite: o.Overwrite = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Export a checkpoint to ONNX: noise in, picture out, checked against PyTorch.
@@ -99,6 +100,7 @@ def command(
         trust=trust,
         seeds=seeds,
         no_verify=no_verify,
+        overwrite=overwrite,
     )
     show_frontier(result, as_json)
     show_export(result, as_json)

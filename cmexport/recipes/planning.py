@@ -39,6 +39,7 @@ class Chosen:
     out: Path | None = None
     jobs: int | None = None
     checkpoint: Path | None = None
+    overwrite: bool = False
 
 
 def checkpoint_path(document: Document, recipe: Recipe, chosen: Chosen) -> Path | None:
@@ -59,9 +60,10 @@ def plan_run(document: Document, recipe: Recipe, chosen: Chosen) -> RunPlan:
         recipe=document.path,
         description=recipe.description,
         checkpoint=checkpoint,
-        out=chosen.out or Path(recipe.out or Path("out") / document.path.stem),
+        out=chosen.out or Path(recipe.out or Path("out") / document.path.name.removesuffix(".toml")),
         jobs=chosen.jobs or recipe.jobs or _jobs(checkpoint_file(checkpoint)),
         steps=_sorted(steps),
+        overwrite=chosen.overwrite,
     )
 
 
@@ -313,7 +315,7 @@ class _Planner:
             )
 
     def _title(self) -> str:
-        return self._recipe.description or self._document.path.stem
+        return self._recipe.description or self._document.path.name.removesuffix(".toml")
 
     def _report(self, steps: Sequence[Step]) -> list[Step]:
         report = self._recipe.report

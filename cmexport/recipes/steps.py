@@ -65,6 +65,7 @@ class RunPlan:
         out: the output folder.
         jobs: exports at a time.
         steps: each after all that it needs.
+        overwrite: results of another checkpoint, or made by someone else, may be replaced.
     """
 
     recipe: Path
@@ -73,3 +74,4 @@ class RunPlan:
     out: Path
     jobs: int
     steps: tuple[Step, ...]
+    overwrite: bool = False
