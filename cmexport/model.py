@@ -7,7 +7,7 @@ into f(x, sigma) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,3 +148,12 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+
+def same_border(some: Sequence[TensorSpec], others: Sequence[TensorSpec]) -> bool:
+    """Whether two graphs take the same arrays; how wide whole numbers are is a target's own affair."""
+
+    def facts(specs: Sequence[TensorSpec]) -> list[tuple[str, tuple[int, ...], str]]:
+        return [(s.name, s.shape, "int" if s.dtype in ("int32", "int64") else s.dtype) for s in specs]
+
+    return facts(some) == facts(others)

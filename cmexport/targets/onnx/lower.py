@@ -73,6 +73,8 @@ def lower(
         session=profile.session(options.ep),
         tools=_tools(),
         rewrites=shaped.rewrites[len(captured.rewrites) :],
+        inputs=captured.inputs,
+        outputs=captured.outputs,
     )
 
 
@@ -102,6 +104,8 @@ def lower_loop(
         precision_plan=plan,
         session=profile.session(options.ep),
         tools=_tools(),
+        inputs=loop.inputs,
+        outputs=loop.outputs,
     )
 
 
