@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors, to_module
+from cmexport.graph.capture import CapturedGraph, to_module
 from cmexport.graph.evaluate import run_picture
 from cmexport.quantize.codes import LayerCodes
 from cmexport.quantize.layers import Layer, LayerInterpreter, Multiply
@@ -25,7 +25,7 @@ class Simulation:
 
     def inputs(self, seeds: Iterable[int]) -> list[dict[str, Tensor]]:
         """The graph's inputs for each seed."""
-        return [example_tensors(self._captured.inputs, self._captured.classes, seed) for seed in seeds]
+        return [self._captured.examples(seed) for seed in seeds]
 
     def pictures(self, inputs: Sequence[Mapping[str, Tensor]], codes: Iterable[LayerCodes] = ()) -> Tensor:
         """(pictures, ...) in float32 from -1 to 1, bytes too, with `codes`' layers in 8 bits."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors, to_module, trace
+from cmexport.graph.capture import CapturedGraph, to_module, trace
 from cmexport.graph.fxtools import aten, attribute
 
 LEAST_ELEMENTS = 1024
@@ -65,7 +65,7 @@ def with_weights(captured: CapturedGraph, values: Mapping[str, Tensor]) -> Captu
     """The same graph with other numbers in the named weights; the given graph keeps its own."""
     module = to_module(captured.program)
     set_weights(module, values)
-    inputs = example_tensors(captured.inputs, captured.classes)
+    inputs = captured.examples()
     return replace(captured, program=trace(module, inputs))
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from cmexport.errors import BackendError
-from cmexport.graph.capture import CapturedGraph, example_tensors, to_module, trace
+from cmexport.graph.capture import CapturedGraph, to_module, trace
 from cmexport.graph.evaluate import finishing_nodes
 from cmexport.graph.fxtools import Editor, aten, attribute
 
@@ -47,7 +47,7 @@ def to_half(captured: CapturedGraph) -> CapturedGraph:
         wide = editor.graph.call_function(aten.to.dtype, (picture, torch.float32))
     widened.replace_input_with(picture, wide)
     editor.clean()
-    examples = example_tensors(captured.inputs, captured.classes)
+    examples = captured.examples()
     return replace(captured, program=trace(module, {spec.name: examples[spec.name] for spec in captured.inputs}))
 
 
