@@ -51,7 +51,8 @@ def ir_version_for(model: ir.Model) -> int:
     """
     graphs = (model.graph, *model.graph.subgraphs())
     types = {v.const_value.dtype for g in graphs for v in g.initializers.values() if v.const_value is not None}
-    types |= {value.dtype for node in model.graph.all_nodes() for value in node.outputs}
+    outputs = (value.dtype for node in model.graph.all_nodes() for value in node.outputs)
+    types |= {dtype for dtype in outputs if dtype is not None}
     return _FOUR_BITS_VERSION if types & {ir.DataType.INT4, ir.DataType.UINT4} else _IR_VERSION
 
 
