@@ -12,9 +12,12 @@ from cmexport import __version__
 from cmexport.artifact import (
     Manifest,
     ParityRecord,
+    Replacement,
+    Subject,
     artifact_name,
     describe_file,
     metadata_props,
+    reject_name,
     staged_folder,
     write_atomically,
     write_manifest,
@@ -38,6 +41,7 @@ from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import Rewrite, apply_rewrites, select
 from cmexport.memory import return_free_memory
 from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.naming import shown_name
 from cmexport.parity.ladder import ParityReport
 from cmexport.progress import Progress
 from cmexport.sampling.chosen import plan_request
@@ -56,25 +60,28 @@ class ExportOptions:
     """A whole export: target, lowering, verification (None skips it).
 
     `expendable` frees the model's weights once the reference pictures are drawn: for callers that export once and
-    want the smallest memory, as the command line does.
+    want the smallest memory, as the command line does. `overwrite` replaces whatever folder stands in the artefact's
+    place; without it only an older export of the same checkpoint with the same settings is.
     """
 
     target: str = "onnx"
     lowering: LoweringOptions = field(default_factory=LoweringOptions)
     verify: VerifyOptions | None = field(default_factory=VerifyOptions)
     expendable: bool = False
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
 class ExportResult:
     """What was written: the folder (named `*.rejected` when parity failed), its manifest, each graph's parity report.
 
-    `parities` is empty when verification was switched off.
+    `parities` is empty when verification was switched off. `replaced` says in words what stood there before.
     """
 
     folder: Path
     manifest: Manifest
     parities: Mapping[str, ParityReport]
+    replaced: str = ""
 
     @property
     def parity(self) -> ParityReport | None:
@@ -96,7 +103,8 @@ def export_model(
     `<folder>.rejected`; the caller decides on the exit code.
 
     Raises:
-        UsageError: an option contradicts the model.
+        UsageError: an option contradicts the model, or what stands in the artefact's place is not an older export of
+            the same (see `ExportOptions.overwrite`).
         BackendError: a library is missing or refuses the graph.
         OutputError: `out` can't be written.
     """
@@ -123,7 +131,11 @@ def export_functions(
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"--task {','.join(names)}: {twice[0]} comes twice")
     final = out / artifact_name(_name(model, requests[0]), target.name, options.lowering.precision)
-    with staged_folder(final) as staged:
+    replacement = Replacement(_subject(model, requests, options), options.overwrite)
+    if options.verify is not None:
+        # A failed gate is known hours later: said now, not then.
+        replacement.check(reject_name(final))
+    with staged_folder(final, replacement.check) as staged:
         drafts = {r.task: _lower(model, r, options, staged.path, tell, len(requests) > 1) for r in requests}
         return_free_memory()
         if len(drafts) > 1:
@@ -133,12 +145,33 @@ def export_functions(
         write_manifest(staged.path, manifest)
         if not all(report.passed for report in reports.values()):
             staged.reject()
-    return ExportResult(folder=staged.final, manifest=manifest, parities=reports)
+    return ExportResult(folder=staged.final, manifest=manifest, parities=reports, replaced=replacement.replaced)
+
+
+def _subject(model: ConsistencyModel, requests: Sequence[SampleRequest], options: ExportOptions) -> Subject:
+    """What tells this export from others that would have the same name."""
+
+    def graph(request: SampleRequest) -> dict[str, Any]:
+        plan = plan_request(model, request)
+        labelled = model.conditioning.classes is not None and request.label is None
+        return {
+            "steps": len(plan.evaluations),
+            "sigmas": plan.sigmas,
+            "label": "an input" if labelled else request.label,
+            "patch": request.patch,
+            "batch": request.batch,
+            "output": request.output,
+            "sampler": request.sampler,
+            "ep": options.lowering.ep if options.target == "onnx" else None,
+        }
+
+    settings = {s.name: s.value for s in model.settings}
+    return Subject(model.source.sha256, {request.task: graph(request) for request in requests}, settings, __version__)
 
 
 def _name(model: ConsistencyModel, request: SampleRequest) -> str:
     """The checkpoint's, and the sampler's where it isn't the model's own: `cm_cifar10-heun18`."""
-    name = model.source.path.stem
+    name = model.source.name
     return name if request.sampler == "consistency" else f"{name}-{request.sampler}{len(request.sigmas)}"
 
 
@@ -281,7 +314,7 @@ def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, pa
         patch=request.patch,
         files=(),
         checkpoint=CheckpointRecord(
-            file=source.path.name,
+            file=shown_name(source.path),
             path=str(source.path.absolute()),
             reference=source.reference,
             format=source.format,
@@ -311,8 +344,8 @@ def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, pa
         ),
         label=request.label,
         classes=model.conditioning.classes,
-        inputs=tuple(TensorRecord.of_input(s) for s in captured.inputs),
-        outputs=tuple(TensorRecord.of_output(s) for s in captured.outputs),
+        inputs=tuple(TensorRecord.of_input(s) for s in lowered.inputs or captured.inputs),
+        outputs=tuple(TensorRecord.of_output(s) for s in lowered.outputs or captured.outputs),
         precision_plan=dict(lowered.precision_plan),
         rewrites=tuple(_rewrite_record(r) for r in draft.account),
         parity=None if parity is None else ParityRecord.from_report(parity),

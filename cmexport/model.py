@@ -7,12 +7,14 @@ into f(x, sigma) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+from cmexport.naming import model_name
 
 EDITED = "edited"
 """Output of graphs with an `image` input: in ONNX and Core ML an input and an output can't share a name. Runners return
@@ -68,6 +70,7 @@ class CheckpointSource:
             built by code.
         size_bytes: of the same.
         reference: what finds them again where the path alone does not: a hub id, or `/absolute/module.py:build`.
+        name: what artefacts are called after; by default `naming.model_name(path)`.
     """
 
     path: Path
@@ -75,6 +78,11 @@ class CheckpointSource:
     sha256: str
     size_bytes: int
     reference: str = ""
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", model_name(self.path))
 
     @property
     def again(self) -> str:
@@ -153,3 +161,12 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+
+def same_border(some: Sequence[TensorSpec], others: Sequence[TensorSpec]) -> bool:
+    """Whether two graphs take the same arrays; how wide whole numbers are is a target's own affair."""
+
+    def facts(specs: Sequence[TensorSpec]) -> list[tuple[str, tuple[int, ...], str]]:
+        return [(s.name, s.shape, "int" if s.dtype in ("int32", "int64") else s.dtype) for s in specs]
+
+    return facts(some) == facts(others)

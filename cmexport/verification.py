@@ -19,7 +19,7 @@ from cmexport.graph.capture import CapturedGraph, capture
 from cmexport.graph.exact import ExactRunner
 from cmexport.graph.looping import CapturedLoop, ExactLoopRunner, capture_loop
 from cmexport.memory import drop_weights
-from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.model import ConsistencyModel, SampleRequest, same_border
 from cmexport.parity.gates import gate_for
 from cmexport.parity.inputs import batch_of, draw_inputs
 from cmexport.parity.ladder import ParityReport, Rung, climb
@@ -286,7 +286,7 @@ def _verify_graph(
     request = request_of(manifest)
     plan = plan_request(model, request)
     captured = capture_request(model, plan, request)
-    if captured.inputs != tuple(t.spec for t in manifest.inputs):
+    if not same_border(captured.inputs, [t.spec for t in manifest.inputs]):
         raise CheckpointError(
             f"{model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "
             f"{', '.join(f'{t.name} {t.shape}' for t in manifest.inputs)}"

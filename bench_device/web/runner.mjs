@@ -10,6 +10,7 @@ import { base64, typedArray } from "./arrays.mjs";
 import { Canary } from "./canary.mjs";
 import { whyOneThread } from "./facts.mjs";
 import { Host } from "./host.mjs";
+import { psnr } from "./statistics.mjs";
 
 const CONTRACT = 1;
 const VERSION = "1";
@@ -170,8 +171,25 @@ class Bench {
   async firstRun() {
     postMessage({ what: "step", text: "first run" });
     const start = performance.now();
-    await within("first", () => this.session.run(this.feeds[0]));
+    const outputs = await within("first", () => this.session.run(this.feeds[0]));
     this.tell("first", { ms: performance.now() - start });
+    await within("self-test", () => this.selfTest(outputs));
+  }
+
+  /** Nothing is timed before the first picture is the one it must be: GPU code has drawn wrong ones without an error. */
+  async selfTest(outputs) {
+    const test = this.job.self_test;
+    if (!test) return; // The host has no reference; the record says why.
+    postMessage({ what: "step", text: "self-test" });
+    const raw = await this.host.file(`jobs/${this.index}/${test.file}`, () => {});
+    const wanted = typedArray(test.dtype, raw);
+    const found = outputs[test.output]?.data;
+    if (found?.length !== wanted.length) throw new Error(`self-test: the model gave no ${test.output} of the right size`);
+    const db = psnr(wanted, found, test.dtype === "uint8" ? 255 : 2);
+    if (db >= test.least_db) return;
+    const shown = Number.isFinite(db) ? `${db.toFixed(1)} dB from` : "not even finite, unlike";
+    const where = this.gpu ? "WebGPU" : "WebAssembly";
+    throw new Error(`self-test: ${where} here draws a wrong picture, ${shown} the reference; nothing was measured`);
   }
 
   async pictures() {

@@ -21,3 +21,13 @@ export function figure(ms) {
 export function megabytes(bytes) {
   return `${(bytes / 1e6).toFixed(1)} MB`;
 }
+
+/**
+ * Peak signal-to-noise ratio in dB; NaN where something is not finite, Infinity where nothing differs.
+ * @param {ArrayLike<number>} wanted @param {ArrayLike<number>} found of the same length @param {number} peak
+ */
+export function psnr(wanted, found, peak) {
+  let sum = 0;
+  for (let i = 0; i < wanted.length; i++) sum += (wanted[i] - found[i]) ** 2;
+  return 10 * Math.log10(peak ** 2 / (sum / wanted.length));
+}

@@ -5,12 +5,15 @@ from cmexport.artifact.metadata import metadata_props
 from cmexport.artifact.parity_record import ParityRecord
 from cmexport.artifact.preview import write_grid, write_preview, write_row
 from cmexport.artifact.reading import check_files, describe_file, read_manifest, write_manifest
+from cmexport.artifact.replacing import Replacement, Subject
 from cmexport.artifact.writing import StagedFolder, artifact_name, reject_name, staged_folder, write_atomically
 
 __all__ = [
     "Manifest",
     "ParityRecord",
+    "Replacement",
     "StagedFolder",
+    "Subject",
     "artifact_name",
     "check_files",
     "describe_file",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cmexport.artifact.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord, Manifest
+from cmexport.artifact.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord, Manifest, TensorRecord
 from cmexport.artifact.writing import write_atomically
 from cmexport.errors import CheckpointError
 from cmexport.files import require_file
@@ -73,9 +73,22 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
         raise CheckpointError(
             f"{path}: damaged: {where}: {first['msg'][:200]}{more}; export the model again"
         ) from error
+    manifest = _with_own_border(manifest)
     if check:
         check_files(folder, manifest)
     return manifest
+
+
+def _with_own_border(manifest: Manifest) -> Manifest:
+    """Of older manifests: Apple's files take int32 labels, but what was written down was the captured graph's int64."""
+    if manifest.target not in ("coreml", "coreai"):
+        return manifest
+
+    def narrowed(inputs: tuple[TensorRecord, ...]) -> tuple[TensorRecord, ...]:
+        return tuple(i.model_copy(update={"dtype": "int32"}) if i.dtype == "int64" else i for i in inputs)
+
+    functions = tuple(f.model_copy(update={"inputs": narrowed(f.inputs)}) for f in manifest.functions)
+    return manifest.model_copy(update={"inputs": narrowed(manifest.inputs), "functions": functions})
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -59,19 +59,38 @@ class StagedFolder:
         return self.final
 
 
-@contextmanager
-def staged_folder(final: Path) -> Iterator[StagedFolder]:
-    """Fill a hidden sibling of `final`, then rename it into place; on any exception remove every trace.
-
-    An existing artefact (a folder with a manifest, or an empty one) is replaced; the old one is moved aside and only
-    deleted when the new one is in place.
+def check_artefact(folder: Path) -> None:
+    """Refuse to replace a folder that is no artefact; `replacing.Replacement` asks for more.
 
     Raises:
-        OutputError: something else stands at `final`, or the disk refuses (full, read-only, no permission), here or
+        OutputError: it is not empty and has no manifest.
+    """
+    if any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file():
+        raise OutputError(
+            f"{folder}: holds something else than an artefact ({MANIFEST_NAME} is missing); "
+            "empty it, or choose another folder with -o"
+        )
+
+
+@contextmanager
+def staged_folder(final: Path, check: Callable[[Path], None] = check_artefact) -> Iterator[StagedFolder]:
+    """Fill a hidden sibling of `final`, then rename it into place; on any exception remove every trace.
+
+    An existing folder that `check` lets go is replaced; the old one is moved aside and only deleted when the new one is
+    in place.
+
+    Args:
+        final: where the folder will stand.
+        check: called with the existing folder before anything is written, and again before it is replaced; raises
+            where that must not be. By default it must be an artefact, or empty.
+
+    Raises:
+        OutputError: a file or link stands at `final`, or the disk refuses (full, read-only, no permission), here or
             inside the block.
+        UsageError: from a `check` of the caller's.
     """
     final = Path(os.path.abspath(final))  # noqa: PTH100 - Path.absolute keeps "..", which would break `parents`
-    _check_replaceable(final)
+    _check_replaceable(final, check)
     made = _make_parents(final.parent)
     staged: Path | None = None
     published = False
@@ -79,7 +98,7 @@ def staged_folder(final: Path) -> Iterator[StagedFolder]:
         staged = _fresh_sibling(final, "partial")
         staging = StagedFolder(staged, final)
         yield staging
-        _publish(staged, staging.final)
+        _publish(staged, staging.final, check)
         published = True
     except CmexportError:
         raise
@@ -119,8 +138,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise _refused(path, error) from error
 
 
-def _check_replaceable(final: Path) -> None:
-    """Refuse to replace anything that isn't an artefact of ours."""
+def _check_replaceable(final: Path, check: Callable[[Path], None]) -> None:
+    """Refuse to replace a file, a link, or what `check` refuses."""
     try:
         if final.is_symlink():
             raise OutputError(f"{final}: a symbolic link is in the way; remove it, or choose another folder with -o")
@@ -128,11 +147,7 @@ def _check_replaceable(final: Path) -> None:
             return
         if not final.is_dir():
             raise OutputError(f"{final}: a file is in the way; remove it, or choose another folder with -o")
-        if any(final.iterdir()) and not (final / MANIFEST_NAME).is_file():
-            raise OutputError(
-                f"{final}: holds something else than an artefact ({MANIFEST_NAME} is missing); "
-                "empty it, or choose another folder with -o"
-            )
+        check(final)
     except OSError as error:
         raise _refused(final, error) from error
 
@@ -165,9 +180,9 @@ def _fresh_sibling(final: Path, purpose: str) -> Path:
     raise OutputError(f"{final.parent}: too many abandoned .{final.name}.{purpose}-* folders; remove them")
 
 
-def _publish(staged: Path, final: Path) -> None:
+def _publish(staged: Path, final: Path, check: Callable[[Path], None]) -> None:
     """Rename `staged` onto `final`; the artefact that stood there is back if that fails."""
-    _check_replaceable(final)
+    _check_replaceable(final, check)
     if not final.exists():
         staged.rename(final)
         return

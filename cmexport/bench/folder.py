@@ -10,13 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cmexport.bench.devices.base import BenchJob, MeasureOptions
+from cmexport.bench.devices.base import BenchJob, ExpectedPictures, MeasureOptions
 from cmexport.bench.lines import CONTRACT
 from cmexport.model import TensorSpec
 
 # A package is opened as a folder, whatever file of it comes first.
 _PACKAGES = (".mlpackage", ".aimodel")
 _WATCH_MS = 20
+_EXPECTED = "expected/0.bin"
+_SELF_TEST_SLACK_DB = 15.0
+_SELF_TEST_LEAST_DB = 15.0
 
 
 def link(file: Path, place: Path) -> None:
@@ -53,9 +56,22 @@ def model_path(files: Sequence[str]) -> str:
 
 
 def job_folder(
-    job: BenchJob, options: MeasureOptions, mode: Literal["alone", "served"], watch: Sequence[str] = ()
+    job: BenchJob,
+    options: MeasureOptions,
+    mode: Literal["alone", "served"],
+    watch: Sequence[str] = (),
+    *,
+    self_test: bool = False,
 ) -> JobFolder:
-    """The files of a job; `watch` names files of the device whose text is wanted all the while."""
+    """The files of a job.
+
+    Args:
+        job: what is to be measured.
+        options: how.
+        mode: see bench_device/README.md.
+        watch: files of the device whose text is wanted all the while.
+        self_test: the first run's picture goes along, to be compared before anything is timed.
+    """
     files: dict[str, bytes | Path] = {f"model/{path}": job.folder / path for path in job.files}
     runs: list[dict[str, str]] = []
     for index, run in enumerate(job.runs):
@@ -86,7 +102,22 @@ def job_folder(
         "sustained_minutes": options.sustained_minutes,
         "watch": {"files": list(watch), "interval_ms": _WATCH_MS},
     }
+    if self_test and not isinstance(job.expected, str):
+        facts["self_test"], files[_EXPECTED] = _self_test(job.expected, job.outputs[0])
     return JobFolder({"job.json": json.dumps(facts).encode(), **files})
+
+
+def _self_test(expected: ExpectedPictures, output: TensorSpec) -> tuple[dict[str, Any], bytes]:
+    """What the first run must give, before anything is timed.
+
+    Browsers' GPU code has drawn wrong pictures without an error: onnxruntime-web's JSEP bundle (`ort.all`, `ort.jsep`)
+    gave the demo wrong in float32 and black in float16. Milliseconds of that are worth nothing.
+    """
+    pictures = expected.images[: output.shape[0]]
+    raw = np.ascontiguousarray(pictures, dtype=np.dtype(output.dtype).newbyteorder("<")).tobytes()
+    # The gate is for the mean of many pictures, and one may lie below it; what was wrong lay 60 dB below.
+    least_db = max(expected.gate_db - _SELF_TEST_SLACK_DB, _SELF_TEST_LEAST_DB)
+    return {"file": _EXPECTED, "output": output.name, "dtype": output.dtype, "least_db": least_db}, raw
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

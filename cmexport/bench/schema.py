@@ -416,7 +416,10 @@ class ProvenanceRecord(Section):
 
 
 class FailureRecord(Record):
-    """Why a run has no figures, or stopped early; `stage` is "start", "load", "first", "run", "connection"."""
+    """Why a run has no figures, or stopped early.
+
+    `stage` is "start", "load", "first", "self-test", "run" or "connection".
+    """
 
     stage: str
     message: str

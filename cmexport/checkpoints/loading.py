@@ -50,6 +50,7 @@ from cmexport.checkpoints.sniff import refuse_unknown
 from cmexport.checkpoints.weight_sets import weight_sets
 from cmexport.errors import CheckpointError
 from cmexport.model import CheckpointSource, ConsistencyModel, Setting
+from cmexport.naming import model_name
 from cmexport.networks.adm_unet import AdmUnet
 from cmexport.networks.ctm_unet import CtmUnet
 from cmexport.sampling.preconditioning import c_noise_at
@@ -88,7 +89,10 @@ def load_checkpoint(
     if not where.exists() and is_hub_id(text):
         where, reference = fetch_from_hub(text), text
     if where.is_dir():
-        return require_boundary(_from_folder(where, settings_for(Path(text), overrides), weights, reference))
+        named = Path(text)
+        model = require_boundary(_from_folder(where, settings_for(named, overrides), weights, reference))
+        # A hub model's folder is named after a revision; the id has the model's name.
+        return replace(model, source=replace(model.source, name=model_name(named)))
     sidecar = read_sidecar(where)
     settings = settings_for(where, overrides, sidecar.values)
     model = _from_file(file_facts(where), settings, trust, weights)

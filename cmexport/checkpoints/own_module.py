@@ -12,6 +12,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,6 +28,7 @@ from cmexport.checkpoints.sidecar import as_text
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.files import require_file
 from cmexport.model import CheckpointSource, ConsistencyModel, Setting
+from cmexport.naming import model_name
 
 OWN = Family("a network without a file of its own")
 _REFERENCE = re.compile(r"^(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)$")
@@ -80,7 +82,8 @@ def load_module(reference: str, overrides: Mapping[str, str] = MappingProxyType(
     network, spec = built if isinstance(built, tuple) and len(built) == 2 else (built, {})
     if not isinstance(network, nn.Module) or not isinstance(spec, Mapping):
         raise CheckpointError(f"{path}: {name}() returned {type(built).__name__}, not a torch.nn.Module")
-    return _wrap(network, spec, overrides, path, f"own module {path.name}:{name}", f"{path}:{name}")
+    model = _wrap(network, spec, overrides, path, f"own module {path.name}:{name}", f"{path}:{name}")
+    return replace(model, source=replace(model.source, name=model_name(f"{path}:{name}")))
 
 
 def load(network: nn.Module, spec: Mapping[str, Any] = MappingProxyType({})) -> ConsistencyModel:

@@ -18,6 +18,7 @@ from typing import Any
 from cmexport.checkpoints.sidecar import SIDECAR_NAME
 from cmexport.errors import UsageError
 from cmexport.model import NoiseRange, Setting, SettingValue
+from cmexport.naming import model_name
 from cmexport.networks.adm_unet import QKV_ORDERS
 from cmexport.sampling.preconditioning import C_NOISE, PRECONDITIONINGS
 from cmexport.sampling.schedules import RENOISE_RULES
@@ -312,8 +313,7 @@ def settings_for(
     Raises:
         UsageError: see `parse_overrides`.
     """
-    stem = path.name if path.is_dir() else path.stem
-    return Settings(parse_overrides(overrides), stem.lower(), parse_overrides(sidecar, f"{SIDECAR_NAME}: "))
+    return Settings(parse_overrides(overrides), model_name(path).lower(), parse_overrides(sidecar, f"{SIDECAR_NAME}: "))
 
 
 def _show(value: SettingValue) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 
 from cmexport.errors import CheckpointError
 from cmexport.files import require_file
+from cmexport.naming import checkpoint_stem
 
 SIDECAR_NAME = "cmexport.toml"
 _MAX_BYTES = 1_000_000
@@ -42,7 +43,7 @@ def read_sidecar(weights: Path) -> Sidecar:
     Raises:
         CheckpointError: it is no TOML, or its tables are not tables of plain values.
     """
-    for path in (weights.with_suffix(".toml"), weights.parent / SIDECAR_NAME):
+    for path in (weights.with_name(f"{checkpoint_stem(weights.name)}.toml"), weights.parent / SIDECAR_NAME):
         if path.exists() and not path.is_dir():
             content = _parse(path)
             named = content.get("checkpoint")

@@ -40,6 +40,7 @@ def command(
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
     threads: o.Threads = None,
+    overwrite: o.Overwrite = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Beta: export a checkpoint to Core AI, Apple's successor to Core ML; Apple's own runtime runs it to check it.
@@ -70,5 +71,6 @@ def command(
         trust=trust,
         seeds=seeds,
         no_verify=no_verify,
+        overwrite=overwrite,
     )
     show_export(result, as_json)

@@ -54,6 +54,7 @@ def command(
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
     threads: o.Threads = None,
+    overwrite: o.Overwrite = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Export a checkpoint to Core ML; the saved package is executed and compared with PyTorch, on any machine.
@@ -99,6 +100,7 @@ def command(
         trust=trust,
         seeds=seeds,
         no_verify=no_verify,
+        overwrite=overwrite,
     )
     if lowering.keep_fp32:
         show_kept(result.manifest)

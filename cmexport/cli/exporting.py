@@ -31,6 +31,7 @@ def export_checkpoint(
     seeds: int | None,
     no_verify: bool,
     sampler: str = "consistency",
+    overwrite: bool = False,
 ) -> ExportResult:
     """Load, export and verify, with progress; the arguments are the options as typed.
 
@@ -53,5 +54,9 @@ def export_checkpoint(
             lowering=lowering,
             verify=None if no_verify else verify_options(seeds),
             expendable=True,
+            overwrite=overwrite,
         )
-        return export_functions(model, requests, options, out, progress)
+        result = export_functions(model, requests, options, out, progress)
+    if result.replaced:
+        console.remark(f"{result.folder}: replaced {result.replaced}")
+    return result

@@ -18,6 +18,7 @@ from cmexport.cli.requests import said_aloud
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, OutputError
 from cmexport.model import Setting
+from cmexport.naming import model_name
 from cmexport.recipes.template import Subject, recipe_text
 from cmexport.sampling.schedules import tuned_two_steps
 
@@ -46,7 +47,7 @@ def command(
     """
     if checkpoint is not None and not checkpoint.exists():
         raise CheckpointError(f"{checkpoint}: no such checkpoint")
-    target = out or Path(f"{checkpoint.stem if checkpoint is not None else 'demo'}.toml")
+    target = out or Path(f"{model_name(checkpoint) if checkpoint is not None else 'demo'}.toml")
     if target.is_dir():
         raise OutputError(f"{target}: a folder; name a file, e.g. -o {target / 'recipe.toml'}")
     if target.exists() and not force:
@@ -57,12 +58,12 @@ def command(
         file = demo_checkpoint() if checkpoint is None else checkpoint
         model = said_aloud(load_checkpoint(file, chosen, trust=trust, weights=weights))
     subject = Subject(
-        name=model.source.path.stem,
+        name=model.source.name,
         file=None if checkpoint is None else os.path.relpath(checkpoint, target.parent),
         what=_what(model.image_size, model.channels, model.conditioning.classes),
         classes=model.conditioning.classes,
         assumed=[s for s in model.settings if (s.ambiguous or s.name in chosen) and _settable(s)],
-        sigmas=tuned_two_steps(model.source.path.name, model.noise),
+        sigmas=tuned_two_steps(model.source.name, model.noise),
         weights=chosen_weights(model.settings),
     )
     target.parent.mkdir(parents=True, exist_ok=True)

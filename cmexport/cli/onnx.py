@@ -66,6 +66,7 @@ def command(
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
     threads: o.Threads = None,
+    overwrite: o.Overwrite = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Export a checkpoint to ONNX: noise in, picture out, checked against PyTorch.
@@ -104,6 +105,7 @@ def command(
         trust=trust,
         seeds=seeds,
         no_verify=no_verify,
+        overwrite=overwrite,
     )
     show_frontier(result, as_json)
     show_export(result, as_json)

@@ -112,6 +112,12 @@ KeepFp32 = Annotated[
     ),
 ]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Write without climbing the parity ladder.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace what stands there: an artefact of another checkpoint or of other options."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Seeds = Annotated[
     int | None,

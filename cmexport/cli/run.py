@@ -20,11 +20,12 @@ from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.errors import UsageError
 from cmexport.files import require_file
+from cmexport.naming import model_name
 from cmexport.recipes.checking import check_document, check_hash, checkpoint_file, missing_checkpoint
 from cmexport.recipes.outcomes import Outcome, exit_code
 from cmexport.recipes.planning import Chosen, checkpoint_path, plan_run
 from cmexport.recipes.reading import read_document
-from cmexport.recipes.running import Watch, known_outcomes, run_plan
+from cmexport.recipes.running import Watch, check_checkpoint, known_outcomes, run_plan
 from cmexport.recipes.steps import KEPT, WORK, RunPlan, Step
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, e.g. recipes/demo.toml.")]
@@ -71,6 +72,7 @@ def command(
     dry_run: DryRun = False,
     jobs: Jobs = None,
     threads: Threads = None,
+    overwrite: o.Overwrite = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Run a recipe: export, verify, bench and report, each step in a process of its own.
@@ -80,7 +82,7 @@ def command(
     """
     document = read_document(recipe)
     checked = check_document(document)
-    chosen = Chosen(out, jobs, checkpoint, threads, weights)
+    chosen = Chosen(out, jobs, checkpoint, threads, weights, overwrite)
     if checkpoint is not None:
         require_file(checkpoint_file(checkpoint), "a checkpoint", folder=True)
     if checkpoint is not None and not checkpoint_file(checkpoint).exists():
@@ -100,6 +102,7 @@ def command(
     if missing is not None:
         raise missing
     check_hash(document, checked, file)
+    check_checkpoint(plan)
     begun = time.monotonic()
     with _watching(plan) as watch:
         outcomes = run_plan(plan, watch)
@@ -225,7 +228,7 @@ def _note(plan: RunPlan, outcome: Outcome) -> str:
     """What there is to look at."""
     if outcome.step.kind == "bench":
         latencies: Mapping[str, float] = outcome.facts.get("p50_ms", {})
-        stem = f"{plan.checkpoint.stem}-"
+        stem = f"{model_name(plan.checkpoint)}-"
         told = "p50 " + ", ".join(f"{name.removeprefix(stem)} {value:.1f} ms" for name, value in latencies.items())
         faults = [("failed", outcome.facts.get("failed")), ("pictures beyond the gate", outcome.facts.get("off"))]
         faults.append(("measured beside other work", outcome.facts.get("busy")))

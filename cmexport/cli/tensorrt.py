@@ -84,6 +84,7 @@ def command(
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
     threads: o.Threads = None,
+    overwrite: o.Overwrite = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Export a checkpoint to typed ONNX for TensorRT and, where one is installed, to an engine.
@@ -126,6 +127,7 @@ def command(
         trust=trust,
         seeds=seeds,
         no_verify=no_verify,
+        overwrite=overwrite,
     )
     if lowering.keep_fp32:
         show_kept(result.manifest)

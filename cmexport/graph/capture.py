@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -15,6 +16,7 @@ from cmexport.graph.unrolling import trace_unrolled
 from cmexport.model import EDITED, ConsistencyModel, SampleRequest, TensorSpec
 from cmexport.sampling.editing import check_editing, task_named
 from cmexport.sampling.heun import HeunPlan
+from cmexport.sampling.made_up import hole, made_up_picture
 from cmexport.sampling.samplers import SamplerGraph
 from cmexport.sampling.schedules import SamplingPlan
 
@@ -67,6 +69,10 @@ class CapturedGraph:
     image_noise: float = 0.0
     brief: CapturedGraph | None = None
 
+    def examples(self, seed: int = 0) -> dict[str, Tensor]:
+        """Inputs as an app would feed them, for measuring: see `example_tensors`."""
+        return example_tensors(self.inputs, self.classes, seed, image_noise=self.image_noise)
+
     @property
     def weights(self) -> Mapping[str, Tensor]:
         """The tensors that the program was traced with, and shares with the model."""
@@ -103,16 +109,28 @@ def graph_inputs(model: ConsistencyModel, plan: SamplingPlan, request: SampleReq
     return tuple(specs)
 
 
-def example_tensors(specs: tuple[TensorSpec, ...], classes: int | None, seed: int = 0) -> dict[str, Tensor]:
-    """One valid set of inputs: unit noise, labels spread over the classes, half a mask; deterministic in `seed`."""
+def example_tensors(
+    specs: tuple[TensorSpec, ...], classes: int | None, seed: int = 0, *, image_noise: float = 0.0
+) -> dict[str, Tensor]:
+    """One valid set of inputs: unit noise, labels spread over the classes, pictures and masks by `sampling.made_up`.
+
+    Deterministic in `seed`. With a batch of 1 they are what verification draws for that seed, the label apart.
+    """
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     for spec in specs:
         if spec.dtype == "int64":
             tensors[spec.name] = (torch.arange(spec.shape[0]) + seed) % (classes or 1)
+        elif spec.name in ("image", "mask"):
+            count, *shape = spec.shape
+            masks = spec.name == "mask"
+            drawn = [
+                hole(shape, generator) if masks else made_up_picture(shape, generator, image_noise)
+                for _ in range(count)
+            ]
+            tensors[spec.name] = torch.from_numpy(np.stack(drawn)).float()
         else:
-            drawn = torch.randn(spec.shape, generator=generator)
-            tensors[spec.name] = (drawn > 0).float() if spec.name == "mask" else drawn
+            tensors[spec.name] = torch.randn(spec.shape, generator=generator)
     return tensors
 
 

@@ -106,7 +106,9 @@ def to_half(
     if len(list(graph.all_nodes())) != len(list(graph)):
         raise BackendError("fp16: this graph has subgraphs (If, Loop), which the half-precision pass does not convert")
     state = _Conversion(graph, half, frozenset(kept), COMPUTE | frozenset(also))
-    picture = tuple(graph.inputs[0].shape or ())
+    # The first input but for `label`, which comes first where the noise is on the picture already.
+    pictures = (i for i in graph.inputs if i.dtype is not None and i.dtype.is_floating_point())
+    picture = tuple(next(pictures, graph.inputs[0]).shape or ())
     initializers = set(graph.initializers.values())
     for value in (*graph.inputs, *initializers):
         if value.dtype is not None:

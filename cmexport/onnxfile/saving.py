@@ -18,6 +18,9 @@ from cmexport.onnxfile.writing import write_model
 # Protobuf refuses messages of 2 GiB; weights beyond this go to a file beside the model.
 EXTERNAL_DATA_BYTES = 1_900_000_000
 
+_IR_VERSION = 9
+_FOUR_BITS_VERSION = 10
+
 
 def save(model: ir.Model, captured: CapturedGraph, path: Path) -> tuple[str, ...]:
     """Name the border as `captured` does, drop what nothing uses, write `path` and check what was written.
@@ -33,9 +36,24 @@ def save(model: ir.Model, captured: CapturedGraph, path: Path) -> tuple[str, ...
     common_passes.RemoveUnusedNodesPass()(model)
     common_passes.RemoveUnusedOpsetsPass()(model)
     common_passes.NameFixPass()(model)
+    model.ir_version = ir_version_for(model)
     files = _save(model, path)
     _check(path)
     return files
+
+
+def ir_version_for(model: ir.Model) -> int:
+    """The oldest version of the file format that has everything in the model.
+
+    The exporter writes 10, which ONNX Runtime 1.17 and older refuse ("Unsupported model IR version: 10, max supported
+    IR version: 9"), although they have every operator of opset 20. All that 10 brought and that is used here are the
+    4-bit types; 9 brought the 8-bit floats.
+    """
+    graphs = (model.graph, *model.graph.subgraphs())
+    types = {v.const_value.dtype for g in graphs for v in g.initializers.values() if v.const_value is not None}
+    outputs = (value.dtype for node in model.graph.all_nodes() for value in node.outputs)
+    types |= {dtype for dtype in outputs if dtype is not None}
+    return _FOUR_BITS_VERSION if types & {ir.DataType.INT4, ir.DataType.UINT4} else _IR_VERSION
 
 
 def _name_border(model: ir.Model, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:

@@ -2,7 +2,7 @@
 
 Picture i comes from `torch.Generator().manual_seed(seed + i)`: one `randn` for `noise` (C, H, W), then one for
 `renoise` (K-1, C, H, W) where the graph has it; its label is i modulo the number of classes. Editing graphs also take a
-made-up `image` and a `mask` with a hole a quarter of the picture large (see `_made_up_picture` and `_hole`), drawn from
+made-up `image` and a `mask` with a hole a quarter of the picture large (see `sampling.made_up`), drawn from
 the same generator afterwards. The same picture is drawn whatever the batch size.
 """
 
@@ -14,12 +14,12 @@ from types import MappingProxyType
 from typing import overload
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.model import TensorSpec
 from cmexport.runner import Array
+from cmexport.sampling.made_up import hole, made_up_picture
 
 _DRAWN = ("noise", "renoise", "label", "image", "mask")
 PICTURE_AXIS: Mapping[str, int] = MappingProxyType({"renoise": 1})
@@ -91,35 +91,10 @@ class VerificationInputs(Sequence[dict[str, Array]]):
             assert self.classes is not None
             drawn["label"] = np.asarray(index % self.classes)
         if "image" in shapes:
-            made_up = _made_up_picture(shapes["image"][1:], generator)
-            if self.image_noise:
-                made_up += self.image_noise * torch.randn(made_up.shape, generator=generator).numpy()
-            drawn["image"] = made_up
+            drawn["image"] = made_up_picture(shapes["image"][1:], generator, self.image_noise)
         if "mask" in shapes:
-            drawn["mask"] = _hole(shapes["mask"][1:], generator)
+            drawn["mask"] = hole(shapes["mask"][1:], generator)
         return drawn
-
-
-def _made_up_picture(shape: Sequence[int], generator: torch.Generator) -> npt.NDArray[np.float64]:
-    """Soft coloured shapes: 4 x 4 cosines a channel, weaker the finer, as in photographs; (C, H, W) in [-1, 1]."""
-    channels, height, width = shape
-    waves = 4
-    strength = torch.randn((channels, waves, waves), generator=generator).double().numpy()
-    order = np.arange(waves)
-    strength /= 1.0 + order[:, None] + order[None, :]
-    down, across = (np.cos(np.pi * order[:, None] * (np.arange(n) + 0.5) / n) for n in (height, width))
-    picture: npt.NDArray[np.float64] = np.einsum("cuv,uy,vx->cyx", strength, down, across)
-    return np.clip(0.5 * picture, -1.0, 1.0)
-
-
-def _hole(shape: Sequence[int], generator: torch.Generator) -> npt.NDArray[np.float64]:
-    """A mask (1, H, W) of ones with a hole of half the height and width somewhere."""
-    _, height, width = shape
-    mask = np.ones(shape)
-    top = int(torch.randint(height - height // 2 + 1, (1,), generator=generator))
-    left = int(torch.randint(width - width // 2 + 1, (1,), generator=generator))
-    mask[:, top : top + height // 2, left : left + width // 2] = 0.0
-    return mask
 
 
 def batch_of(specs: Sequence[TensorSpec]) -> int:

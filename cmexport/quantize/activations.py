@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.tracing import to_module, trace
 from cmexport.quantize.sensitivity import activation_sensitivity, run_unfinished
 from cmexport.quantize.weights import weight_nodes
@@ -106,7 +106,7 @@ def _limits(
     limits = dict.fromkeys(names, (0.0, 0.0))
     with torch.no_grad():
         for picture in range(pictures):
-            inputs = example_tensors(captured.inputs, captured.classes, seed=seed + picture)
+            inputs = captured.examples(seed + picture)
             _, values = run_unfinished(module, inputs, names)
             for name, value in values.items():
                 low, high = limits[name]
@@ -143,4 +143,4 @@ def with_activations(captured: CapturedGraph, plan: ActivationPlan, in_float: Co
             if user.args[0] is source and user.name not in in_float:
                 user.update_arg(0, values)
     module.recompile()
-    return replace(captured, program=trace(module, example_tensors(captured.inputs, captured.classes)))
+    return replace(captured, program=trace(module, captured.examples()))

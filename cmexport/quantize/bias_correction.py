@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.tracing import to_module
 from cmexport.quantize.codes import LayerCodes, with_bias
 from cmexport.quantize.layers import Layer, LayerInterpreter, Multiply
@@ -37,7 +37,7 @@ def correct_biases(
         del node
         return chosen[layer.key].computed(x, multiply)
 
-    inputs = [example_tensors(captured.inputs, captured.classes, seed + i) for i in range(pictures)]
+    inputs = [captured.examples(seed + i) for i in range(pictures)]
     layers = [c.layer for c in codes]
     plain = [_started(fx.Interpreter(module), given) for given in inputs]
     rounded = [_started(LayerInterpreter(module, layers, quantized), given) for given in inputs]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from cmexport.errors import CheckpointError
-from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.evaluate import run_picture
 from cmexport.graph.fxtools import argument
 from cmexport.graph.tracing import to_module
@@ -156,12 +156,12 @@ def calibrate(
         for picture in range(options.pictures):
             if picture % 64 == 0:
                 progress(f"calibrate {picture}/{options.pictures}")
-            run_picture(interpreter, example_tensors(captured.inputs, captured.classes, options.seed + picture))
+            run_picture(interpreter, captured.examples(options.seed + picture))
         with_gram = True
         for picture in range(min(options.gram_pictures, options.pictures)):
             if picture % 16 == 0:
                 progress(f"calibrate products {picture}/{options.gram_pictures}")
-            run_picture(interpreter, example_tensors(captured.inputs, captured.classes, options.seed + picture))
+            run_picture(interpreter, captured.examples(options.seed + picture))
     return Calibration(found, options.pictures)
 
 

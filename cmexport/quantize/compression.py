@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.tracing import to_module
 from cmexport.quantize.activations import ActivationPlan, plan_activations, with_activations
 from cmexport.quantize.formats import FLOAT, LINEAR8, PALETTES, WeightFormat
@@ -175,7 +175,7 @@ def _smallest(
     values: Callable[[WeightPlan], dict[str, torch.Tensor]],
 ) -> WeightPlan:
     """The plan of fewest bits whose pictures, drawn, keep `budget_db`: predictions are a decibel or two off."""
-    trials = [example_tensors(captured.inputs, captured.classes, seed=40_000 + i) for i in range(_TRIAL_PICTURES)]
+    trials = [captured.examples(40_000 + i) for i in range(_TRIAL_PICTURES)]
     exact = _pictures(captured, {}, trials)
     # 0.3 dB for what the trial does not see: half-precision arithmetic, other pictures.
     goal, asked = budget_db + 0.3, budget_db

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.fxtools import Editor, argument, attribute
 from cmexport.graph.tracing import to_module, trace
 from cmexport.quantize.codes import LayerCodes
@@ -27,7 +27,7 @@ def insert_layers(captured: CapturedGraph, codes: Iterable[LayerCodes], insert: 
     for node in [n for n in module.graph.nodes if n.name in by_node]:
         node.replace_all_uses_with(insert(editor, node, by_node[node.name], by_node))
     editor.clean()
-    return replace(captured, program=trace(module, example_tensors(captured.inputs, captured.classes)))
+    return replace(captured, program=trace(module, captured.examples()))
 
 
 def corrected_bias(editor: Editor, node: fx.Node, codes: LayerCodes) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.evaluate import UnfinishedInterpreter, run_picture
 from cmexport.graph.tracing import to_module
 from cmexport.quantize.weights import GraphWeight, weights_by_name
@@ -60,7 +60,7 @@ def _squared_gradients(
     Divided by the picture's size, so that a sum of them times squared errors is a mean squared error.
     """
     for sample in range(samples):
-        inputs = example_tensors(captured.inputs, captured.classes, seed=seed + sample)
+        inputs = captured.examples(seed + sample)
         if kept:  # only so that there is a graph back to them
             inputs = {k: v.requires_grad_(True) if v.is_floating_point() else v for k, v in inputs.items()}
         with torch.enable_grad():

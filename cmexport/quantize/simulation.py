@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.evaluate import run_picture
 from cmexport.graph.tracing import to_module
 from cmexport.quantize.codes import LayerCodes
@@ -26,7 +26,7 @@ class Simulation:
 
     def inputs(self, seeds: Iterable[int]) -> list[dict[str, Tensor]]:
         """The graph's inputs for each seed."""
-        return [example_tensors(self._captured.inputs, self._captured.classes, seed) for seed in seeds]
+        return [self._captured.examples(seed) for seed in seeds]
 
     def pictures(self, inputs: Sequence[Mapping[str, Tensor]], codes: Iterable[LayerCodes] = ()) -> Tensor:
         """(pictures, ...) in float32 from -1 to 1, bytes too, with `codes`' layers in 8 bits."""

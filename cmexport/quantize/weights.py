@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.fxtools import aten, attribute
 from cmexport.graph.tracing import to_module, trace
 
@@ -66,7 +66,7 @@ def with_weights(captured: CapturedGraph, values: Mapping[str, Tensor]) -> Captu
     """The same graph with other numbers in the named weights; the given graph keeps its own."""
     module = to_module(captured.program)
     set_weights(module, values)
-    inputs = example_tensors(captured.inputs, captured.classes)
+    inputs = captured.examples()
     return replace(captured, program=trace(module, inputs))
 
 

@@ -42,6 +42,7 @@ class Chosen:
     checkpoint: Path | None = None
     threads: int | None = None
     weights: str | None = None
+    overwrite: bool = False
 
 
 def checkpoint_path(document: Document, recipe: Recipe, chosen: Chosen) -> Path | None:
@@ -64,10 +65,11 @@ def plan_run(document: Document, recipe: Recipe, chosen: Chosen) -> RunPlan:
         recipe=document.path,
         description=recipe.description,
         checkpoint=checkpoint,
-        out=chosen.out or Path(recipe.out or Path("out") / document.path.stem),
+        out=chosen.out or Path(recipe.out or Path("out") / document.path.name.removesuffix(".toml")),
         jobs=chosen.jobs or recipe.jobs or _jobs(checkpoint_file(checkpoint)),
         steps=_sorted(steps),
         threads=chosen.threads,
+        overwrite=chosen.overwrite,
     )
 
 
@@ -315,7 +317,7 @@ class _Planner:
             )
 
     def _title(self) -> str:
-        return self._recipe.description or self._document.path.stem
+        return self._recipe.description or self._document.path.name.removesuffix(".toml")
 
     def _report(self, steps: Sequence[Step]) -> list[Step]:
         report = self._recipe.report

@@ -10,7 +10,7 @@ from pathlib import Path
 from cmexport.artifact import reject_name
 from cmexport.errors import CmexportError
 from cmexport.recipes.children import Child, Ended, stop
-from cmexport.recipes.identity import step_key, tree_hash
+from cmexport.recipes.identity import file_hash, step_key, tree_hash
 from cmexport.recipes.lifeline import Lifeline
 from cmexport.recipes.outcomes import GATE, Outcome, Status, facts_of, misses_gate, of_failure
 from cmexport.recipes.state import StepState, hash_entries, read_state, still_holds, write_state
@@ -18,8 +18,10 @@ from cmexport.recipes.steps import KEPT, PLANS, WORK, RunPlan, Step
 from cmexport.recipes.workplace import (
     Workplace,
     check_free,
+    check_same_checkpoint,
     move_into_place,
     only_run,
+    refuse_other_weights,
     remove_entry,
 )
 from cmexport.threads import default_threads
@@ -54,6 +56,23 @@ def run_plan(plan: RunPlan, watch: Watch) -> tuple[Outcome, ...]:
         finally:
             run.close()
             place.clear()
+
+
+def check_checkpoint(plan: RunPlan) -> None:
+    """Refuse a run whose results would take the place of another checkpoint's, before anything is done.
+
+    Only a file is asked here: a folder's or a module's weights are known when they are loaded, and the steps refuse.
+
+    Raises:
+        UsageError: an earlier run exported another checkpoint to this folder, and `overwrite` is not given.
+    """
+    if plan.overwrite or not plan.checkpoint.is_file():
+        return
+    place = Workplace(plan.out)
+    sha256 = file_hash(plan.checkpoint)
+    for step in plan.steps:
+        if step.kind == "export" and (known := read_state(place.state(step))) is not None:
+            refuse_other_weights([plan.out / entry for entry in known.entries], sha256)
 
 
 def known_outcomes(plan: RunPlan) -> dict[str, Outcome]:
@@ -212,8 +231,10 @@ class _Run:
         prefix = f"{step.place}/" if step.place else ""
         entries = tuple(sorted(prefix + path.name for path in work.iterdir()))
         known = read_state(self._place.state(step))
-        for entry in entries:
-            check_free(out, entry, known)
+        if not self._plan.overwrite:
+            for entry in entries:
+                check_free(out, entry, known)
+            check_same_checkpoint(out, (*entries, *(known.entries if known else ())), work)
         key = _key(self._plan, step, self._outcomes)
         earlier = () if known is None else known.entries
         mine = tuple(dict.fromkeys((*entries, *earlier)))

@@ -66,6 +66,7 @@ class RunPlan:
         jobs: exports at a time.
         steps: each after all that it needs.
         threads: for all steps that run at a time together; None: the cores that are free when the run begins.
+        overwrite: results of another checkpoint, or made by someone else, may be replaced.
     """
 
     recipe: Path
@@ -75,3 +76,4 @@ class RunPlan:
     jobs: int
     steps: tuple[Step, ...]
     threads: int | None = None
+    overwrite: bool = False

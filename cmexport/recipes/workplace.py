@@ -16,11 +16,11 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cmexport.artifact.manifest import MANIFEST_NAME
+from cmexport.artifact.replacing import manifest_facts, other_checkpoint
 from cmexport.errors import OutputError, UsageError
 from cmexport.recipes.state import StepState
 from cmexport.recipes.steps import Step
@@ -180,9 +180,32 @@ def check_free(out: Path, entry: str, known: StepState | None) -> None:
     path = out / entry
     if not os.path.lexists(path) or (known is not None and entry in known.entries):
         return
-    if path.is_dir() and not path.is_symlink() and (path / MANIFEST_NAME).is_file():
+    if path.is_dir() and not path.is_symlink() and manifest_facts(path) is not None:
         return
     raise OutputError(f"{path}: in the way, and not made by this recipe; remove it, or choose another folder with -o")
+
+
+def check_same_checkpoint(out: Path, entries: Sequence[str], work: Path) -> None:
+    """Refuse to replace or remove artefacts that were made from other weights than those in `work`.
+
+    Raises:
+        UsageError: one was.
+    """
+    made = [facts for path in work.iterdir() if path.is_dir() and (facts := manifest_facts(path)) is not None]
+    for sha256 in {str(facts["checkpoint"]["sha256"]) for facts in made}:
+        refuse_other_weights([out / entry for entry in entries], sha256)
+
+
+def refuse_other_weights(folders: Iterable[Path], sha256: str) -> None:
+    """Refuse to go on where one of the folders holds an artefact of another checkpoint.
+
+    Raises:
+        UsageError: one does.
+    """
+    for folder in folders:
+        facts = manifest_facts(folder)
+        if facts is not None and (reason := other_checkpoint(facts, sha256)) is not None:
+            raise UsageError(f"{folder}: {reason};\n--overwrite replaces it, -o writes elsewhere")
 
 
 def move_into_place(source: Path, final: Path, aside: Path) -> None:

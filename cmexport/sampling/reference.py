@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import torch
 
 from cmexport.model import ConsistencyModel, SampleRequest
@@ -22,7 +23,9 @@ class TorchRunner:
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once on arrays named as the graph's inputs."""
-        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        # A target's border may have narrower whole numbers; the sampler was written for int64.
+        wide = {name: a.astype(np.int64) if a.dtype.kind in "iu" else a for name, a in inputs.items()}
+        tensors = {name: torch.from_numpy(array) for name, array in wide.items()}
         with torch.no_grad():
             image = self._sampler(**tensors)
         return {"image": image.numpy()}

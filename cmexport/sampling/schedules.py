@@ -177,7 +177,7 @@ def schedule_for_steps(model: ConsistencyModel, steps: int, task: str = "generat
     if task != "generate" or steps >= noise.levels:
         return Schedule(_spread(noise, 0.0, steps), f"the first {steps} of {steps + 1} Karras levels")
     if steps == 2:
-        tuned = tuned_two_steps(model.source.path.name, noise)
+        tuned = tuned_two_steps(model.source.name, noise)
         if tuned is not None:
             return Schedule(tuned[1], f"tuned two-step schedule of {tuned[0]}")
     return Schedule(sigmas_for_steps(noise, steps), f"{steps} evenly spaced of {noise.levels} levels, as diffusers")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from cmexport.graph.capture import CapturedGraph, RewriteReport
 from cmexport.graph.looping import CapturedLoop
 from cmexport.graph.rewriting import Rewrite
+from cmexport.model import TensorSpec
 from cmexport.parity.ladder import Rung
 from cmexport.quantize.precision_plan import PrecisionPlan
 
@@ -82,6 +83,7 @@ class LoweredModel:
         session: execution provider and session options the file was shaped for.
         tools: versions of the libraries that made it.
         rewrites: account of the rewrites that only this target applies.
+        inputs, outputs: the border of the written file, in its own dtypes; empty where it is the captured graph's.
     """
 
     files: tuple[str, ...]
@@ -89,6 +91,13 @@ class LoweredModel:
     session: Mapping[str, Any]
     tools: Mapping[str, str]
     rewrites: tuple[RewriteReport, ...] = field(default=())
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+
+def without_int64(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """The border of runtimes that know no 64-bit numbers, as Apple's: their labels are int32."""
+    return tuple(replace(spec, dtype="int32") if spec.dtype == "int64" else spec for spec in specs)
 
 
 class Target(Protocol):

@@ -20,7 +20,7 @@ import numpy as np
 from cmexport.artifact import Manifest, read_manifest
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.graph.capture import graph_inputs
-from cmexport.model import ConsistencyModel, SampleRequest, TensorSpec
+from cmexport.model import ConsistencyModel, SampleRequest, TensorSpec, same_border
 from cmexport.parity.gates import byte_gate
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
 from cmexport.parity.ladder import Rung
@@ -243,7 +243,7 @@ def _compare_graph(
 
 def _check_fit(manifest: Manifest, model: ConsistencyModel, request: SampleRequest) -> None:
     wanted = graph_inputs(model, plan_request(model, request), request)
-    if wanted != tuple(t.spec for t in manifest.inputs):
+    if not same_border(wanted, [t.spec for t in manifest.inputs]):
         raise CheckpointError(
             f"{model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "
             f"{', '.join(f'{t.name} {t.shape}' for t in manifest.inputs)}"

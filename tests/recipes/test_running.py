@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 from cmexport.errors import UsageError
 from cmexport.recipes import running, workplace
 from cmexport.recipes.outcomes import exit_code
-from cmexport.recipes.running import Watch, known_outcomes, run_plan
+from cmexport.recipes.running import Watch, check_checkpoint, known_outcomes, run_plan
 from cmexport.recipes.workplace import Workplace, only_run
 
 RECIPE = """
@@ -88,7 +89,7 @@ def test_only_what_a_change_touches_is_done_again(run, checkpoint) -> None:
     _, begun = run(RECIPE.replace('"fp16"]', '"fp16"]\nseeds = 9').replace("[report]", "runs = 3\n[report]"))
     assert sorted(begun) == ["bench", "report"]
     checkpoint.write_text("other weights")
-    _, begun = run(RECIPE.replace('"fp16"]', '"fp16"]\nseeds = 9'))
+    _, begun = run(RECIPE.replace('"fp16"]', '"fp16"]\nseeds = 9'), overwrite=True)
     assert sorted(begun) == ["bench", "coreml fp32", "onnx fp16", "onnx fp32", "report"]
 
 
@@ -194,14 +195,45 @@ def test_what_is_not_ours_is_not_touched(run, tmp_path) -> None:
     assert outcomes["bench:local"].status == "done"
 
 
-def test_an_artefact_is_replaced_as_by_its_verb(run, tmp_path) -> None:
+def test_an_older_artefact_of_the_checkpoint_is_replaced(run, checkpoint, tmp_path) -> None:
     old = tmp_path / "out" / "m-onnx-fp32"
     old.mkdir(parents=True)
-    (old / "manifest.json").write_text("{}")
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    (old / "manifest.json").write_text(json.dumps({"schema_version": 1, "checkpoint": {"sha256": digest}}))
     (old / "old").touch()
     outcomes, _ = run()
     assert outcomes["onnx/fp32"].status == "done"
     assert files(tmp_path / "out") == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "manifest", ["{}", json.dumps({"schema_version": 1, "checkpoint": {"sha256": "0" * 64, "file": "other.pt"}})]
+)
+def test_what_another_checkpoint_or_program_wrote_stays(run, tmp_path, manifest) -> None:
+    old = tmp_path / "out" / "m-onnx-fp32"
+    old.mkdir(parents=True)
+    (old / "manifest.json").write_text(manifest)
+    outcomes, _ = run()
+    assert outcomes["onnx/fp32"].status == "failed"
+    assert (old / "manifest.json").read_text() == manifest
+    outcomes, _ = run(overwrite=True)
+    assert outcomes["onnx/fp32"].status == "done"
+
+
+def test_a_run_for_another_checkpoint_does_not_take_the_place_of_the_first(planned, run, checkpoint, tmp_path) -> None:
+    run()
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in EXPECTED if name.startswith("m-")}
+    other = tmp_path / "other" / "v1.5.pt"
+    other.parent.mkdir()
+    other.write_text("other weights")
+    with pytest.raises(UsageError, match=r"another checkpoint \(m\.pt.*\n--overwrite"):
+        check_checkpoint(planned(RECIPE, checkpoint=other))
+    outcomes, _ = run(checkpoint=other)
+    assert outcomes["onnx/fp32"].code == 2
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in before} == before
+    check_checkpoint(planned(RECIPE, checkpoint=other, overwrite=True))
+    outcomes, _ = run(checkpoint=other, overwrite=True)
+    assert outcomes["onnx/fp32"].entries == ("v1.5-onnx-fp32",)
 
 
 def test_benchmarks_run_alone_and_exports_two_at_a_time(run, notes, monkeypatch) -> None:

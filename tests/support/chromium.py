@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_LIMIT_S = 60.0
+_LIMIT_S = 200.0
+_WEBGPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
 
 
 class Chromium:
     """One browser with one tab; `events` holds everything it said by itself."""
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, *, webgpu: bool = False) -> None:
         to_read, to_write = os.pipe()
         from_read, from_write = os.pipe()
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe"]
+        options = ["--headless=new", "--no-sandbox", "--no-first-run", "--remote-debugging-pipe"]
+        # SwiftShader computes what a GPU would, on the CPU.
+        options += _WEBGPU if webgpu else ["--disable-gpu"]
         options += ["--disable-background-networking", "--hide-scrollbars", f"--user-data-dir={profile}"]
         # Chromium reads commands from descriptor 3 and answers on 4. Their originals are moved out of the way first.
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (to_read, from_write)]
@@ -83,13 +86,17 @@ class Chromium:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", media="screen", features=[scheme])
         self.events.clear()
-        self.ask("Page.navigate", url=page.resolve().as_uri())
+        self.go(page.resolve().as_uri())
+
+    def go(self, url: str) -> None:
+        """Show an address, and wait until it is there."""
+        self.ask("Page.navigate", url=url)
         while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
             self.events.append(self._next())
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression gives on the page."""
-        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        """What a JavaScript expression gives on the page; of a promise, what it is kept with."""
+        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 

@@ -9,6 +9,7 @@ what goes wrong, by step ("onnx fp16": {"code": 5}).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -63,7 +64,10 @@ def write_artifact(out: Path, precision: str, arguments: list[str], behave: dict
     (partial / "model.onnx").write_text(f"{target} {precision} {checkpoint.read_text()}")
     time.sleep(SECONDS)
     difference = {"identical": False, "non_finite": 0, "mean_db": behave.get("db", 65.0)}
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     manifest = {
+        "schema_version": 1,
+        "checkpoint": {"sha256": digest, "file": checkpoint.name},
         "created": time.time(),
         "parity": {"rungs": [{"difference": difference}], "applied_gate_db": 60.0},
         "files": [{"bytes": 10, "role": "model"}],

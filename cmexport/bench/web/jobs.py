@@ -10,8 +10,8 @@ from cmexport.bench.web.session import ServedFile, ServedJob
 
 
 def served_job(job: BenchJob, provider: str, options: MeasureOptions) -> ServedJob:
-    """Files below the job: `job.json`, the model's from the artefact's folder, the inputs from memory."""
-    folder = job_folder(job, replace(options, provider=provider), "alone")
+    """Files below the job: the model from the artefact's folder; `job.json`, inputs, expected picture from memory."""
+    folder = job_folder(job, replace(options, provider=provider), "alone", self_test=True)
     return ServedJob(
         name=job.artifact.name,
         precision=job.artifact.precision,

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from cmexport.errors import BackendError
-from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.evaluate import finishing_nodes
 from cmexport.graph.fxtools import Editor, aten, attribute
 from cmexport.graph.tracing import to_module, trace
@@ -48,7 +48,7 @@ def to_half(captured: CapturedGraph) -> CapturedGraph:
         wide = editor.graph.call_function(aten.to.dtype, (picture, torch.float32))
     widened.replace_input_with(picture, wide)
     editor.clean()
-    examples = example_tensors(captured.inputs, captured.classes)
+    examples = captured.examples()
     return replace(captured, program=trace(module, {spec.name: examples[spec.name] for spec in captured.inputs}))
 
 

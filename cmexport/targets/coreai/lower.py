@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cmexport.errors import BackendError, first_line
 from cmexport.graph.capture import CapturedGraph
-from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.base import LoweredModel, LoweringOptions, Progress, without_int64
 from cmexport.targets.coreai.asset import asset_files, describe
 from cmexport.targets.coreai.half import to_half
 from cmexport.targets.coreai.library import converter, quiet
@@ -36,6 +36,8 @@ def lower(
         precision_plan={"default": "float16" if half else "float32", "border": "float32"},
         session={"half": half},
         tools={name: version(name) for name in ("torch", "coreai-torch", "coreai-core")},
+        inputs=without_int64(captured.inputs),
+        outputs=captured.outputs,
     )
 
 

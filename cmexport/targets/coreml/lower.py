@@ -20,7 +20,7 @@ from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import TensorSpec
 from cmexport.quantize.compression import RECIPES, compress
-from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.base import LoweredModel, LoweringOptions, Progress, without_int64
 from cmexport.targets.coreml.compress import BITS, BITS_BEFORE_18
 from cmexport.targets.coreml.compress import register as store_compressed_pass
 from cmexport.targets.coreml.forms import forms_for
@@ -123,6 +123,8 @@ def lower(
         session={"ios": options.ios, "half": options.precision != "fp32"},
         tools={name: version(name) for name in ("torch", "coremltools")},
         rewrites=shaped.rewrites[len(captured.rewrites) :],
+        inputs=without_int64(captured.inputs),
+        outputs=captured.outputs,
     )
 
 

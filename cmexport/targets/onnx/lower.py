@@ -21,6 +21,7 @@ from cmexport.onnxfile.translations import Translations, standard_translations
 from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
 from cmexport.targets.onnx.budget import within_db, within_latency
+from cmexport.targets.onnx.buffers import limit_buffers
 from cmexport.targets.onnx.contrib import contrib_translations
 from cmexport.targets.onnx.forms import forms_for
 from cmexport.targets.onnx.int8 import Int8Graph, prepare_int8, to_int8
@@ -67,12 +68,16 @@ def lower(
         progress("weights")
         plan |= {"weights_only": asdict(store_weights(model, STORED_BITS[options.precision]))}
     progress("write")
+    if profile.buffers is not None:
+        limit_buffers(model, profile.buffers)
     return LoweredModel(
         files=save(model, captured, folder / f"{name}.onnx"),
         precision_plan=plan,
         session=profile.session(options.ep),
         tools=_tools(),
         rewrites=shaped.rewrites[len(captured.rewrites) :],
+        inputs=captured.inputs,
+        outputs=captured.outputs,
     )
 
 
@@ -97,11 +102,15 @@ def lower_loop(
         plan = _halved(network)
     progress("write")
     model = wrap_loop(network, loop)
+    if profile.buffers is not None:
+        limit_buffers(model, profile.buffers)
     return LoweredModel(
         files=save(model, replace(loop.body, inputs=loop.inputs, outputs=loop.outputs), folder / f"{name}.onnx"),
         precision_plan=plan,
         session=profile.session(options.ep),
         tools=_tools(),
+        inputs=loop.inputs,
+        outputs=loop.outputs,
     )
 
 

@@ -24,6 +24,7 @@ class ProviderProfile:
         signed: 8-bit activations are int8, which ARM's and most NPUs' kernels want; x86's want uint8.
         options: provider options to pass when opening a session.
         note: what to know when using the file there.
+        buffers: most inputs and outputs that a node may have together; None: any number.
     """
 
     provider: str
@@ -32,6 +33,7 @@ class ProviderProfile:
     signed: bool = False
     options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     note: str = ""
+    buffers: int | None = None
 
     def session(self, ep: str, opset: int = OPSET) -> dict[str, Any]:
         """The manifest's record of how the file wants to be opened."""
@@ -62,7 +64,7 @@ PROFILES: Mapping[str, ProviderProfile] = MappingProxyType(
         ),
         "arm": ProviderProfile("CPUExecutionProvider", signed=True),
         # WebAssembly and WebGPU. In WebGPU contrib operators score 32 dB (SwiftShader) where plain ones score 139.
-        "web": ProviderProfile("CPUExecutionProvider"),
+        "web": ProviderProfile("CPUExecutionProvider", buffers=8),
         "xnnpack": ProviderProfile("XnnpackExecutionProvider", signed=True),
         "qnn": ProviderProfile("QNNExecutionProvider", npu=True, note="docs/quantization.md, Snapdragon NPUs"),
         "coreml": ProviderProfile("CoreMLExecutionProvider", options={"ModelFormat": "MLProgram"}),

@@ -18,7 +18,7 @@ import torch
 from onnxscript import opset21 as op
 from torch import Tensor
 
-from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.tracing import to_module, trace
 from cmexport.onnxfile.half import SMALLEST_NORMAL, round_to_normal_half
 from cmexport.onnxfile.translations import Translations
@@ -98,7 +98,7 @@ def with_pairs(captured: CapturedGraph, scales: Mapping[str, float]) -> Captured
             if user.args[0] is source:
                 user.update_arg(0, pair)
     module.recompile()
-    return replace(captured, program=trace(module, example_tensors(captured.inputs, captured.classes)))
+    return replace(captured, program=trace(module, captured.examples()))
 
 
 def store_weights(model: ir.Model) -> int:

@@ -132,6 +132,8 @@ def lower(
             **({} if library is None else {"tensorrt_rtx" if library.rtx else "tensorrt": library.version}),
         },
         rewrites=(),
+        inputs=captured.inputs,
+        outputs=captured.outputs,
     )
 
 

@@ -185,3 +185,10 @@ def unet():
         spread = 0.1 if tensor.dim() == 1 else 0.8 / max(tensor[0].numel(), 1) ** 0.5
         tensor.add_(spread * torch.randn(tensor.shape, generator=generator))
     return network.eval().requires_grad_(False)
+
+
+def test_a_label_that_comes_before_the_picture_changes_no_arithmetic(export):
+    # "denoise" has `label` first and no `noise`: what is float32 in half precision goes by the picture's shape.
+    requests = (SampleRequest(sigmas=(1.4,), task="denoise", label=label) for label in (None, 0))
+    kept = [export(r, LoweringOptions(precision="fp16")).lowered.precision_plan["kept_float32"] for r in requests]
+    assert kept[0] == kept[1]

@@ -90,6 +90,8 @@ def lower_for_npu(
         session=profile.session(options.ep, OPSET),
         tools={package: version(package) for package in ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")},
         rewrites=(),
+        inputs=shaped.inputs,
+        outputs=shaped.outputs,
     )
 
 

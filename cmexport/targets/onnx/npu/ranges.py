@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 
 from cmexport.errors import CheckpointError
-from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.capture import CapturedGraph
 from cmexport.quantize.calibration import SEED, Extremes
 from cmexport.targets.base import Progress
 
@@ -54,7 +54,7 @@ def observed_ranges(
     for picture in range(pictures):
         if picture % 64 == 0:
             progress(f"observe {picture}/{pictures}")
-        inputs = example_tensors(captured.inputs, captured.classes, seed + picture)
+        inputs = captured.examples(seed + picture)
         found = torch.tensor([float(v.item()) for v in session.run(wanted, {k: v.numpy() for k, v in inputs.items()})])
         if not bool(torch.isfinite(found).all()):
             name = names[int(torch.isfinite(found).logical_not().nonzero()[0]) % len(names)]

@@ -1,0 +1,177 @@
+"""When a new artefact may take the place of what stands there: an older export of the same thing, or on request.
+
+Artefacts are named after checkpoint, target and precision, so two checkpoints of one file name, or one checkpoint with
+two schedules, want the same folder. Only `--overwrite` decides that the older one goes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cmexport.artifact.manifest import MANIFEST_NAME
+from cmexport.errors import UsageError
+
+_MAX_MANIFEST_BYTES = 64_000_000
+_WAY_OUT = "--overwrite replaces it, -o writes elsewhere"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an artefact is of: everything that decides which pictures it draws and how it is called.
+
+    Attributes:
+        sha256: of the checkpoint.
+        graphs: by task, what its graph is: levels, label, batch and so on, as plain data.
+        settings: constants of the model, by name.
+        version: of cmexport; others may know other constants.
+    """
+
+    sha256: str
+    graphs: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Any]
+    version: str
+
+
+@dataclass
+class Replacement:
+    """Decides on what stands in an artefact's place, and remembers what it let go.
+
+    Attributes:
+        subject: of the new artefact.
+        overwrite: replace anything.
+        replaced: what stands in the place that was checked last, in words; empty where nothing does.
+    """
+
+    subject: Subject
+    overwrite: bool = False
+    replaced: str = field(default="", init=False)
+
+    def check(self, folder: Path) -> None:
+        """Refuse to replace `folder`, or note what it is.
+
+        Raises:
+            UsageError: it isn't an older export of the same subject, and `overwrite` is not given.
+        """
+        self.replaced = ""
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return
+        manifest = manifest_facts(folder)
+        reason = conflict(manifest, self.subject) or _unlisted(folder, manifest or {})
+        if reason is not None and not self.overwrite:
+            raise UsageError(f"{folder}: {reason};\n{_WAY_OUT}")
+        self.replaced = _in_words(manifest)
+
+
+def manifest_facts(folder: Path) -> Mapping[str, Any] | None:
+    """A manifest as plain data, of whatever version; None where the folder has none of cmexport's."""
+    path = folder / MANIFEST_NAME
+    try:
+        if not path.is_file() or path.stat().st_size > _MAX_MANIFEST_BYTES:
+            return None
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    # Web applications have a manifest.json too.
+    return found if isinstance(found, dict) and "schema_version" in found and "checkpoint" in found else None
+
+
+def conflict(manifest: Mapping[str, Any] | None, new: Subject) -> str | None:
+    """Why an artefact of that manifest is not an older export of the same subject; None where it is one."""
+    if manifest is None:
+        return _foreign(manifest)
+    if (other := other_checkpoint(manifest, new.sha256)) is not None:
+        return other
+    try:
+        differences = list(_differences(manifest, new))
+    except (KeyError, TypeError, AttributeError, IndexError):
+        return f"holds an artefact whose {MANIFEST_NAME} this version can't read"
+    return None if not differences else f"holds another export of this checkpoint: {', '.join(differences[:3])}"
+
+
+def other_checkpoint(manifest: Mapping[str, Any], sha256: str) -> str | None:
+    """What to say of an artefact that was made from other weights; None where it was made from these."""
+    checkpoint = manifest.get("checkpoint")
+    facts = checkpoint if isinstance(checkpoint, Mapping) else {}
+    found = str(facts.get("sha256", ""))
+    if found == sha256:
+        return None
+    return f"holds an artefact of another checkpoint ({str(facts.get('file', '?'))[:80]}, SHA-256 {found[:12]})"
+
+
+def _foreign(manifest: Mapping[str, Any] | None) -> str | None:
+    return (
+        f"holds something else than an artefact ({MANIFEST_NAME} is missing, or not cmexport's)"
+        if not manifest
+        else None
+    )
+
+
+def _differences(manifest: Mapping[str, Any], new: Subject) -> list[str]:
+    # What a file is shaped for is an option of ONNX only; others have one runtime, whose name says nothing.
+    ep = manifest["session"]["ep"] if manifest["target"] == "onnx" else None
+    old = {str(graph["task"]): _graph(graph, ep) for graph in manifest.get("functions") or (manifest,)}
+    if set(old) != set(new.graphs):
+        return [f"task {','.join(old)}, not {','.join(new.graphs)}"]
+    found = []
+    for task, graph in new.graphs.items():
+        for name, value in _plain(graph).items():
+            if old[task][name] != value:
+                found.append(f"{name} {_shown(old[task][name])}, not {_shown(value)}")
+    settings = {str(s["name"]): s["value"] for s in manifest["checkpoint"]["settings"]}
+    wanted = _plain(new.settings)
+    # Another version may name more constants; of the same one, a constant that one of them lacks is a difference.
+    names = set(settings) | set(wanted) if manifest["cmexport_version"] == new.version else set(settings) & set(wanted)
+    found += [
+        f"{name} {_shown(settings.get(name))}, not {_shown(wanted.get(name))}"
+        for name in sorted(names)
+        if settings.get(name) != wanted.get(name)
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _graph(facts: Mapping[str, Any], ep: str | None) -> dict[str, Any]:
+    """The same facts as `Subject.graphs` has, out of a manifest."""
+    shapes = {str(i["name"]): i["shape"] for i in facts["inputs"]}
+    labelled = "label" in shapes
+    return {
+        "steps": len(facts["sampling"]["evaluations"]),
+        "sigmas": facts["sampling"]["sigmas"],
+        "label": "an input" if labelled else facts.get("label"),
+        "patch": facts.get("patch"),
+        "batch": shapes["noise" if "noise" in shapes else "image"][0],
+        "output": "uint8" if facts["outputs"][0]["dtype"] == "uint8" else "float",
+        "sampler": facts["sampling"].get("sampler", "consistency"),
+        "ep": ep,
+    }
+
+
+def _unlisted(folder: Path, manifest: Mapping[str, Any]) -> str | None:
+    """A file that the manifest doesn't know is the user's own; hidden ones are their system's."""
+    listed = {MANIFEST_NAME, *(str(f.get("path")) for f in manifest.get("files", ()) if isinstance(f, Mapping))}
+    tops = {path.partition("/")[0] for path in listed}
+    own = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".") and p.name not in tops)
+    return f"holds {own[0]} besides the artefact" if own else None
+
+
+def _in_words(manifest: Mapping[str, Any] | None) -> str:
+    if manifest is None:
+        return "a folder that was no artefact"
+    checkpoint = manifest.get("checkpoint")
+    name = checkpoint.get("file", "?") if isinstance(checkpoint, Mapping) else "?"
+    return f"the artefact of {str(name)[:80]} that was written {str(manifest.get('created', '?'))[:20]}"
+
+
+def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back: tuples become lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(facts)))
+    return plain
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in value)
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
