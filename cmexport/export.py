@@ -22,6 +22,7 @@ from cmexport.artifact import (
 )
 from cmexport.artifact.frontier import frontier_points, frontier_svg
 from cmexport.artifact.manifest import (
+    AssumedRecord,
     CheckpointRecord,
     EvaluationRecord,
     FunctionRecord,
@@ -41,6 +42,7 @@ from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.ladder import ParityReport
 from cmexport.progress import Progress
 from cmexport.sampling.chosen import plan_request
+from cmexport.sampling.editing import task_named
 from cmexport.sampling.heun import HeunPlan
 from cmexport.sampling.schedules import SamplingPlan
 from cmexport.targets.base import LoopingTarget, LoweredModel, LoweringOptions
@@ -56,13 +58,15 @@ class ExportOptions:
     """A whole export: target, lowering, verification (None skips it).
 
     `expendable` frees the model's weights once the reference pictures are drawn: for callers that export once and
-    want the smallest memory, as the command line does.
+    want the smallest memory, as the command line does. `self_check` is what trying other readings of a guessed
+    checkpoint found, for the manifest.
     """
 
     target: str = "onnx"
     lowering: LoweringOptions = field(default_factory=LoweringOptions)
     verify: VerifyOptions | None = field(default_factory=VerifyOptions)
     expendable: bool = False
+    self_check: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -270,6 +274,7 @@ def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, pa
     """The manifest of one graph, but for its files."""
     source, noise = model.source, model.noise
     request, plan, captured, lowered = draft.request, draft.plan, draft.captured, draft.lowered
+    noisy = task_named(request.task).image_noise(plan.sigmas[0])
     return Manifest(
         schema_version=1,
         cmexport_version=__version__,
@@ -293,6 +298,10 @@ def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, pa
                 for s in model.settings
             ),
         ),
+        assumed=tuple(
+            AssumedRecord(name=s.name, value=s.value, origin=s.origin, option=s.option) for s in model.assumed
+        ),
+        self_check=options.self_check,
         sampling=SamplingRecord(
             sigmas=plan.sigmas,
             evaluations=tuple(EvaluationRecord(**_fields(e)) for e in plan.evaluations),
@@ -310,8 +319,8 @@ def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, pa
         ),
         label=request.label,
         classes=model.conditioning.classes,
-        inputs=tuple(TensorRecord.of_input(s) for s in captured.inputs),
-        outputs=tuple(TensorRecord.of_output(s) for s in captured.outputs),
+        inputs=tuple(TensorRecord.of_input(s, model.conditioning.classes, noisy) for s in captured.inputs),
+        outputs=tuple(TensorRecord.of_output(s, clamp=plan.clamp, task=request.task) for s in captured.outputs),
         precision_plan=dict(lowered.precision_plan),
         rewrites=tuple(_rewrite_record(r) for r in draft.account),
         parity=None if parity is None else ParityRecord.from_report(parity),

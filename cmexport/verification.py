@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -183,8 +183,11 @@ def verify_artifact(
     options: VerifyOptions,
     progress: Progress,
     function: str | None = None,
+    loaded: Callable[[ConsistencyModel], None] = lambda _model: None,
 ) -> dict[str, ParityReport]:
     """The ladder again on a written artefact: each of its graphs, or only the one named `function`.
+
+    `loaded` is told about the checkpoint before the work begins.
 
     Raises:
         CheckpointError: the artefact or the checkpoint is damaged, or they don't belong together.
@@ -195,6 +198,7 @@ def verify_artifact(
     manifests = [whole.function(name) for name in names]
     progress.step("load")
     model = checkpoint_of(whole, against, overrides)
+    loaded(model)
     reports = {}
     for name, manifest in zip(names, manifests, strict=True):
         progress.step("verify" if len(names) == 1 else f"{name}: verify")

@@ -13,6 +13,7 @@ from cmexport.checkpoints.diffusers_folder import fetch_from_hub, is_hub_id, loa
 from cmexport.checkpoints.edm import ECT, EDM, build_edm_network
 from cmexport.checkpoints.edm_pickle import preconditioning_of, read_edm_pickle
 from cmexport.checkpoints.openai import architecture, build_adm_unet, infer_shape, resolve_config
+from cmexport.checkpoints.openai_flags import precond_from_flags
 from cmexport.checkpoints.own_module import is_module_reference, load_module
 from cmexport.checkpoints.prefixes import strip
 from cmexport.checkpoints.reading import (
@@ -36,6 +37,7 @@ from cmexport.checkpoints.settings import (
     settings_for,
 )
 from cmexport.checkpoints.sidecar import read_sidecar
+from cmexport.checkpoints.sizes import space_of
 from cmexport.checkpoints.sniff import recognize
 from cmexport.errors import CheckpointError
 from cmexport.model import CheckpointSource, ConsistencyModel
@@ -112,8 +114,8 @@ def _from_pickle(facts: FileFacts, settings: Settings) -> ConsistencyModel:
     for name in ("sigma_data", "sigma_min", "sigma_max"):
         value = found.attributes.get(name)
         # EDMPrecond states the range it accepts, 0 to infinity, which says nothing about sampling.
-        if type(value) is float and 0 < value < math.inf:
-            preferred[name] = Default(value, f"attribute of {found.class_name}")
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+            preferred[name] = Default(float(value), f"attribute of {found.class_name}")
     return _edm(weights, settings, preferred, ECT if found.class_name == "ECMPrecond" else EDM)
 
 
@@ -147,14 +149,13 @@ def _adm(weights: Weights, settings: Settings, family: Family, name: str) -> Con
     path = weights.file.path
     shape = infer_shape(path, {key: tensor.shape for key, tensor in weights.tensors.items()})
     config = resolve_config(path, shape, settings)
-    constants = resolve_sampling(settings, family)
+    constants = resolve_sampling(settings, family, precond_from_flags(settings))
     chosen = settings.finish()
     network = build_adm_unet(path, config, weights.tensors, CtmUnet if family is CTM else AdmUnet)
     return assemble(
         network=network,
         architecture=architecture(config, "ctm_unet" if family is CTM else "adm_unet"),
-        channels=config.in_channels,
-        image_size=config.image_size,
+        space=space_of(path, config.in_channels, config.image_size, 2 ** (len(config.channel_mult) - 1)),
         classes=config.num_classes,
         constants=constants,
         source=CheckpointSource(path, f"{name} ({weights.container})", weights.file.sha256, weights.file.size_bytes),
@@ -177,8 +178,7 @@ def _edm(
     return assemble(
         network=built.network,
         architecture=built.architecture,
-        channels=built.config.in_channels,
-        image_size=built.config.image_size,
+        space=space_of(path, built.config.in_channels, built.config.image_size, 2 ** (len(built.config.widths) - 1)),
         classes=built.config.num_classes,
         constants=constants,
         source=CheckpointSource(path, f"edm ({weights.container})", weights.file.sha256, weights.file.size_bytes),

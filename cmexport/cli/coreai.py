@@ -33,7 +33,9 @@ def command(
     batch: o.Batch = 1,
     output: o.Output = "float",
     rewrites: o.Rewrites = "all",
+    size: o.Size = None,
     assignments: o.Set = None,
+    strict: o.Strict = False,
     trust: o.Trust = False,
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
@@ -61,9 +63,10 @@ def command(
         label=label,
         batch=batch,
         output=output,
-        assignments=assignments,
+        assignments=o.with_size(assignments, size),
         trust=trust,
         seeds=seeds,
         no_verify=no_verify,
+        strict=strict,
     )
     show_export(result, as_json)

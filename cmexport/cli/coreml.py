@@ -47,7 +47,9 @@ def command(
     output: Output = "float",
     keep_fp32: o.KeepFp32 = "none",
     rewrites: o.Rewrites = "all",
+    size: o.Size = None,
     assignments: o.Set = None,
+    strict: o.Strict = False,
     trust: o.Trust = False,
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
@@ -90,10 +92,11 @@ def command(
         label=label,
         batch=batch,
         output=_output(output),
-        assignments=assignments,
+        assignments=o.with_size(assignments, size),
         trust=trust,
         seeds=seeds,
         no_verify=no_verify,
+        strict=strict,
     )
     if lowering.keep_fp32:
         show_kept(result.manifest)

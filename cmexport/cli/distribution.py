@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cmexport.cli import console
+from cmexport.cli.assumed import Heard
 from cmexport.errors import ParityError, UsageError
 from cmexport.progress import Progress as Callbacks
 from cmexport.tuning.distribution import Distances, DistributionOptions, DistributionReport, compare_distributions
@@ -50,9 +51,15 @@ class Question:
 
 
 def check_distribution(
-    folder: Path, question: Question, against: str | None, overrides: Mapping[str, str], task: str | None, as_json: bool
+    folder: Path,
+    question: Question,
+    against: str | None,
+    overrides: Mapping[str, str],
+    task: str | None,
+    as_json: bool,
+    heard: Heard,
 ) -> None:
-    """Measure, show, and fail where the pictures do.
+    """Measure, show, and fail where the pictures do; `heard` says what is guessed of the checkpoint.
 
     Raises:
         ParityError: a mean PSNR is below its gate, a number is not finite, or a distance is above `--max-distance`.
@@ -63,11 +70,11 @@ def check_distribution(
         raise UsageError(f"--max-distance {largest}: a distance is a number from 0 on")
     with _drawing() as progress:
         jury = load_jury(question.features, question.statistics)
-        reports = compare_distributions(folder, jury, against, overrides, question.options, progress, task)
+        reports = compare_distributions(folder, jury, against, overrides, question.options, progress, task, heard)
     if as_json:
         facts = {name: _facts(report, largest) for name, report in reports.items()}
         single = {"distribution": next(iter(facts.values()))} if len(facts) == 1 else {"functions": facts}
-        console.emit_json({"folder": str(folder), **single})
+        console.emit_json({"folder": str(folder), **single, "assumed": heard.assumed})
     else:
         for name, report in reports.items():
             if len(reports) > 1:

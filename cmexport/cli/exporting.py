@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cmexport.cli import console
+from cmexport.cli.assumed import check_assumed
 from cmexport.cli.options import ScheduleText
 from cmexport.cli.requests import build_requests, open_checkpoint, tuned_sigmas, verify_options
 from cmexport.export import ExportOptions, ExportResult, export_functions
@@ -27,6 +28,7 @@ def export_checkpoint(
     trust: bool,
     seeds: int | None,
     no_verify: bool,
+    strict: bool,
     sampler: str = "consistency",
 ) -> ExportResult:
     """Load, export and verify, with progress; the arguments are the options as typed.
@@ -35,7 +37,7 @@ def export_checkpoint(
         CmexportError: see `requests.open_checkpoint`, `requests.build_requests` and `export.export_functions`.
     """
     with console.working("load") as progress:
-        model = open_checkpoint(checkpoint, assignments, trust=trust)
+        model = open_checkpoint(checkpoint, assignments, trust=trust, strict=strict)
         requests = build_requests(
             *(model, schedule, label, batch, output),
             tasks=tasks,
@@ -43,10 +45,12 @@ def export_checkpoint(
             tuned=tuned_sigmas(checkpoint),
             sampler=sampler,
         )
+        progress.step("self-check")
         options = ExportOptions(
             target=target,
             lowering=lowering,
             verify=None if no_verify else verify_options(seeds),
             expendable=True,
+            self_check=check_assumed(model),
         )
         return export_functions(model, requests, options, out, progress)

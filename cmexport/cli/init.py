@@ -12,10 +12,11 @@ from cmexport.artifact import write_atomically
 from cmexport.checkpoints import load_checkpoint
 from cmexport.cli import console
 from cmexport.cli import options as o
+from cmexport.cli.assumed import tell_assumed
 from cmexport.cli.options import parse_set
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, OutputError
-from cmexport.model import Setting
+from cmexport.model import Setting, Space
 from cmexport.recipes.template import Subject, recipe_text
 from cmexport.sampling.schedules import tuned_two_steps
 
@@ -33,7 +34,9 @@ def command(
     checkpoint: File = None,
     out: Out = None,
     force: Force = False,
+    size: o.Size = None,
     assignments: o.Set = None,
+    strict: o.Strict = False,
     trust: o.Trust = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -48,14 +51,15 @@ def command(
         raise OutputError(f"{target}: a folder; name a file, e.g. -o {target / 'recipe.toml'}")
     if target.exists() and not force:
         raise OutputError(f"{target}: is there already; --force replaces it, -o names another")
-    chosen = parse_set(assignments)
+    chosen = parse_set(o.with_size(assignments, size))
     with console.working("read"):
         # Never the project's: a recipe names what it is for.
         model = load_checkpoint(demo_checkpoint() if checkpoint is None else checkpoint, chosen, trust=trust)
+    tell_assumed(model, strict=strict)
     subject = Subject(
         name=model.source.path.stem,
         file=None if checkpoint is None else os.path.relpath(checkpoint, target.parent),
-        what=_what(model.image_size, model.channels, model.conditioning.classes),
+        what=_what(model.space, model.conditioning.classes),
         classes=model.conditioning.classes,
         assumed=[s for s in model.settings if (s.ambiguous or s.name in chosen) and _settable(s)],
         sigmas=tuned_two_steps(model.source.path.name, model.noise),
@@ -70,9 +74,9 @@ def command(
         console.say(f"Assumed, to be confirmed in [checkpoint.set]: {', '.join(s.name for s in subject.assumed)}")
 
 
-def _what(size: int, channels: int, classes: int | None) -> str:
-    colors = {1: "grey pictures", 3: "pictures"}.get(channels, f"pictures of {channels} channels")
-    return f"{size}x{size} {colors}" + ("" if classes is None else f", {classes} classes")
+def _what(space: Space, classes: int | None) -> str:
+    colors = {1: "grey pictures", 3: "pictures"}.get(space.channels, f"pictures of {space.channels} channels")
+    return f"{space.text} {colors}" + ("" if classes is None else f", {classes} classes")
 
 
 def _settable(setting: Setting) -> bool:

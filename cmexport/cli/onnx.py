@@ -59,7 +59,9 @@ def command(
     output: o.Output = "float",
     ep: Ep = "cpu",
     rewrites: o.Rewrites = "all",
+    size: o.Size = None,
     assignments: o.Set = None,
+    strict: o.Strict = False,
     trust: o.Trust = False,
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
@@ -95,10 +97,11 @@ def command(
         label=label,
         batch=batch,
         output=output,
-        assignments=assignments,
+        assignments=o.with_size(assignments, size),
         trust=trust,
         seeds=seeds,
         no_verify=no_verify,
+        strict=strict,
     )
     show_frontier(result, as_json)
     show_export(result, as_json)

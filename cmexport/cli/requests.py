@@ -8,6 +8,7 @@ from typing import Any
 
 from cmexport.checkpoints import load_checkpoint
 from cmexport.cli import console
+from cmexport.cli.assumed import tell_assumed
 from cmexport.cli.options import PROJECT_FILE, ScheduleText, parse_set, read_project
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import UsageError
@@ -27,18 +28,28 @@ from cmexport.verification import VerifyOptions
 
 
 def open_checkpoint(
-    checkpoint: str | None, assignments: Sequence[str] | None, *, trust: bool = False
+    checkpoint: str | None, assignments: Sequence[str] | None, *, trust: bool = False, strict: bool = False
 ) -> ConsistencyModel:
-    """Load the checkpoint a command names, or the project's, or the demo; the latter two are said on stderr."""
+    """Load the checkpoint a command names, or the project's, or the demo; the latter two are said on stderr.
+
+    What is guessed of it is said there too.
+
+    Raises:
+        CheckpointError: see `load_checkpoint`; `strict`, and there is a guess.
+    """
     overrides = parse_set(assignments)
     if checkpoint is not None:
-        return load_checkpoint(checkpoint, overrides, trust=trust)
-    project = read_project(Path())
-    if project.checkpoint is not None:
+        model = load_checkpoint(checkpoint, overrides, trust=trust)
+    elif (project := read_project(Path())).checkpoint is not None:
         console.remark(f"no checkpoint given: using {project.checkpoint} from {PROJECT_FILE}")
-        return load_checkpoint(project.checkpoint, {**project.overrides, **overrides}, trust=trust)
-    console.remark("no checkpoint given: using the demo model that ships with cmexport (CIFAR-10, 32x32, 10 classes)")
-    return load_checkpoint(demo_checkpoint(), overrides)
+        model = load_checkpoint(project.checkpoint, {**project.overrides, **overrides}, trust=trust)
+    else:
+        console.remark(
+            "no checkpoint given: using the demo model that ships with cmexport (CIFAR-10, 32x32, 10 classes)"
+        )
+        model = load_checkpoint(demo_checkpoint(), overrides)
+    tell_assumed(model, strict=strict)
+    return model
 
 
 def resolve_schedule(

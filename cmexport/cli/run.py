@@ -57,6 +57,7 @@ def command(
     checkpoint: Checkpoint = None,
     dry_run: DryRun = False,
     jobs: Jobs = None,
+    strict: o.Strict = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Run a recipe: export, verify, bench and report, each step in a process of its own.
@@ -66,7 +67,7 @@ def command(
     """
     document = read_document(recipe)
     checked = check_document(document)
-    chosen = Chosen(out, jobs, checkpoint)
+    chosen = Chosen(out, jobs, checkpoint, strict)
     if checkpoint is not None and not checkpoint_file(checkpoint).exists():
         raise UsageError(f"--checkpoint {checkpoint}: there is no such file")
     plan = plan_run(document, checked, chosen)
@@ -162,6 +163,7 @@ def _facts(plan: RunPlan, outcomes: Sequence[Outcome], code: int) -> dict[str, A
         "checkpoint": str(plan.checkpoint),
         "out": str(plan.out),
         "exit_code": code,
+        "assumed": list({f["option"]: f for outcome in outcomes for f in outcome.facts.get("assumed", ())}.values()),
         "steps": [
             {
                 "step": outcome.step.name,
@@ -228,6 +230,7 @@ def _watching(plan: RunPlan) -> Iterator[Watch]:
     stderr = Console(stderr=True, highlight=False)
     running: dict[str, float] = {}
     ended: list[Outcome] = []
+    said: set[str] = set()
 
     def show() -> Table:
         grid = Table.grid(padding=(0, 1))
@@ -249,6 +252,10 @@ def _watching(plan: RunPlan) -> Iterator[Watch]:
             ),
             soft_wrap=True,
         )
+        for line in _guesses(outcome):
+            if line not in said:
+                said.add(line)
+                console.remark(line)
 
     try:
         with Live(get_renderable=show, console=stderr, refresh_per_second=4, transient=True) as live:
@@ -258,6 +265,16 @@ def _watching(plan: RunPlan) -> Iterator[Watch]:
         done = sum(outcome.status in ("done", "kept", "gate") for outcome in ended)
         console.remark(f"{done} of {len(plan.steps)} steps are done and kept; the same command goes on from there")
         raise
+
+
+def _guesses(outcome: Outcome) -> list[str]:
+    """What a step had to guess of the checkpoint, and what other readings gave on pictures."""
+    assumed: Sequence[Mapping[str, str]] = outcome.facts.get("assumed", ())
+    lines = [
+        f"assumed {fact['option'].removeprefix('--set ')} ({fact['origin']}); to set it: [checkpoint.set] in the recipe"
+        for fact in assumed
+    ]
+    return [*lines, *(f"self-check: {line}" for line in outcome.facts.get("self_check", ()))]
 
 
 def _remainder(outcome: Outcome) -> str:

@@ -77,7 +77,9 @@ def command(
     output: o.Output = "float",
     keep_fp32: o.KeepFp32 = "none",
     rewrites: o.Rewrites = "all",
+    size: o.Size = None,
     assignments: o.Set = None,
+    strict: o.Strict = False,
     trust: o.Trust = False,
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
@@ -117,10 +119,11 @@ def command(
         label=label,
         batch=batches[0],
         output=output,
-        assignments=assignments,
+        assignments=o.with_size(assignments, size),
         trust=trust,
         seeds=seeds,
         no_verify=no_verify,
+        strict=strict,
     )
     if lowering.keep_fp32:
         show_kept(result.manifest)

@@ -34,11 +34,15 @@ _HEAVY = {"int8": 4, "mixed": 4, "fp8": 3, "w4": 2, "w6": 2}
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the command line decides instead of the recipe; None leaves it to the recipe."""
+    """What the command line decides instead of the recipe; None leaves it to the recipe.
+
+    `strict` refuses a checkpoint of which a setting is guessed.
+    """
 
     out: Path | None = None
     jobs: int | None = None
     checkpoint: Path | None = None
+    strict: bool = False
 
 
 def checkpoint_path(document: Document, recipe: Recipe, chosen: Chosen) -> Path | None:
@@ -54,7 +58,7 @@ def plan_run(document: Document, recipe: Recipe, chosen: Chosen) -> RunPlan:
     """All steps of a recipe, each after what it needs."""
     named = checkpoint_path(document, recipe, chosen)
     checkpoint = Path(os.path.abspath(demo_checkpoint() if named is None else named))  # noqa: PTH100 - keeps links
-    steps = _Planner(document, recipe, checkpoint).steps()
+    steps = _Planner(document, recipe, checkpoint, chosen.strict).steps()
     return RunPlan(
         recipe=document.path,
         description=recipe.description,
@@ -108,8 +112,9 @@ def _shown(value: Any) -> str:
 
 
 class _Planner:
-    def __init__(self, document: Document, recipe: Recipe, checkpoint: Path) -> None:
+    def __init__(self, document: Document, recipe: Recipe, checkpoint: Path, strict: bool) -> None:
         self._document = document
+        self._strict = ["--strict"] if strict else []
         self._recipe = recipe
         self._checkpoint = checkpoint
         # Step names by the table they come from: what `needs` and `targets` mean.
@@ -136,7 +141,7 @@ class _Planner:
     def _model(self) -> list[str]:
         settings = [f"{name}={text}" for name, text in self._recipe.checkpoint.set.items()]
         trust = ["--trust-checkpoint"] if self._recipe.checkpoint.trust else []
-        return [*trust, *(part for setting in settings for part in ("--set", setting))]
+        return [*self._strict, *trust, *(part for setting in settings for part in ("--set", setting))]
 
     def _schedule(self, name: str | None) -> list[str]:
         schedule = Schedule() if name is None else self._recipe.schedules[name]
