@@ -112,12 +112,7 @@ def load_folder(folder: Path, settings: Settings) -> ConsistencyModel:
     network = _build(layout.unet, config, facts, tensors, settings)
 
     size = settings.choose("image_size", *_sizes(layout.unet / "config.json", config))
-    channels, returned = config.get("in_channels", 3), config.get("out_channels", 3)
-    if channels != returned:
-        raise CheckpointError(
-            f"{layout.unet / 'config.json'}: takes {channels} channels and returns {returned}; a consistency model "
-            "returns a picture, never a variance"
-        )
+    channels = config.get("in_channels", 3)
     settings.inferred("in_channels", channels, "unet/config.json")
     classes = config.get("num_class_embeds")
     if classes is not None:
@@ -137,18 +132,13 @@ def load_folder(folder: Path, settings: Settings) -> ConsistencyModel:
 
 
 def _check_time(path: Path, config: Mapping[str, Any], constants: SamplingConstants) -> None:
-    """Refuse a time embedding that can't take the noise levels.
+    """Refuse a time embedding that takes logarithms of what may be negative.
 
     Raises:
-        CheckpointError: it is a table of whole timesteps, or takes logarithms of what may be negative.
+        CheckpointError: it would get such numbers.
     """
-    kind = config.get("time_embedding_type", "positional")
-    if kind == "learned":
-        raise CheckpointError(
-            f"{path}: time_embedding_type 'learned' has a vector for each whole timestep; the noise level of a "
-            "consistency model is any number"
-        )
-    if kind == "fourier" and c_noise_at(constants.c_noise, constants.noise.sigma_min) <= 0:
+    fourier = config.get("time_embedding_type") == "fourier"
+    if fourier and c_noise_at(constants.c_noise, constants.noise.sigma_min) <= 0:
         raise CheckpointError(
             f"{path}: time_embedding_type 'fourier' takes the logarithm of its input, and c_noise "
             f"'{constants.c_noise}' is negative at small noise levels;\nif the network was fed sigma itself: "
@@ -235,6 +225,17 @@ def _check_plausible(path: Path, config: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{path}: layers_per_block is implausible")
     if config.get("class_embed_type") is not None:
         raise CheckpointError(f"{path}: class_embed_type '{config['class_embed_type']}' is not supported")
+    channels, returned = config.get("in_channels", 3), config.get("out_channels", 3)
+    if channels != returned:
+        raise CheckpointError(
+            f"{path}: takes {channels} channels and returns {returned}; a consistency model returns a picture, no "
+            "variance beside it"
+        )
+    if config.get("time_embedding_type") == "learned":
+        raise CheckpointError(
+            f"{path}: time_embedding_type 'learned' has a vector for each whole timestep; the noise level of a "
+            "consistency model is any number"
+        )
 
 
 def _read_weights(folder: Path) -> tuple[FileFacts, Mapping[str, Tensor]]:

@@ -12,6 +12,7 @@ from cmexport.checkpoints.boundary import require_boundary
 from cmexport.checkpoints.diffusers_folder import fetch_from_hub, is_hub_id, load_folder
 from cmexport.checkpoints.edm import ECT, EDM, build_edm_network
 from cmexport.checkpoints.edm_pickle import preconditioning_of, read_edm_pickle
+from cmexport.checkpoints.embedded import embedded_settings
 from cmexport.checkpoints.openai import architecture, build_adm_unet, infer_shape, resolve_config
 from cmexport.checkpoints.openai_flags import precond_from_flags
 from cmexport.checkpoints.own_module import is_module_reference, load_module
@@ -86,10 +87,13 @@ def load_checkpoint(
 
 def _from_file(facts: FileFacts, settings: Settings, trust: bool) -> ConsistencyModel:
     if trust:
-        return _from_state(find_weights(facts, "trusted pickle", read_trusted(facts)), settings)
+        content = read_trusted(facts)
+        settings.embedded = embedded_settings(content)
+        return _from_state(find_weights(facts, "trusted pickle", content), settings)
     kind = container_of(facts.path)
     if kind == "torch":
         container, content = read_torch(facts)
+        settings.embedded = embedded_settings(content)
         return _from_state(find_weights(facts, container, content), settings)
     if kind == "safetensors":
         return _from_state(find_weights(facts, kind, read_safetensors(facts.path)), settings)

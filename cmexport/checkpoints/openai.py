@@ -205,7 +205,7 @@ class _Heads:
 def _resolve_heads(shape: AdmShape, settings: Settings) -> _Heads:
     """As cm/unet.py has it: a `num_head_channels` other than -1 wins, else `num_heads` decides."""
     by_count, by_width, up = map(settings.said, ("num_heads", "num_head_channels", "num_heads_upsample"))
-    # A number on the command line beats a width in the file beside the weights.
+    # A number on the command line beats a width in the file beside the weights, or in their own.
     if "num_heads" in settings.overrides and "num_head_channels" not in settings.overrides:
         by_width = None
     unused = [name for name in ("num_heads", "num_heads_upsample") if settings.said(name) not in (None, -1)]
@@ -220,11 +220,10 @@ def _resolve_heads(shape: AdmShape, settings: Settings) -> _Heads:
     if by_count is not None or by_width == -1 or up not in (None, -1):
         fallback = Default(4, "default of openai/consistency_models", ambiguous=True)
         count = settings.choose("num_heads", fallback)
-        not_used = "not used: num_heads decides"
-        if by_width is None and "num_head_channels" in settings.sidecar:
-            settings.resolved["num_head_channels"] = Setting("num_head_channels", -1, not_used)
+        if by_width == -1:
+            settings.noted("num_head_channels")
         else:
-            settings.choose("num_head_channels", Default(-1, not_used), Default(-1, not_used))
+            settings.resolved["num_head_channels"] = Setting("num_head_channels", -1, "not used: num_heads decides")
         _check_heads(shape, "num_heads", count)
         if up is None:
             return _Heads(-1, count)

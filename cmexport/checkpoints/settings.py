@@ -23,6 +23,9 @@ from cmexport.networks.adm_unet import QKV_ORDERS
 from cmexport.sampling.preconditioning import C_NOISE, PRECONDITIONINGS
 from cmexport.sampling.schedules import RENOISE_RULES
 
+EMBEDDED = "options in the checkpoint"
+"""The origin of a value that lies in the weights' own file."""
+
 
 @dataclass(frozen=True)
 class Field:
@@ -222,12 +225,14 @@ class Settings:
         overrides: parsed `--set` values.
         stem: lower-case file name without suffix, matched against `NAMED_DEFAULTS`.
         sidecar: parsed values of a file beside the weights; `--set` beats them, they beat everything else.
+        embedded: parsed values that lie in the weights' own file; all of the above beat them, they beat its name.
         resolved: settings so far, by name, in order.
     """
 
     overrides: Mapping[str, SettingValue]
     stem: str = ""
     sidecar: Mapping[str, SettingValue] = field(default_factory=dict)
+    embedded: Mapping[str, SettingValue] = field(default_factory=dict)
     resolved: dict[str, Setting] = field(default_factory=dict)
 
     def inferred(self, name: str, value: SettingValue, origin: str = "weights") -> Any:
@@ -251,6 +256,8 @@ class Settings:
             decided = Default(self.overrides[name], f"--set {name}")
         elif name in self.sidecar:
             decided = Default(self.sidecar[name], SIDECAR_NAME)
+        elif name in self.embedded:
+            decided = Default(self.embedded[name], EMBEDDED)
         elif preferred:
             decided = preferred[0]
         else:
@@ -259,12 +266,12 @@ class Settings:
         return decided.value
 
     def said(self, name: str) -> SettingValue:
-        """What `--set`, else the sidecar, says of a field; None where neither does."""
-        return self.overrides.get(name, self.sidecar.get(name))
+        """What `--set`, else the sidecar, else the checkpoint's own options say of a field; None where none does."""
+        return self.overrides.get(name, self.sidecar.get(name, self.embedded.get(name)))
 
     def noted(self, name: str, remark: str = "", value: SettingValue = None) -> None:
         """Record a field that was said and decides nothing; `remark` tells the user why."""
-        origin = f"--set {name}" if name in self.overrides else SIDECAR_NAME
+        origin = f"--set {name}" if name in self.overrides else SIDECAR_NAME if name in self.sidecar else EMBEDDED
         self.resolved[name] = Setting(name, self.said(name) if value is None else value, origin, remark=remark)
 
     def by_name(self, name: str) -> Default | None:
