@@ -11,7 +11,8 @@ from cmexport.sampling.denoiser import denoise
 # 0 for `cm`, whose c_out vanishes at sigma_min; the others vanish at sigma 0. Any difference is a wrong formula.
 TOLERANCE = 1e-6
 # Networks are convolutional: 32 pixels are enough, and a 256-pixel network would need seconds and 2 GB. One that
-# halves its pictures six times (128 pixels and seven levels) has nothing left of 32: it needs 64.
+# halves its pictures six times (128 pixels and seven levels) has nothing left of 32. Two pixels must be left at the
+# bottom, since GroupNorm takes no group of a single number.
 PROBE_PIXELS = 32
 _AT_SIGMA_MIN = frozenset({"cm", "ctm", "cm_without_c_in"})
 # No sigma makes this form the identity: c_out is 0.002 where c_skip is 1. Only finite output can be asked for.
@@ -30,7 +31,7 @@ def boundary_error(model: ConsistencyModel, *, whole: bool = False) -> float:
         The error, NaN or Inf if the network's output is.
     """
     space = model.space
-    most = max(space.height, space.width) if whole else max(PROBE_PIXELS, space.multiple)
+    most = max(space.height, space.width) if whole else max(PROBE_PIXELS, 2 * space.multiple)
     sigma = model.noise.sigma_min if model.preconditioning in _AT_SIGMA_MIN else 0.0
     shape = (1, space.channels, min(space.height, most), min(space.width, most))
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cmexport.checkpoints.assembling import assemble
+from cmexport.checkpoints.quiet import quiet_libraries
 from cmexport.checkpoints.reading import FileFacts, container_of, file_facts, find_weights, read_torch, strict_weights
 from cmexport.checkpoints.safetensors_file import read_safetensors
 from cmexport.checkpoints.settings import OPENAI, Default, Family, SamplingConstants, Settings, resolve_sampling
@@ -78,15 +79,18 @@ def fetch_from_hub(identity: str) -> Path:
     """
     try:
         import huggingface_hub
+        import huggingface_hub.utils
     except ImportError as error:
         raise BackendError(f"{identity}: hub models need diffusers: pip install 'cmexport[diffusers]'") from error
     patterns = ["*.json", "unet/*.json", "unet/*.safetensors", "unet/*.bin", "scheduler/*.json"]
     try:
-        return Path(huggingface_hub.snapshot_download(identity, local_files_only=True, allow_patterns=patterns))
+        with quiet_libraries():
+            return Path(huggingface_hub.snapshot_download(identity, local_files_only=True, allow_patterns=patterns))
     except Exception:  # Any reason for not being cached leads to the same second try.
         logging.getLogger(__name__).debug("%s is not in the cache", identity)
     try:
-        return Path(huggingface_hub.snapshot_download(identity, allow_patterns=patterns))
+        with quiet_libraries():
+            return Path(huggingface_hub.snapshot_download(identity, allow_patterns=patterns))
     except Exception as error:
         raise CheckpointError(
             f"{identity}: no such file, and as a hub model it is neither in the local cache nor reachable "
@@ -296,7 +300,8 @@ def _build(
                 f"{folder / 'config.json'}: {name} is a list, {value}; UNet2DModel has one for the whole network"
             )
     try:
-        unet: nn.Module = on_meta(lambda: factory.from_config(known))
+        with quiet_libraries():
+            unet: nn.Module = on_meta(lambda: factory.from_config(known))
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{folder / 'config.json'}: describes no UNet2DModel ({reason[0][:200]})") from error

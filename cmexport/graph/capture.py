@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -139,13 +140,17 @@ def output_spec(model: ConsistencyModel, request: SampleRequest) -> TensorSpec:
 
 def trace(module: nn.Module, inputs: Mapping[str, Tensor]) -> ExportedProgram:
     """Export `module` with all inputs passed by name, static shapes, no decomposition."""
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # The exporter's own remarks about a network's habits; what matters is compared number by number later.
+        warnings.filterwarnings("ignore", module=r"torch(\.|$)")
         return torch.export.export(module, (), dict(inputs), strict=False)
 
 
 def to_module(program: ExportedProgram) -> fx.GraphModule:
     """The program as a GraphModule whose weights are attributes, free of the exporter's runtime assertions."""
-    module = program.module(check_guards=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch(\.|$)")
+        module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     assertions = {
         torch.ops.aten._assert_tensor_metadata.default,

@@ -1,6 +1,7 @@
 """diffusers folders, saved by diffusers itself and compared with its own pipeline."""
 
 import json
+import logging
 import sys
 
 import pytest
@@ -257,15 +258,29 @@ def test_without_diffusers(tmp_path, monkeypatch):
         load_checkpoint(tmp_path)
 
 
+def by_hand(made, monkeypatch, noise, renoise):
+    """diffusers' network and scheduler, timesteps=[22, 0]; its pipeline draws squares only."""
+    drawn = iter([renoise, torch.zeros_like(noise)])
+    module = sys.modules["diffusers.schedulers.scheduling_consistency_models"]
+    monkeypatch.setattr(module, "randn_tensor", lambda *args, **kwargs: next(drawn))
+    made.scheduler.set_timesteps(timesteps=[22, 0])
+    x = noise * made.scheduler.init_noise_sigma
+    for t in made.scheduler.timesteps:
+        with torch.no_grad():
+            raw = made.unet(made.scheduler.scale_model_input(x, t), t).sample
+        x = made.scheduler.step(raw, t, x).prev_sample
+    return (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+
 @pytest.mark.parametrize("stated", [[16, 32], [32, 16], ["16", 32.0]])
-def test_a_rectangle_equals_the_pipeline(stated, tmp_path, monkeypatch):
+def test_a_rectangle_equals_diffusers_network_and_scheduler(stated, tmp_path, monkeypatch):
     height, width = (int(float(side)) for side in stated)
     made = pipeline(sample_size=(height, width))
     made.save_pretrained(tmp_path)
     rewrite(tmp_path / "unet" / "config.json", sample_size=stated)
     generator = torch.Generator().manual_seed(5)
     noise, renoise = (torch.randn(2, 3, height, width, generator=generator) for _ in range(2))
-    expected = two_steps(made, monkeypatch, noise, renoise, None)
+    expected = by_hand(made, monkeypatch, noise, renoise)
     model = load_checkpoint(tmp_path)
     assert (model.space.height, model.space.width, model.image_size) == (height, width, (height, width))
     levels = karras_levels(model.noise, model.noise.levels)
@@ -313,6 +328,34 @@ def test_fields_that_the_library_does_not_know_are_said(tmp_path):
     rewrite(tmp_path / "unet" / "config.json", qk_norm="rms", harmless=None)
     (said,) = [s.remark for s in load_checkpoint(tmp_path).settings if s.remark]
     assert "has no qk_norm; not used" in said
+
+
+def test_the_libraries_keep_their_remarks_to_themselves(tmp_path, monkeypatch, capfd):
+    import huggingface_hub
+
+    pipeline().save_pretrained(tmp_path)
+    # diffusers warns of both: a head width of null, and a field it leaves out.
+    rewrite(tmp_path / "unet" / "config.json", attention_head_dim=None, surprise=1)
+    heard = []
+    handler = logging.Handler()
+    handler.emit = heard.append
+    logger = logging.getLogger("diffusers")
+    logger.addHandler(handler)
+    level = logger.level
+
+    def cached(identity, **_):
+        for _ in huggingface_hub.utils.tqdm(range(3), desc=f"Fetching {identity}"):
+            pass
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
+    try:
+        load_checkpoint("openai/diffusers-cd_imagenet64_l2")
+    finally:
+        logger.removeHandler(handler)
+    assert heard == []
+    assert logger.level == level
+    assert capfd.readouterr().err == ""
 
 
 def test_a_scheduler_beside_a_bare_unet_is_read(tmp_path):

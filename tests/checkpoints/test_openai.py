@@ -407,8 +407,9 @@ def test_a_rectangle_equals_diffusers_network(adm, save):
     model = load_checkpoint(save(network.state_dict()), {"image_size": "16x32", "num_head_channels": "32"})
     x = torch.randn(2, 3, 16, 32, generator=torch.Generator().manual_seed(0))
     graph = SamplerGraph(model, plan_sampling(model), SampleRequest(batch=2))
+    time = torch.tensor([250 * math.log(80.0)], dtype=torch.float64)
     with torch.no_grad():
-        got, raw = graph(x), unet(x * 80 / (80.0**2 + 0.25) ** 0.5, 250 * math.log(80.0)).sample
+        got, raw = graph(x), unet(x * 80 / (80.0**2 + 0.25) ** 0.5, time).sample
     near = 80 - 0.002
     expected = 0.25 / (near**2 + 0.25) * 80 * x + 0.5 * near / (80.0**2 + 0.25) ** 0.5 * raw
     assert (got - expected.clamp(-1, 1)).abs().max() < 1e-5
