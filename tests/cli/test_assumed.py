@@ -103,10 +103,9 @@ def test_verify_says_them_and_bench_says_what_the_export_had_guessed(guessed, cm
     drawn = cmexport("sample", folder, "--save", tmp_path / "y.npz", "--count", 1, "--json")
     assert "exported with an assumed num_head_channels=64" in flat(drawn.stderr)
     assert [f["name"] for f in drawn.json["assumed"]] == list(GUESSED)
-    page = cmexport("report", folder, "-o", tmp_path / "report")
+    page = cmexport("report", folder, "-o", tmp_path / "report.html")
     assert page.code == 0, page.stderr
-    (written,) = (tmp_path / "report").rglob("*.md") if (tmp_path / "report").is_dir() else [tmp_path / "report.md"]
-    assert "Assumed of mine.pt: image" in written.read_text().replace("\\", "")
+    assert "Assumed of mine.pt: image_size=16" in (tmp_path / "report.html").read_text()
 
 
 def test_strict_refuses_before_any_work(guessed, cmexport, tmp_path):
