@@ -25,6 +25,7 @@ from cmexport.artifact import (
 )
 from cmexport.artifact.frontier import frontier_points, frontier_svg
 from cmexport.artifact.manifest import (
+    AssumedRecord,
     CheckpointRecord,
     EvaluationRecord,
     FunctionRecord,
@@ -45,6 +46,7 @@ from cmexport.naming import shown_name
 from cmexport.parity.ladder import ParityReport
 from cmexport.progress import Progress
 from cmexport.sampling.chosen import plan_request
+from cmexport.sampling.editing import task_named
 from cmexport.sampling.heun import HeunPlan
 from cmexport.sampling.schedules import SamplingPlan
 from cmexport.targets.base import LoopingTarget, LoweredModel, LoweringOptions
@@ -61,7 +63,8 @@ class ExportOptions:
 
     `expendable` frees the model's weights once the reference pictures are drawn: for callers that export once and
     want the smallest memory, as the command line does. `overwrite` replaces whatever folder stands in the artefact's
-    place; without it only an older export of the same checkpoint with the same settings is.
+    place; without it only an older export of the same checkpoint with the same settings is. `self_check` is what trying
+    other readings of a guessed checkpoint found, for the manifest.
     """
 
     target: str = "onnx"
@@ -69,6 +72,7 @@ class ExportOptions:
     verify: VerifyOptions | None = field(default_factory=VerifyOptions)
     expendable: bool = False
     overwrite: bool = False
+    self_check: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -303,6 +307,7 @@ def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, pa
     """The manifest of one graph, but for its files."""
     source, noise = model.source, model.noise
     request, plan, captured, lowered = draft.request, draft.plan, draft.captured, draft.lowered
+    noisy = task_named(request.task).image_noise(plan.sigmas[0])
     return Manifest(
         schema_version=1,
         cmexport_version=__version__,
@@ -327,6 +332,10 @@ def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, pa
                 for s in model.settings
             ),
         ),
+        assumed=tuple(
+            AssumedRecord(name=s.name, value=s.value, origin=s.origin, option=s.option) for s in model.assumed
+        ),
+        self_check=options.self_check,
         sampling=SamplingRecord(
             sigmas=plan.sigmas,
             evaluations=tuple(EvaluationRecord(**_fields(e)) for e in plan.evaluations),
@@ -344,8 +353,12 @@ def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, pa
         ),
         label=request.label,
         classes=model.conditioning.classes,
-        inputs=tuple(TensorRecord.of_input(s) for s in lowered.inputs or captured.inputs),
-        outputs=tuple(TensorRecord.of_output(s) for s in lowered.outputs or captured.outputs),
+        inputs=tuple(
+            TensorRecord.of_input(s, model.conditioning.classes, noisy) for s in lowered.inputs or captured.inputs
+        ),
+        outputs=tuple(
+            TensorRecord.of_output(s, clamp=plan.clamp, task=request.task) for s in lowered.outputs or captured.outputs
+        ),
         precision_plan=dict(lowered.precision_plan),
         rewrites=tuple(_rewrite_record(r) for r in draft.account),
         parity=None if parity is None else ParityRecord.from_report(parity),

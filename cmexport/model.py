@@ -20,7 +20,7 @@ EDITED = "edited"
 """Output of graphs with an `image` input: in ONNX and Core ML an input and an output can't share a name. Runners return
 it as `image` all the same."""
 
-SettingValue = bool | int | float | str | tuple[int, ...] | None
+SettingValue = bool | int | float | str | tuple[int | float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,52 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Setting:
-    """One resolved constant and where it came from, e.g. `Setting("sigma_max", 80.0, "default of cd_*")`."""
+    """One resolved constant and where it came from, e.g. `Setting("sigma_max", 80.0, "default of cd_*")`.
+
+    `ambiguous` marks a guess; `remark` is what else the user should hear of it, e.g. that another setting wins.
+    """
 
     name: str
     value: SettingValue
     origin: str
     ambiguous: bool = False
+    remark: str = ""
+
+    @property
+    def text(self) -> str:
+        """The value as `--set` spells it: `true`, `1,2,4`, `16x32`."""
+        if isinstance(self.value, tuple):
+            return ("x" if self.name == "image_size" else ",").join(map(str, self.value))
+        return str(self.value).lower() if isinstance(self.value, bool) else str(self.value)
+
+    @property
+    def option(self) -> str:
+        """What sets it on the command line: `--set num_heads=4`."""
+        return f"--set {self.name}={self.text}"
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where the pictures live: channels, height and width in pixels.
+
+    `multiple` is what height and width must be multiples of, 2 to the number of halvings inside the network; 1 where
+    the network doesn't say.
+    """
+
+    channels: int
+    height: int
+    width: int
+    multiple: int = 1
+
+    @property
+    def size(self) -> int | tuple[int, int]:
+        """The setting `image_size`: one number for a square, else height and width."""
+        return self.height if self.height == self.width else (self.height, self.width)
+
+    @property
+    def text(self) -> str:
+        """Height x width, for people: `16x32`."""
+        return f"{self.height}x{self.width}"
 
 
 @dataclass(frozen=True)
@@ -98,8 +138,7 @@ class ConsistencyModel:
         network: F, in eval mode, float32. Called as `network(x, c_noise)` or `network(x, c_noise, label)` with x
             (N, C, H, W), c_noise (1,) float64 and label (N,) int64; returns (N, C, H, W).
         architecture: name and keyword arguments of the network, as plain data for the manifest.
-        channels: picture channels C.
-        image_size: picture height and width in pixels.
+        space: channels, height and width of the pictures.
         preconditioning: key into `sampling.preconditioning.PRECONDITIONINGS`.
         c_noise: key into `sampling.preconditioning.C_NOISE`.
         noise: the trained noise range.
@@ -112,8 +151,7 @@ class ConsistencyModel:
 
     network: nn.Module
     architecture: Mapping[str, Any]
-    channels: int
-    image_size: int
+    space: Space
     preconditioning: str
     c_noise: str
     noise: NoiseRange
@@ -122,6 +160,21 @@ class ConsistencyModel:
     clamp: bool
     source: CheckpointSource
     settings: tuple[Setting, ...] = field(default=())
+
+    @property
+    def channels(self) -> int:
+        """Picture channels C."""
+        return self.space.channels
+
+    @property
+    def image_size(self) -> int | tuple[int, int]:
+        """Side of square pictures, else height and width, pixels: the setting of that name."""
+        return self.space.size
+
+    @property
+    def assumed(self) -> tuple[Setting, ...]:
+        """The settings that are guesses: nothing in the file, its name or the command line says them."""
+        return tuple(setting for setting in self.settings if setting.ambiguous)
 
     @property
     def parameters(self) -> int:

@@ -1,4 +1,4 @@
-"""Pictures and masks from files, as a model takes them: square, of its size, in [-1, 1].
+"""Pictures and masks from files, as a model takes them: of its height and width, in [-1, 1].
 
 Nothing but headers is read before the size is known, so a decompression bomb costs nothing; formats that Pillow hands
 to other programs are not opened.
@@ -27,32 +27,46 @@ _REFUSED_FORMATS = frozenset({"EPS", "WMF"})
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a file's pixels became a model's: its size as seen, the centre square, the size it was resized to."""
+    """How a file's pixels became a model's.
+
+    Attributes:
+        width, height: the file's size as seen.
+        size: (height, width) it was resized to, after its middle of that shape was taken.
+    """
 
     width: int
     height: int
-    size: int
+    size: tuple[int, int]
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """(height, width) of the largest middle part that has the model's shape, to a pixel."""
+        height, width = self.size
+        if self.width * height >= self.height * width:
+            return self.height, max(1, round(self.height * width / height))
+        return max(1, round(self.width * height / width)), self.width
 
     @property
     def remark(self) -> str:
         """What was done to the picture, in words; empty when nothing was."""
-        square = min(self.width, self.height)
+        (height, width), (cropped_height, cropped_width) = self.size, self.crop
         parts = []
-        if self.width != self.height:
-            parts.append(f"took the middle {square} x {square} of {self.width} x {self.height}")
-        if square != self.size:
-            parts.append(f"resized from {square} x {square} to {self.size} x {self.size}, the model's size")
+        if (cropped_height, cropped_width) != (self.height, self.width):
+            parts.append(f"took the middle {cropped_width} x {cropped_height} of {self.width} x {self.height}")
+        if (cropped_height, cropped_width) != (height, width):
+            parts.append(f"resized from {cropped_width} x {cropped_height} to {width} x {height}, the model's size")
         return " and ".join(parts)
 
 
-def read_photo(path: Path, size: int, channels: int) -> tuple[Floats, Geometry]:
-    """A picture as (C, size, size) in [-1, 1], and what was done to it.
+def read_photo(path: Path, size: tuple[int, int], channels: int) -> tuple[Floats, Geometry]:
+    """A picture as (C, H, W) in [-1, 1], and what was done to it.
 
     Transparent pixels are laid on white, 16-bit grey keeps its upper bits, of an animation the first frame is taken.
 
     Args:
         path: any raster file Pillow reads.
-        size: height and width of the model's pictures; others are cropped to the centre square and resized (Lanczos).
+        size: height and width of the model's pictures; others lose what their middle has beyond that shape and are
+            resized (Lanczos).
         channels: 3 for colours, 1 for grey.
 
     Raises:
@@ -69,12 +83,12 @@ def read_photo(path: Path, size: int, channels: int) -> tuple[Floats, Geometry]:
         layer = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     picture = picture.convert("RGB" if channels == 3 else "L")
-    pixels = np.asarray(_fit(picture, size, Image.Resampling.LANCZOS), dtype=np.float32)
-    return (pixels.reshape(size, size, channels).transpose(2, 0, 1) / 127.5 - 1.0).astype(np.float32), geometry
+    pixels = np.asarray(_fit(picture, geometry, Image.Resampling.LANCZOS), dtype=np.float32)
+    return (pixels.reshape(*size, channels).transpose(2, 0, 1) / 127.5 - 1.0).astype(np.float32), geometry
 
 
 def read_mask(path: Path, geometry: Geometry) -> Floats:
-    """A mask as (1, size, size): 1 where the file is lighter than middle grey (keep), 0 elsewhere.
+    """A mask as (1, H, W): 1 where the file is lighter than middle grey (keep), 0 elsewhere.
 
     It is cropped and resized as its picture was, without blending.
 
@@ -82,15 +96,15 @@ def read_mask(path: Path, geometry: Geometry) -> Floats:
         CheckpointError: as `read_photo`, or the mask has neither the picture file's size nor the model's.
     """
     mask = _open(path)
-    wanted, size = (geometry.width, geometry.height), geometry.size
-    if mask.size not in (wanted, (size, size)):
+    wanted, own = (geometry.width, geometry.height), geometry.size[::-1]
+    if mask.size not in (wanted, own):
         raise CheckpointError(
             f"{path}: the mask is {mask.width} x {mask.height} pixels, the picture {wanted[0]} x {wanted[1]}; "
             "they must match, white where the picture is kept"
         )
     if mask.mode.startswith(("I", "F")):
         mask = _eight_bits(path, mask)
-    kept = np.asarray(_fit(mask.convert("L"), size, Image.Resampling.NEAREST)) >= 128
+    kept = np.asarray(_fit(mask.convert("L"), Geometry(*mask.size, geometry.size), Image.Resampling.NEAREST)) >= 128
     return kept[None].astype(np.float32)
 
 
@@ -129,8 +143,8 @@ def _eight_bits(path: Path, picture: Image.Image) -> Image.Image:
     return Image.fromarray((levels.astype(np.uint32) * 255 // 65535).astype(np.uint8))
 
 
-def _fit(picture: Image.Image, size: int, resampling: Image.Resampling) -> Image.Image:
-    square = min(picture.size)
-    left, top = (picture.width - square) // 2, (picture.height - square) // 2
-    picture = picture.crop((left, top, left + square, top + square))
-    return picture if square == size else picture.resize((size, size), resampling)
+def _fit(picture: Image.Image, geometry: Geometry, resampling: Image.Resampling) -> Image.Image:
+    height, width = geometry.crop
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    picture = picture.crop((left, top, left + width, top + height))
+    return picture if (height, width) == geometry.size else picture.resize(geometry.size[::-1], resampling)

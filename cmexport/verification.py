@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -249,13 +249,14 @@ def verify_artifact(
     options: VerifyOptions,
     progress: Progress,
     function: str | None = None,
+    loaded: Callable[[ConsistencyModel], None] = lambda _model: None,
     *,
     weights: str | None = None,
     trust: bool = False,
 ) -> dict[str, ParityReport]:
     """The ladder again on a written artefact: each of its graphs, or only the one named `function`.
 
-    See `checkpoint_of` for the checkpoint.
+    See `checkpoint_of` for the checkpoint; `loaded` is told about it before the work begins.
 
     Raises:
         CheckpointError: the artefact or the checkpoint is damaged, or they don't belong together.
@@ -266,6 +267,7 @@ def verify_artifact(
     manifests = [whole.function(name) for name in names]
     progress.step("load")
     model = checkpoint_of(whole, against, overrides, weights=weights, trust=trust)
+    loaded(model)
     reports = {}
     for name, manifest in zip(names, manifests, strict=True):
         progress.step("verify" if len(names) == 1 else f"{name}: verify")

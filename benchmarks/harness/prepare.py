@@ -66,7 +66,7 @@ def _naive(network: nn.Module, model: ConsistencyModel, batch: int, path: Path, 
     c_noise = plan_sampling(model).evaluations[0].c_noise
     exact = names[1] == "c_noise"  # our network computes its time embedding in float64, diffusers in float32
     time = torch.tensor([c_noise], dtype=torch.float64 if exact else torch.float32)
-    inputs = [torch.randn(batch, model.channels, model.image_size, model.image_size), time]
+    inputs = [torch.randn(batch, model.channels, model.space.height, model.space.width), time]
     if model.conditioning.classes is not None:
         inputs.append(torch.zeros(batch, dtype=torch.int64))
     torch.onnx.export(
@@ -131,7 +131,7 @@ def _work(model: ConsistencyModel, batch: int, path: Path) -> None:
     loop = HostLoop(first.sigma, first.c_skip, first.c_out, first.c_in, first.c_noise, plan.clamp)
     facts = {
         "parameters": model.parameters,
-        "shape": [batch, model.channels, model.image_size, model.image_size],
+        "shape": [batch, model.channels, model.space.height, model.space.width],
         "classes": model.conditioning.classes,
         "flops": flops.model_dump(),
         "products": [[*shape, count] for shape, count in products.items()],

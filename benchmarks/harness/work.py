@@ -33,7 +33,7 @@ def measure_work(model: ConsistencyModel, batch: int) -> tuple[FlopRecord, Count
         products[n * height * width, layer.weight[0].numel(), channels] += 1
 
     hooks = [m.register_forward_hook(note) for m in model.network.modules() if isinstance(m, nn.Conv2d)]
-    x = torch.zeros(batch, model.channels, model.image_size, model.image_size)
+    x = torch.zeros(batch, model.channels, model.space.height, model.space.width)
     inputs = [x, torch.ones(1, dtype=torch.float64)]
     if model.conditioning.classes is not None:
         inputs.append(torch.zeros(batch, dtype=torch.int64))

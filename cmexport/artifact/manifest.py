@@ -48,6 +48,15 @@ class SettingRecord(Record):
     ambiguous: bool
 
 
+class AssumedRecord(Record):
+    """A setting that was guessed, and the option that sets it."""
+
+    name: str
+    value: PlainValue
+    origin: str
+    option: str
+
+
 class CheckpointRecord(Record):
     """The file the weights came from; `path` is where it lay then, `file` its name.
 
@@ -101,10 +110,14 @@ class SamplingRecord(Record):
 _MEANINGS = {
     "noise": "standard normal noise, unit variance, (N, C, H, W); the graph scales it",
     "renoise": "standard normal noise for the later steps, unit variance, (K-1, N, C, H, W)",
-    "label": "class of each picture, 0 to classes - 1, (N,)",
+    "label": "class of each picture, {labels}, (N,); not checked by the file: others give a wrong picture or an error",
     "image": "picture to edit, (N, C, H, W) in [-1, 1]",
     "mask": "1 where the picture is kept, 0 elsewhere, (N, 1, H, W)",
 }
+
+
+# Grey values and block means are put back after the clamp, and a sum of both may pass -1 and 1; inpaint's choice can't.
+_PUT_BACK = ("colorize", "superres")
 
 
 class TensorRecord(Record):
@@ -116,14 +129,32 @@ class TensorRecord(Record):
     meaning: str
 
     @classmethod
-    def of_input(cls, spec: TensorSpec) -> Self:
-        """An input, with the meaning that its name has in every artefact."""
-        return cls(name=spec.name, shape=spec.shape, dtype=spec.dtype, meaning=_MEANINGS.get(spec.name, ""))
+    def of_input(cls, spec: TensorSpec, classes: int | None = None, image_noise: float = 0.0) -> Self:
+        """An input, with the meaning that its name has in every artefact.
+
+        `classes` is the model's number of labels; `image_noise` the standard deviation of the noise that is on `image`
+        already, as task "denoise" has it.
+        """
+        meaning = _MEANINGS.get(spec.name, "")
+        if spec.name == "image" and image_noise:
+            meaning = f"picture in [-1, 1] plus normal noise of standard deviation {image_noise:.7g}, (N, C, H, W)"
+        return cls(
+            name=spec.name,
+            shape=spec.shape,
+            dtype=spec.dtype,
+            meaning=meaning.format(labels="0 to classes - 1" if classes is None else f"0 to {classes - 1}"),
+        )
 
     @classmethod
-    def of_output(cls, spec: TensorSpec) -> Self:
-        """An output; bytes are pictures ready to show, floats lie in [-1, 1]."""
-        layout = "bytes 0 to 255, (N, H, W, C)" if spec.dtype == "uint8" else "(N, C, H, W) in [-1, 1]"
+    def of_output(cls, spec: TensorSpec, *, clamp: bool = True, task: str = "generate") -> Self:
+        """An output; bytes are pictures ready to show, floats keep to [-1, 1] where the last step clamps them."""
+        layout = "(N, C, H, W) in [-1, 1]"
+        if spec.dtype == "uint8":
+            layout = "bytes 0 to 255, (N, H, W, C)"
+        elif not clamp:
+            layout = "(N, C, H, W) around [-1, 1], not clamped: numbers may lie beyond, clip before showing"
+        elif task in _PUT_BACK:
+            layout = "(N, C, H, W) in [-1, 1] but for the known part, put back after the clamp: clip before showing"
         return cls(name=spec.name, shape=spec.shape, dtype=spec.dtype, meaning=f"finished pictures, {layout}")
 
     @property
@@ -173,7 +204,9 @@ class Manifest(Record):
     """The whole of `manifest.json`.
 
     `patch` is the block size of task "superres", null for others; `label` is the class baked into the graph, null if
-    none; `classes` is null for unconditional models; `parity` is null when verification was switched off.
+    none; `classes` is null for unconditional models; `parity` is null when verification was switched off. `assumed`
+    lists the settings that were guessed; manifests older than it have them only in `checkpoint.settings`. `self_check`
+    is what other readings of the weights gave on pictures, where something was guessed.
 
     An artefact of one graph has no `functions`. One of several lists them all there, and the fields above describe the
     first; `function` gives the manifest that any one of them would have alone.
@@ -189,6 +222,8 @@ class Manifest(Record):
     patch: PositiveInt | None = None
     files: tuple[FileRecord, ...]
     checkpoint: CheckpointRecord
+    assumed: tuple[AssumedRecord, ...] = ()
+    self_check: tuple[str, ...] = ()
     sampling: SamplingRecord
     label: NonNegativeInt | None
     classes: PositiveInt | None

@@ -67,6 +67,8 @@ def metadata_props(manifest: Manifest) -> dict[str, str]:
         "rewrites": json.dumps({r.name: r.max_relative_error for r in manifest.rewrites if r.applied}, allow_nan=False),
         "tools": ", ".join(f"{name} {version}" for name, version in sorted(manifest.tools.items())),
     }
+    if manifest.assumed:
+        facts["assumed"] = "; ".join(f"{a.option.removeprefix('--set ')} ({a.origin})" for a in manifest.assumed)
     if manifest.parity is not None:
         facts["parity"] = _parity(manifest.parity)
     return {PREFIX + key: value for key, value in facts.items()}

@@ -26,7 +26,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-PlainValue = Annotated[JsonValue | tuple[int, ...], BeforeValidator(_plain)]
+PlainValue = Annotated[JsonValue | tuple[int | float, ...], BeforeValidator(_plain)]
 """Any JSON value; tuples are taken, and kept as lists."""
 
 PlainDict = Annotated[dict[str, JsonValue], BeforeValidator(_plain)]

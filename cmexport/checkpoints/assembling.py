@@ -8,15 +8,14 @@ from typing import Any
 from torch import nn
 
 from cmexport.checkpoints.settings import SamplingConstants
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel
+from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, Space
 
 
 def assemble(
     *,
     network: nn.Module,
     architecture: Mapping[str, Any],
-    channels: int,
-    image_size: int,
+    space: Space,
     classes: int | None,
     constants: SamplingConstants,
     source: CheckpointSource,
@@ -26,8 +25,7 @@ def assemble(
     return ConsistencyModel(
         network=network,
         architecture=architecture,
-        channels=channels,
-        image_size=image_size,
+        space=space,
         preconditioning=constants.preconditioning,
         c_noise=constants.c_noise,
         noise=constants.noise,

@@ -10,26 +10,31 @@ from cmexport.sampling.denoiser import denoise
 
 # 0 for `cm`, whose c_out vanishes at sigma_min; the others vanish at sigma 0. Any difference is a wrong formula.
 TOLERANCE = 1e-6
-# Networks are convolutional: 32 pixels are enough, and a 256-pixel network would need seconds and 2 GB.
+# Networks are convolutional: 32 pixels are enough, and a 256-pixel network would need seconds and 2 GB. One that
+# halves its pictures six times (128 pixels and seven levels) has nothing left of 32. Two pixels must be left at the
+# bottom, since GroupNorm takes no group of a single number.
 PROBE_PIXELS = 32
 _AT_SIGMA_MIN = frozenset({"cm", "ctm", "cm_without_c_in"})
 # No sigma makes this form the identity: c_out is 0.002 where c_skip is 1. Only finite output can be asked for.
 _NOWHERE = frozenset({"consistency_pipeline"})
 
 
-def boundary_error(model: ConsistencyModel, pixels: int | None = None) -> float:
+def boundary_error(model: ConsistencyModel, *, whole: bool = False) -> float:
     """Largest |f(x, s) - x| on a small random x, at s = sigma_min (`cm`, `ctm`) or s = 0 (the other forms).
 
     Args:
         model: a freshly loaded model.
-        pixels: height and width of x; by default at most 32.
+        whole: x is as large as the model's pictures, for networks whose halvings are unknown; by default each side is
+            at most 32 pixels, or the smallest side the network takes.
 
     Returns:
         The error, NaN or Inf if the network's output is.
     """
-    size = pixels or min(model.image_size, PROBE_PIXELS)
+    space = model.space
+    most = max(space.height, space.width) if whole else max(PROBE_PIXELS, 2 * space.multiple)
     sigma = model.noise.sigma_min if model.preconditioning in _AT_SIGMA_MIN else 0.0
-    x = torch.randn(1, model.channels, size, size, generator=torch.Generator().manual_seed(0))
+    shape = (1, space.channels, min(space.height, most), min(space.width, most))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     label = None if model.conditioning.classes is None else torch.zeros(1, dtype=torch.int64)
     if model.preconditioning in _NOWHERE:
         result = denoise(model, x, model.noise.sigma_min, label)
@@ -37,7 +42,7 @@ def boundary_error(model: ConsistencyModel, pixels: int | None = None) -> float:
     return (denoise(model, x, sigma, label) - x).abs().max().item()
 
 
-def require_boundary(model: ConsistencyModel, pixels: int | None = None) -> ConsistencyModel:
+def require_boundary(model: ConsistencyModel, *, whole: bool = False) -> ConsistencyModel:
     """The model itself, if it meets its boundary condition.
 
     Raises:
@@ -45,7 +50,7 @@ def require_boundary(model: ConsistencyModel, pixels: int | None = None) -> Cons
     """
     where = model.source.path
     try:
-        error = boundary_error(model, pixels)
+        error = boundary_error(model, whole=whole)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as problem:
         reason = str(problem).strip().splitlines() or [type(problem).__name__]
         raise CheckpointError(f"{where}: the network can't be evaluated: {reason[0][:200]}") from problem

@@ -7,6 +7,7 @@ unknown weights with a warning, which is how the early ImageNet-64 uploads lost 
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import re
@@ -27,17 +28,20 @@ from cmexport.checkpoints.folders import (
     choose_network,
     weights_files,
 )
+from cmexport.checkpoints.quiet import quiet_libraries
 from cmexport.checkpoints.reading import FileFacts, container_of, file_facts, find_weights, read_torch, strict_weights
 from cmexport.checkpoints.registered import with_registered
 from cmexport.checkpoints.safetensors_file import read_safetensors
-from cmexport.checkpoints.settings import OPENAI, Default, Family, Settings, resolve_sampling
+from cmexport.checkpoints.settings import OPENAI, Default, Family, SamplingConstants, Settings, resolve_sampling
 from cmexport.checkpoints.sharded import read_shards
+from cmexport.checkpoints.sizes import parse_size, space_of
 from cmexport.checkpoints.weight_sets import WeightSet, weight_sets
 from cmexport.errors import BackendError, CheckpointError
 from cmexport.files import require_file
-from cmexport.model import CheckpointSource, ConsistencyModel
+from cmexport.model import CheckpointSource, ConsistencyModel, Setting
 from cmexport.networks.diffusers_unet import DiffusersUnet
 from cmexport.networks.meta import on_meta
+from cmexport.sampling.preconditioning import c_noise_at
 
 _MAX_CONFIG_BYTES = 1_000_000
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
@@ -95,17 +99,20 @@ def fetch_from_hub(identity: str) -> Path:
     """
     try:
         import huggingface_hub
+        import huggingface_hub.utils
     except ImportError as error:
         raise BackendError(f"{identity}: hub models need diffusers: pip install 'cmexport[diffusers]'") from error
     # A bare network has its weights at the top. `*` also matches slashes: *.safetensors would fetch a whole pipeline.
     weights = ["unet*/*.safetensors", "unet*/*.bin", "diffusion_pytorch_model*", "model.safetensors"]
     patterns = ["*.json", *weights]
     try:
-        return Path(huggingface_hub.snapshot_download(identity, local_files_only=True, allow_patterns=patterns))
+        with quiet_libraries():
+            return Path(huggingface_hub.snapshot_download(identity, local_files_only=True, allow_patterns=patterns))
     except Exception:  # Any reason for not being cached leads to the same second try.
         logging.getLogger(__name__).debug("%s is not in the cache", identity)
     try:
-        return Path(huggingface_hub.snapshot_download(identity, allow_patterns=patterns))
+        with quiet_libraries():
+            return Path(huggingface_hub.snapshot_download(identity, allow_patterns=patterns))
     except Exception as error:
         raise CheckpointError(
             f"{identity}: no such file, and as a hub model it is neither in the local cache nor reachable "
@@ -162,16 +169,10 @@ def load_folder(
     config = {name: value for name, value in config.items() if name not in EMA_FIELDS}
     _check_plausible(unet / "config.json", config)
     facts, tensors = (given.file, given.tensors) if given is not None else _read_weights(unet, wanted, settings, config)
-    config, tensors = _mend(facts.path, config, tensors)
-    network = _build(unet, config, facts, tensors)
+    config, tensors = _mend(facts.path, config, tensors, settings)
+    network = _build(unet, config, facts, tensors, settings)
 
-    size = config.get("sample_size")
-    if isinstance(size, list):
-        size = size[0] if len(set(size)) == 1 else None
-    if size is None:
-        size = settings.choose("image_size", Default(32, "guess: config.json has no sample_size", ambiguous=True))
-    else:
-        settings.inferred("image_size", size, "unet/config.json")
+    size = settings.choose("image_size", *_sizes(unet / "config.json", config))
     channels = config.get("in_channels", 3)
     settings.inferred("in_channels", channels, "unet/config.json")
     classes = config.get("num_class_embeds")
@@ -179,11 +180,11 @@ def load_folder(
         settings.inferred("num_classes", classes, "unet/config.json")
     preferred = _scheduler(layout.scheduler) if layout.scheduler else {}
     constants = resolve_sampling(settings, layout.family, preferred)
+    _check_time(layout.unet / "config.json", config, constants)
     return assemble(
         network=network,
         architecture={"name": "diffusers.UNet2DModel", **{k: v for k, v in config.items() if not k.startswith("_")}},
-        channels=channels,
-        image_size=size,
+        space=space_of(facts.path.parent, channels, size, network.multiple),
         classes=classes,
         constants=constants,
         source=CheckpointSource(
@@ -197,6 +198,44 @@ def load_folder(
     )
 
 
+def _check_time(path: Path, config: Mapping[str, Any], constants: SamplingConstants) -> None:
+    """Refuse a time embedding that takes logarithms of what may be negative.
+
+    Raises:
+        CheckpointError: it would get such numbers.
+    """
+    fourier = config.get("time_embedding_type") == "fourier"
+    if fourier and c_noise_at(constants.c_noise, constants.noise.sigma_min) <= 0:
+        raise CheckpointError(
+            f"{path}: time_embedding_type 'fourier' takes the logarithm of its input, and c_noise "
+            f"'{constants.c_noise}' is negative at small noise levels;\nif the network was fed sigma itself: "
+            "--set c_noise=sigma"
+        )
+
+
+def _sizes(path: Path, config: Mapping[str, Any]) -> list[Default]:
+    """What to take for the picture size: a guess, and before it `sample_size` where the configuration has one.
+
+    Raises:
+        CheckpointError: `sample_size` is no size.
+    """
+    guess = Default(32, "guess: config.json has no sample_size", ambiguous=True)
+    stated = config.get("sample_size")
+    if stated is None:
+        return [guess]
+    sides = stated if isinstance(stated, list) else [stated]
+    try:
+        # JSON written by other programs has 32.0 and "32" too.
+        whole = [str(int(side)) if isinstance(side, float) and side.is_integer() else str(side) for side in sides]
+        return [guess, Default(parse_size(",".join(whole)), "unet/config.json")]
+    except ValueError as error:
+        raise CheckpointError(f"{path}: sample_size {str(stated)[:40]}: {_reason(error)}") from error
+
+
+def _reason(error: ValueError) -> str:
+    return str(error) if str(error).startswith("must") else "must be a number, or height and width as [16, 32]"
+
+
 def _layout(folder: Path) -> _Layout:
     index = folder / "model_index.json"
     if index.is_file():
@@ -206,12 +245,13 @@ def _layout(folder: Path) -> _Layout:
         if name == "ConsistencyPipeline":
             return _Layout(folder / "unet", None, THIRD_PARTY, name)
         raise CheckpointError(f"{folder}: is a {name[:80]}; only ConsistencyModelPipeline is supported")
+    # A network out of a pipeline keeps the scheduler that lies beside it: guessing what a file states would be wrong.
     if (folder / "config.json").is_file():
-        return _Layout(folder, None, OPENAI, "UNet2DModel folder")
+        return _Layout(folder, _scheduler_in(folder.parent), OPENAI, "UNet2DModel folder")
     if (folder / "unet" / "config.json").is_file():
-        return _Layout(folder / "unet", None, OPENAI, "UNet2DModel folder")
+        return _Layout(folder / "unet", _scheduler_in(folder), OPENAI, "UNet2DModel folder")
     if any_unet := _unets(folder):
-        return _Layout(any_unet[0].path, None, OPENAI, "UNet2DModel folder")
+        return _Layout(any_unet[0].path, _scheduler_in(folder), OPENAI, "UNet2DModel folder")
     advice = advice_for(folder)
     raise CheckpointError(
         f"{folder}: is a folder, but no diffusers pipeline (model_index.json) or unet (config.json)"
@@ -240,6 +280,11 @@ def _choose_unet(folder: Path, layout: _Layout, wanted: str | None, settings: Se
         return layout.unet, wanted
     chosen, left = choose_network(folder, found, wanted, settings)
     return chosen.path, left
+
+
+def _scheduler_in(folder: Path) -> Path | None:
+    path = folder / "scheduler" / "scheduler_config.json"
+    return path if path.is_file() else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -282,6 +327,17 @@ def _check_plausible(path: Path, config: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{path}: layers_per_block is implausible")
     if config.get("class_embed_type") is not None:
         raise CheckpointError(f"{path}: class_embed_type '{config['class_embed_type']}' is not supported")
+    channels, returned = config.get("in_channels", 3), config.get("out_channels", 3)
+    if channels != returned:
+        raise CheckpointError(
+            f"{path}: takes {channels} channels and returns {returned}; a consistency model returns a picture, no "
+            "variance beside it"
+        )
+    if config.get("time_embedding_type") == "learned":
+        raise CheckpointError(
+            f"{path}: time_embedding_type 'learned' has a vector for each whole timestep; the noise level of a "
+            "consistency model is any number"
+        )
 
 
 def _read_weights(
@@ -305,7 +361,7 @@ def _read_weights(
     if together is not content:
         # safetensors sorts names; the list beside them stands in the order of the class.
         own, name = dict(content), facts.path.name.split(".")[0]
-        order = list(_skeleton(folder, config).state_dict())
+        order = list(_skeleton(folder, config, settings).state_dict())
         content = {**together, name: {key: own[key] for key in order if key in own} | own}
     if sets := weight_sets(content):
         return facts, choose_set(facts.path, sets, wanted, settings).tensors
@@ -326,7 +382,7 @@ def read_state(facts: FileFacts) -> tuple[str, Any]:
 
 
 def _mend(
-    path: Path, config: dict[str, Any], tensors: Mapping[str, Tensor]
+    path: Path, config: dict[str, Any], tensors: Mapping[str, Tensor], settings: Settings
 ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
     renamed = {}
     for key, tensor in tensors.items():
@@ -334,37 +390,65 @@ def _mend(
             key = key.replace(old, new)
         renamed[key] = tensor
     if config.get("resnet_time_scale_shift") == "scale_shift" and config.get("attn_norm_num_groups") is None:
-        # Until diffusers PR 4863 such a network was built without the mid block's GroupNorm, silently.
+        # Until diffusers PR 4863 such a network was built without the mid block's GroupNorm, silently; since then the
+        # configuration says null where it has none and was trained so.
         if "mid_block.attentions.0.group_norm.weight" in renamed:
-            return {**config, "attn_norm_num_groups": 32}, renamed
-        if any(key.startswith("mid_block.attentions.0.") for key in renamed):
+            guess = Default(32, "guess: the mid block's norm is in the weights, not in config.json", ambiguous=True)
+            return {**config, "attn_norm_num_groups": settings.choose("groups", guess)}, renamed
+        attention = any(key.startswith("mid_block.attentions.0.") for key in renamed)
+        if attention and "attn_norm_num_groups" not in config:
             raise CheckpointError(
                 f"{path}: an early, broken upload: the mid block's attention lost its norm (diffusers issue 4414);\n"
-                "download the current revision"
+                'download the current revision, or, if it was trained so, add "attn_norm_num_groups": null to '
+                "config.json"
             )
     return config, renamed
 
 
-def _skeleton(folder: Path, config: Mapping[str, Any]) -> nn.Module:
+def _skeleton(folder: Path, config: Mapping[str, Any], settings: Settings) -> nn.Module:
     """The network without memory for its weights."""
     try:
         from diffusers import UNet2DModel
     except ImportError as error:
         raise BackendError(f"{folder}: diffusers folders need diffusers: pip install 'cmexport[diffusers]'") from error
+    factory: Any = UNet2DModel
+    parameters = inspect.signature(factory.__init__).parameters
+    known = {name: value for name, value in config.items() if name in parameters}
+    _note_unknown(set(config) - set(known), config, settings)
+    for name, value in known.items():
+        default = parameters[name].default
+        if isinstance(value, list) and name != "sample_size" and not isinstance(default, tuple):
+            raise CheckpointError(
+                f"{folder / 'config.json'}: {name} is a list, {value}; UNet2DModel has one for the whole network"
+            )
     try:
-        factory: Any = UNet2DModel
-        unet: nn.Module = on_meta(lambda: factory.from_config(dict(config)))
+        with quiet_libraries():
+            unet: nn.Module = on_meta(lambda: factory.from_config(known))
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{folder / 'config.json'}: describes no UNet2DModel ({reason[0][:200]})") from error
     return unet
 
 
-def _build(folder: Path, config: Mapping[str, Any], facts: FileFacts, tensors: Mapping[str, Tensor]) -> nn.Module:
-    unet = _skeleton(folder, config)
+def _build(
+    folder: Path, config: Mapping[str, Any], facts: FileFacts, tensors: Mapping[str, Tensor], settings: Settings
+) -> DiffusersUnet:
+    unet = _skeleton(folder, config, settings)
     expected = {key: value.shape for key, value in unet.state_dict().items()}
     unet.load_state_dict(strict_weights(facts.path, tensors, expected), strict=True, assign=True)
-    return DiffusersUnet(unet).eval().requires_grad_(False)
+    network = DiffusersUnet(unet)
+    network.eval().requires_grad_(False)
+    return network
+
+
+def _note_unknown(names: Iterable[str], config: Mapping[str, Any], settings: Settings) -> None:
+    """The library leaves out what it doesn't know; a value that asks for something is said aloud."""
+    asking = sorted(n for n in names if not n.startswith("_") and config[n] not in (None, False, "", [], {}))
+    if asking:
+        remark = f"unet/config.json: this diffusers' UNet2DModel has no {', '.join(asking)[:200]}; not used"
+        settings.resolved["unknown_fields"] = Setting(
+            "unknown_fields", ",".join(asking), "unet/config.json", False, remark
+        )
 
 
 def _scheduler(path: Path) -> dict[str, Default]:
@@ -384,5 +468,7 @@ def _scheduler(path: Path) -> dict[str, Default]:
             raise CheckpointError(f"{path}: {theirs} is {str(value)[:40]}")
         if wanted is not bool and not 0 < value < 1e9:
             raise CheckpointError(f"{path}: {theirs} is {value}")
+        if wanted is int and value != int(value):
+            raise CheckpointError(f"{path}: {theirs} is {value}, not a whole number")
         preferred[ours] = Default(wanted(value), "scheduler_config.json")
     return preferred

@@ -21,8 +21,10 @@ from cmexport.checkpoints.diffusers_folder import (
 )
 from cmexport.checkpoints.edm import ECT, EDM, build_edm_network
 from cmexport.checkpoints.edm_pickle import EdmPickle, preconditioning_of, read_edm_pickle
+from cmexport.checkpoints.embedded import embedded_settings
 from cmexport.checkpoints.folders import accelerate_files
 from cmexport.checkpoints.openai import architecture, build_adm_unet, infer_shape, resolve_config
+from cmexport.checkpoints.openai_flags import precond_from_flags
 from cmexport.checkpoints.own_module import is_module_reference, load_module
 from cmexport.checkpoints.reading import (
     FileFacts,
@@ -46,6 +48,7 @@ from cmexport.checkpoints.settings import (
     settings_for,
 )
 from cmexport.checkpoints.sidecar import read_sidecar
+from cmexport.checkpoints.sizes import space_of
 from cmexport.checkpoints.sniff import refuse_unknown
 from cmexport.checkpoints.weight_sets import weight_sets
 from cmexport.errors import CheckpointError
@@ -129,10 +132,14 @@ def _from_folder(folder: Path, settings: Settings, wanted: str | None, reference
 
 def _from_file(facts: FileFacts, settings: Settings, trust: bool, wanted: str | None) -> ConsistencyModel:
     if trust:
-        return _from_content(facts, "trusted pickle", read_trusted(facts), settings, wanted)
+        content = read_trusted(facts)
+        settings.embedded = embedded_settings(content)
+        return _from_content(facts, "trusted pickle", content, settings, wanted)
     kind = container_of(facts.path)
     if kind == "torch":
-        return _from_content(facts, *read_torch(facts), settings, wanted)
+        container, content = read_torch(facts)
+        settings.embedded = embedded_settings(content)
+        return _from_content(facts, container, content, settings, wanted)
     if kind == "safetensors":
         return _from_content(facts, kind, read_safetensors(facts.path), settings, wanted)
     if kind == "pickle":
@@ -164,8 +171,8 @@ def _pickled_constants(found: EdmPickle, precond: Default) -> dict[str, Default]
     for name in ("sigma_data", "sigma_min", "sigma_max"):
         value = found.attributes.get(name)
         # EDMPrecond states the range it accepts, 0 to infinity, which says nothing about sampling.
-        if type(value) is float and 0 < value < math.inf:
-            preferred[name] = Default(value, f"attribute of {found.class_name}")
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+            preferred[name] = Default(float(value), f"attribute of {found.class_name}")
     return preferred
 
 
@@ -208,14 +215,13 @@ def _adm(weights: Weights, settings: Settings, family: Family, name: str) -> Con
     path = weights.file.path
     shape = infer_shape(path, {key: tensor.shape for key, tensor in weights.tensors.items()})
     config = resolve_config(path, shape, settings)
-    constants = resolve_sampling(settings, family)
+    constants = resolve_sampling(settings, family, precond_from_flags(settings))
     chosen = settings.finish()
     network = build_adm_unet(path, config, weights.tensors, CtmUnet if family is CTM else AdmUnet)
     return assemble(
         network=network,
         architecture=architecture(config, "ctm_unet" if family is CTM else "adm_unet"),
-        channels=config.in_channels,
-        image_size=config.image_size,
+        space=space_of(path, config.in_channels, config.image_size, 2 ** (len(config.channel_mult) - 1)),
         classes=config.num_classes,
         constants=constants,
         source=CheckpointSource(path, f"{name} ({weights.container})", weights.file.sha256, weights.file.size_bytes),
@@ -238,8 +244,7 @@ def _edm(
     return assemble(
         network=built.network,
         architecture=built.architecture,
-        channels=built.config.in_channels,
-        image_size=built.config.image_size,
+        space=space_of(path, built.config.in_channels, built.config.image_size, 2 ** (len(built.config.widths) - 1)),
         classes=built.config.num_classes,
         constants=constants,
         source=CheckpointSource(path, f"edm ({weights.container})", weights.file.sha256, weights.file.size_bytes),

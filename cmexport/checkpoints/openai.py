@@ -15,9 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cmexport.checkpoints.openai_flags import check_flags, check_multipliers, order_from_flags, size_from_attention
 from cmexport.checkpoints.reading import strict_weights
 from cmexport.checkpoints.settings import Default, Settings
+from cmexport.checkpoints.sizes import space_of
 from cmexport.errors import CheckpointError, UsageError
+from cmexport.model import Setting
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.networks.meta import on_meta
 
@@ -31,7 +34,7 @@ class AdmShape:
     """What names and shapes alone say about an ADM UNet; see `AdmUnetConfig` for the fields."""
 
     model_channels: int
-    channel_mult: tuple[int, ...]
+    channel_mult: tuple[int | float, ...]
     num_res_blocks: int
     attention_downsampling: tuple[int, ...]
     in_channels: int
@@ -79,17 +82,19 @@ def _infer(shapes: Mapping[str, torch.Size]) -> AdmShape:
         raise ValueError(f"{len(outputs)} output blocks don't divide into levels of {per_level}: weights are missing")
 
     base = shapes["time_embed.0.weight"][1]
-    multipliers, attention = [], []
+    multipliers: list[int | float] = []
+    attention = []
     for level in range(levels):
         first = 1 + level * per_level
         width = shapes[f"input_blocks.{first}.0.out_layers.3.weight"][0]
-        if width % base:
-            raise ValueError(f"level {level} is {width} wide, which is no whole multiple of the base width {base}")
-        multipliers.append(width // base)
+        # OpenAI's networks for 512 pixels begin at half the base width. What is no simple fraction is no multiplier.
+        if 8 * width % base:
+            raise ValueError(f"level {level} is {width} wide, which is no simple multiple of the base width {base}")
+        multipliers.append(width / base if width % base else width // base)
         if f"input_blocks.{first}.1.qkv.weight" in shapes:
             attention.append(2**level)
     embedding_rows = shapes["input_blocks.1.0.emb_layers.1.weight"][0]
-    first_width = multipliers[0] * base
+    first_width = int(multipliers[0] * base)
     if embedding_rows not in (first_width, 2 * first_width):
         raise ValueError(f"the first block's embedding has {embedding_rows} rows for {first_width} channels")
     middle = shapes["middle_block.1.qkv.weight"]
@@ -134,29 +139,37 @@ def resolve_config(path: Path, shape: AdmShape, settings: Settings) -> AdmUnetCo
         raise CheckpointError(f"{path}: takes {shape.in_channels} channels and returns {shape.out_channels}")
     levels = len(shape.channel_mult)
     guess = _SIZE_BY_LEVELS.get(levels, 2 ** (levels + 2))
-    image_size = settings.choose("image_size", Default(guess, f"guess from {levels} resolution levels", ambiguous=True))
-    if image_size % 2 ** (levels - 1):
-        raise UsageError(
-            f"image_size {image_size} can't be halved {levels - 1} times, which this network does; "
-            f"--set image_size to a multiple of {2 ** (levels - 1)}"
-        )
-    for name in ("in_channels", "out_channels", "model_channels", "channel_mult", "num_res_blocks"):
+    fallback = size_from_attention(shape, settings) or Default(
+        guess, f"guess from {levels} resolution levels", ambiguous=True
+    )
+    image_size = settings.choose("image_size", fallback)
+    space_of(path, shape.in_channels, image_size, 2 ** (levels - 1))
+    for name in ("in_channels", "out_channels", "model_channels"):
         settings.inferred(name, getattr(shape, name))
+    check_multipliers(shape, settings)
+    settings.inferred("num_res_blocks", shape.num_res_blocks)
     settings.inferred("attention_downsampling", shape.attention_downsampling)
     if shape.num_classes is not None or "num_classes" in {**settings.sidecar, **settings.overrides}:
         settings.inferred("num_classes", shape.num_classes)
-    for name in ("use_scale_shift_norm", "resblock_updown", "conv_resample"):
-        settings.inferred(name, getattr(shape, name))
+    check_flags(shape, image_size, settings)
+    settings.inferred("use_scale_shift_norm", shape.use_scale_shift_norm)
+    for name in ("resblock_updown", "conv_resample"):
+        # A network of one level resamples nothing: any flag is right.
+        if levels == 1 and settings.said(name) is not None:
+            settings.noted(name)
+        else:
+            settings.inferred(name, getattr(shape, name))
     heads = _resolve_heads(shape, settings)
     order_default = (
         # guided-diffusion stores qkv as a 1-d convolution and, unless told otherwise, head by head.
-        Default("head_major", "default of guided-diffusion (qkv of rank 3)", ambiguous=True)
+        order_from_flags(settings)
+        or Default("head_major", "default of guided-diffusion (qkv of rank 3)", ambiguous=True)
         if shape.qkv_rank == 3
         else Default("thirds", "default of openai/consistency_models", ambiguous=True)
     )
     qkv_order = settings.choose("qkv_order", order_default)
     groups = settings.choose("groups", Default(32, "default of openai/consistency_models"))
-    widths = {shape.model_channels * mult for mult in shape.channel_mult}
+    widths = {int(shape.model_channels * mult) for mult in shape.channel_mult}
     uneven = sorted(width for width in widths if width % groups)
     if uneven:
         raise UsageError(f"{path}: {uneven[0]} channels don't divide into {groups} groups; --set groups=N")
@@ -176,27 +189,52 @@ def resolve_config(path: Path, shape: AdmShape, settings: Settings) -> AdmUnetCo
         resblock_updown=shape.resblock_updown,
         conv_resample=shape.conv_resample,
         groups=groups,
+        num_heads_upsample=heads.count_up,
     )
 
 
 @dataclass(frozen=True)
 class _Heads:
+    """Width of one head, or -1; heads of each block where it is -1, on the way down and (-1: the same) up."""
+
     width: int
     count: int
+    count_up: int = -1
 
 
 def _resolve_heads(shape: AdmShape, settings: Settings) -> _Heads:
-    said = {**settings.sidecar, **settings.overrides}
-    by_count, by_width = said.get("num_heads"), said.get("num_head_channels")
-    if by_count is not None and by_width not in (None, -1):
-        raise UsageError("--set num_heads and --set num_head_channels contradict each other; give one")
-    if by_count is not None or by_width == -1:
+    """As cm/unet.py has it: a `num_head_channels` other than -1 wins, else `num_heads` decides."""
+    by_count, by_width, up = map(settings.said, ("num_heads", "num_head_channels", "num_heads_upsample"))
+    # A number on the command line beats a width in the file beside the weights, or in their own.
+    if "num_heads" in settings.overrides and "num_head_channels" not in settings.overrides:
+        by_width = None
+    unused = [name for name in ("num_heads", "num_heads_upsample") if settings.said(name) not in (None, -1)]
+    if by_width not in (None, -1):
+        width = settings.choose("num_head_channels", Default(64, ""))
+        _check_heads(shape, "num_head_channels", width)
+        for name in unused:
+            settings.noted(name, f"{name} {settings.said(name)}: not used, num_head_channels {width} wins")
+        if up == -1:
+            settings.noted("num_heads_upsample")
+        return _Heads(width, AdmUnetConfig.num_heads)
+    if by_count is not None or by_width == -1 or up not in (None, -1):
         fallback = Default(4, "default of openai/consistency_models", ambiguous=True)
         count = settings.choose("num_heads", fallback)
-        settings.choose("num_head_channels", Default(-1, "not used: num_heads decides"))
+        if by_width == -1:
+            settings.noted("num_head_channels")
+        else:
+            settings.resolved["num_head_channels"] = Setting("num_head_channels", -1, "not used: num_heads decides")
         _check_heads(shape, "num_heads", count)
-        return _Heads(-1, count)
-    if by_width is None and settings.by_name("num_head_channels") is None:
+        if up is None:
+            return _Heads(-1, count)
+        settings.noted("num_heads_upsample")
+        assert isinstance(up, int)
+        if up != -1:
+            _check_heads(shape, "num_heads_upsample", up)
+        return _Heads(-1, count, -1 if up == count else up)
+    if up == -1:
+        settings.noted("num_heads_upsample")
+    if settings.by_name("num_head_channels") is None:
         # launch.sh trains every released model with width 64; the code's own default is 4 heads of any width.
         if all(width % 64 == 0 for width in shape.attention_widths):
             fallback = Default(64, "width of the released models", ambiguous=True)
@@ -240,4 +278,7 @@ def build_adm_unet(
 
 def architecture(config: AdmUnetConfig, name: str = "adm_unet") -> dict[str, object]:
     """Name and arguments of the network, for the manifest."""
-    return {"name": name, **asdict(config)}
+    facts = asdict(config)
+    if config.num_heads_upsample == -1:
+        del facts["num_heads_upsample"]
+    return {"name": name, **facts}

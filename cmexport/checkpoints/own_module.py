@@ -25,6 +25,7 @@ from cmexport.checkpoints.boundary import require_boundary
 from cmexport.checkpoints.reading import finite
 from cmexport.checkpoints.settings import Default, Family, Settings, parse_overrides, resolve_sampling
 from cmexport.checkpoints.sidecar import as_text
+from cmexport.checkpoints.sizes import space_of
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.files import require_file
 from cmexport.model import CheckpointSource, ConsistencyModel, Setting
@@ -116,7 +117,7 @@ def _wrap(
         return settings.choose(name, fallback, *([stated[name]] if name in stated else []))
 
     if "image_size" not in stated and "image_size" not in settings.overrides:
-        raise UsageError(f"{path}: say the picture size: --set image_size=N, or image_size in the spec")
+        raise UsageError(f"{path}: say the picture size: --set image_size=N (or HxW), or image_size in the spec")
     size = field("image_size", Default(None, ""))
     channels = field("in_channels", Default(3, "default"))
     classes = field("num_classes", Default(None, "default: no labels"))
@@ -142,14 +143,13 @@ def _wrap(
     model = assemble(
         network=network,
         architecture={"name": f"{type(network).__module__}.{type(network).__qualname__}"},
-        channels=channels,
-        image_size=size,
+        space=space_of(path, channels, size, 1),
         classes=classes,
         constants=constants,
         source=CheckpointSource(path, label, digest.hexdigest(), size_bytes, reference),
         settings=chosen,
     )
-    return require_boundary(model, pixels=size)
+    return require_boundary(model, whole=True)
 
 
 def _texts(spec: Mapping[str, Any]) -> dict[str, str]:

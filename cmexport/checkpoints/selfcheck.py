@@ -7,6 +7,7 @@ betrays it. Denoising does: y + s z goes in, and the right reading gives y back 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -20,7 +21,8 @@ from cmexport.checkpoints.boundary import boundary_error
 from cmexport.errors import CheckpointError
 from cmexport.files import require_file
 from cmexport.model import ConsistencyModel
-from cmexport.networks.adm_unet import QKV_ORDERS, AdmUnet
+from cmexport.networks.adm_unet import QKV_ORDERS, AdmUnet, AdmUnetConfig, AttentionBlock
+from cmexport.networks.ctm_unet import CtmUnet
 from cmexport.networks.meta import on_meta
 from cmexport.sampling.denoiser import denoise
 
@@ -93,9 +95,22 @@ def read_pictures(paths: Sequence[Path], model: ConsistencyModel) -> Tensor:
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise CheckpointError(f"{path}: is no readable picture ({type(error).__name__})") from error
         tensor = torch.from_numpy(array).reshape(array.shape[0], array.shape[1], -1).permute(2, 0, 1)[None]
-        size = (model.image_size, model.image_size)
+        size = (model.space.height, model.space.width)
         pictures.append(F.interpolate(tensor / 127.5 - 1.0, size=size, mode="bilinear", antialias=True))
     return torch.cat(pictures)
+
+
+def check_on_pictures(
+    model: ConsistencyModel, paths: Sequence[Path] | None = None, *, pictures: int = 4
+) -> SelfCheck | None:
+    """`self_check` on files, or on the first `pictures` of the package; None where pictures have other channels.
+
+    Raises:
+        CheckpointError: a file is no picture.
+    """
+    if model.channels not in (1, 3):
+        return None
+    return self_check(model, read_pictures(paths or default_pictures()[:pictures], model))
 
 
 def self_check(model: ConsistencyModel, pictures: Tensor, labels: Tensor | None = None) -> SelfCheck:
@@ -110,13 +125,44 @@ def self_check(model: ConsistencyModel, pictures: Tensor, labels: Tensor | None 
     readings = []
     for fields, candidate in _candidates(model):
         readings.append(Interpretation(fields, _error(candidate, pictures, labels), candidate is model))
-    ranked = tuple(sorted(readings, key=lambda reading: reading.error))
-    spread = _spread(model)
+    # Of equal readings the one in use comes first. NaN, of a network that can't take a reading, comes last.
+    ranked = tuple(sorted(readings, key=lambda r: (math.isnan(r.error), r.error, not r.chosen)))
+    spread = _spread(model, 8 if len(pictures) > 1 else 2)
     check = SelfCheck(boundary_error(model), ranked, spread, ())
     return dataclasses.replace(check, warnings=_warnings(check))
 
 
 def _candidates(model: ConsistencyModel) -> list[tuple[dict[str, str], ConsistencyModel]]:
+    """Every reading with its fields; the model itself comes first."""
+    readings = _scales_and_orders(model)
+    network = model.network
+    if not isinstance(network, AdmUnet) or not {"num_heads", "num_head_channels"} & {s.name for s in model.assumed}:
+        return readings
+    # Heads were guessed: other ways to divide the attention blocks, each beside the chosen scale and order.
+    (base, _), *_ = readings
+    own = network.config
+    name = "num_heads" if own.num_head_channels == -1 else "num_head_channels"
+    readings = [({**fields, name: str(getattr(own, name))}, reading) for fields, reading in readings]
+    widths = {block.proj_out.in_channels for block in network.modules() if isinstance(block, AttentionBlock)}
+    known = {tuple(own.heads_for(width) for width in sorted(widths))}
+    for field, value in (
+        *(("num_heads", n) for n in (1, 2, 4, 8)),
+        ("num_head_channels", 64),
+        ("num_head_channels", 32),
+    ):
+        if any(width % value for width in widths):
+            continue
+        width, count = (-1, value) if field == "num_heads" else (value, own.num_heads)
+        config = dataclasses.replace(own, num_head_channels=width, num_heads=count)
+        divided = tuple(config.heads_for(width) for width in sorted(widths))
+        if divided not in known:
+            known.add(divided)
+            other = dataclasses.replace(model, network=_rebuilt(network, config))
+            readings.append(({**base, field: str(value)}, other))
+    return readings
+
+
+def _scales_and_orders(model: ConsistencyModel) -> list[tuple[dict[str, str], ConsistencyModel]]:
     scales = [model.c_noise, *(name for name in ("250ln", "0.25ln", "sigma") if name != model.c_noise)]
     network = model.network
     if not isinstance(network, AdmUnet):
@@ -138,10 +184,16 @@ def _candidates(model: ConsistencyModel) -> list[tuple[dict[str, str], Consisten
 
 
 def _with_order(network: AdmUnet, order: str) -> nn.Module:
-    config = dataclasses.replace(network.config, qkv_order=order)
+    return _rebuilt(network, dataclasses.replace(network.config, qkv_order=order))
+
+
+def _rebuilt(network: AdmUnet, config: AdmUnetConfig) -> AdmUnet:
+    """The same weights read with another configuration."""
     other = on_meta(lambda: type(network)(config))
     # assign=True shares the weights: a second reading costs no memory.
     other.load_state_dict(network.state_dict(), strict=True, assign=True)
+    if isinstance(other, CtmUnet) and isinstance(network, CtmUnet):
+        other.c_noise_target = network.c_noise_target
     return other.eval().requires_grad_(False)
 
 
@@ -157,20 +209,20 @@ def _error(model: ConsistencyModel, pictures: Tensor, labels: Tensor | None) -> 
     return sum(errors) / len(errors)
 
 
-def _spread(model: ConsistencyModel) -> float:
-    size = model.image_size
-    noise = torch.randn(8, model.channels, size, size, generator=torch.Generator().manual_seed(0))
+def _spread(model: ConsistencyModel, samples: int) -> float:
+    space = model.space
+    noise = torch.randn(samples, space.channels, space.height, space.width, generator=torch.Generator().manual_seed(0))
     classes = model.conditioning.classes
-    label = None if classes is None else torch.zeros(8, dtype=torch.int64)
-    samples = denoise(model, model.noise.sigma_max * noise, model.noise.sigma_max, label)
-    return samples.clamp(-1, 1).std(dim=0).mean().item()
+    label = None if classes is None else torch.zeros(samples, dtype=torch.int64)
+    drawn = denoise(model, model.noise.sigma_max * noise, model.noise.sigma_max, label)
+    return drawn.clamp(-1, 1).std(dim=0).mean().item()
 
 
 def _warnings(check: SelfCheck) -> tuple[str, ...]:
     warnings = []
     best, chosen = check.interpretations[0], check.chosen
-    if not best.chosen:
-        factor = chosen.error / max(best.error, 1e-12)
+    factor = chosen.error / max(best.error, 1e-12)
+    if not best.chosen and factor >= CLOSE:
         differing = ", ".join(
             f"--set {name}={value}" for name, value in best.fields.items() if chosen.fields.get(name) != value
         )
@@ -178,8 +230,9 @@ def _warnings(check: SelfCheck) -> tuple[str, ...]:
             f"The chosen reading ({chosen}) denoises {factor:.2f} times worse than {best}; probably right: {differing}."
         )
     elif check.margin < CLOSE:
-        second = check.interpretations[1]
-        warnings.append(f"The readings {best} and {second} denoise almost equally well ({check.margin:.2f}).")
+        equal = [r for r in check.interpretations if not r.chosen and r.error < CLOSE * max(best.error, 1e-12)]
+        others = "; ".join(map(str, equal))
+        warnings.append(f"Pictures can't tell the chosen reading ({chosen}) from {others}: no advice.")
     if check.spread < TEACHER_SPREAD:
         warnings.append(
             f"One-step samples hardly differ (spread {check.spread:.2f}, real pictures 0.5): "

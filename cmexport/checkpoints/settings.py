@@ -16,12 +16,16 @@ from types import MappingProxyType
 from typing import Any
 
 from cmexport.checkpoints.sidecar import SIDECAR_NAME
+from cmexport.checkpoints.sizes import parse_size
 from cmexport.errors import UsageError
 from cmexport.model import NoiseRange, Setting, SettingValue
 from cmexport.naming import model_name
 from cmexport.networks.adm_unet import QKV_ORDERS
 from cmexport.sampling.preconditioning import C_NOISE, PRECONDITIONINGS
 from cmexport.sampling.schedules import RENOISE_RULES
+
+EMBEDDED = "options in the checkpoint"
+"""The origin of a value that lies in the weights' own file."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +90,32 @@ def _integers(text: str) -> tuple[int, ...]:
     return values
 
 
+def _multipliers(text: str) -> tuple[int | float, ...]:
+    """Whole numbers stay whole; OpenAI's 512-pixel network begins with 0.5. Empty: nothing said, as OpenAI's flag."""
+    values = tuple(float(part) for part in text.replace(" ", "").strip("()[]").split(",") if part)
+    if not all(0 < value < 1e6 for value in values):
+        raise ValueError("must be numbers above 0, separated by commas")
+    return tuple(int(value) if value == int(value) else value for value in values)
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError("must lie between 0 and 1")
+    return value
+
+
 def _text(text: str) -> str:
     return text.strip()
 
 
 KNOWN_SETTINGS: Mapping[str, Field] = MappingProxyType(
     {
-        "image_size": Field(_integer(1, 8192), "height and width of the pictures, pixels"),
+        "image_size": Field(parse_size, "height and width of the pictures, pixels: 32, or 16x32"),
         "in_channels": Field(_integer(1), "picture channels"),
         "out_channels": Field(_integer(1), "channels the network returns"),
         "model_channels": Field(_integer(1), "base width of the network"),
-        "channel_mult": Field(_integers, "width multiplier of each resolution, e.g. 1,2,3,4"),
+        "channel_mult": Field(_multipliers, "width multiplier of each resolution, e.g. 1,2,3,4"),
         "num_res_blocks": Field(_integer(1), "residual blocks per resolution"),
         "attention_downsampling": Field(_integers, "downsampling factors at which attention sits, e.g. 2,4,8"),
         "num_classes": Field(_integer(1), "classes of a conditional model"),
@@ -119,18 +138,40 @@ KNOWN_SETTINGS: Mapping[str, Field] = MappingProxyType(
     }
 )
 
+# Flags of openai/consistency_models' scripts that are not settings here, so that a command line pasted whole is read;
+# `openai_flags` says what each means for a file.
+OPENAI_FLAGS: Mapping[str, Field] = MappingProxyType(
+    {
+        "num_channels": Field(_integer(1), "OpenAI's name of model_channels"),
+        "attention_resolutions": Field(_integers, "picture sizes at which attention sits, pixels, e.g. 32,16,8"),
+        "num_heads_upsample": Field(_integer(1, also=(-1,)), "attention heads on the way up; -1: num_heads"),
+        "class_cond": Field(_flag, "whether the network takes labels"),
+        "learn_sigma": Field(_flag, "whether the network predicts a variance too"),
+        "use_fp16": Field(_flag, "half precision in OpenAI's own code"),
+        "use_checkpoint": Field(_flag, "recomputation in training"),
+        "use_new_attention_order": Field(_flag, "order of qkv in guided-diffusion"),
+        "dropout": Field(_share, "dropout in training"),
+        "weight_schedule": Field(_text, "weights of the training loss"),
+        "training_mode": Field(_text, "consistency_distillation, consistency_training or edm"),
+    }
+)
+
 
 @dataclass(frozen=True)
 class NamedDefaults:
-    """Constants that a released file's name stands for; `pattern` matches the lower-case name without suffix."""
+    """Constants that a released file's name stands for; `pattern` matches the lower-case name without suffix.
+
+    `guess` marks names that anyone's file may have by chance.
+    """
 
     label: str
     pattern: re.Pattern[str]
     values: Mapping[str, SettingValue]
+    guess: bool = False
 
 
-def _named(label: str, pattern: str, **values: SettingValue) -> NamedDefaults:
-    return NamedDefaults(label, re.compile(pattern), MappingProxyType(values))
+def _named(label: str, pattern: str, *, guess: bool = False, **values: SettingValue) -> NamedDefaults:
+    return NamedDefaults(label, re.compile(pattern), MappingProxyType(values), guess)
 
 
 # openai/consistency_models README and scripts/launch.sh. Earlier rows win, field by field.
@@ -143,7 +184,7 @@ NAMED_DEFAULTS: tuple[NamedDefaults, ...] = (
     _named("*imagenet64*", r"imagenet_?64", image_size=64, num_head_channels=64),
     _named("*bedroom256*, *cat256*", r"(bedroom|cat)_?256", image_size=256, num_head_channels=64),
     _named("*cifar*", r"cifar", image_size=32),
-    _named("*256*", r"(?<!\d)256(?!\d)", image_size=256),
+    _named("*256*", r"(?<!\d)256(?!\d)", guess=True, image_size=256),
 )
 
 
@@ -164,7 +205,7 @@ def parse_overrides(overrides: Mapping[str, str], by: str = "--set ") -> dict[st
     """
     parsed: dict[str, SettingValue] = {}
     for name, text in overrides.items():
-        known = KNOWN_SETTINGS.get(name)
+        known = KNOWN_SETTINGS.get(name) or OPENAI_FLAGS.get(name)
         if known is None:
             near = difflib.get_close_matches(name, KNOWN_SETTINGS, n=1, cutoff=0.4)
             hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(KNOWN_SETTINGS)}"
@@ -185,12 +226,14 @@ class Settings:
         overrides: parsed `--set` values.
         stem: lower-case file name without suffix, matched against `NAMED_DEFAULTS`.
         sidecar: parsed values of a file beside the weights; `--set` beats them, they beat everything else.
+        embedded: parsed values that lie in the weights' own file; all of the above beat them, they beat its name.
         resolved: settings so far, by name, in order.
     """
 
     overrides: Mapping[str, SettingValue]
     stem: str = ""
     sidecar: Mapping[str, SettingValue] = field(default_factory=dict)
+    embedded: Mapping[str, SettingValue] = field(default_factory=dict)
     resolved: dict[str, Setting] = field(default_factory=dict)
 
     def inferred(self, name: str, value: SettingValue, origin: str = "weights") -> Any:
@@ -202,7 +245,8 @@ class Settings:
         for said, by in ((self.overrides, "--set "), (self.sidecar, SIDECAR_NAME + ": ")):
             if name in said and said[name] != value:
                 raise UsageError(
-                    f"{by}{name}={_show(said[name])} contradicts the {origin}, which say {_show(value)}; leave it out"
+                    f"{by}{name}={Setting(name, said[name], '').text} contradicts the {origin}, which say "
+                    f"{Setting(name, value, '').text}; leave it out"
                 )
         self.resolved[name] = Setting(name, value, origin)
         return value
@@ -213,6 +257,8 @@ class Settings:
             decided = Default(self.overrides[name], f"--set {name}")
         elif name in self.sidecar:
             decided = Default(self.sidecar[name], SIDECAR_NAME)
+        elif name in self.embedded:
+            decided = Default(self.embedded[name], EMBEDDED)
         elif preferred:
             decided = preferred[0]
         else:
@@ -220,11 +266,20 @@ class Settings:
         self.resolved[name] = Setting(name, decided.value, decided.origin, decided.ambiguous)
         return decided.value
 
+    def said(self, name: str) -> SettingValue:
+        """What `--set`, else the sidecar, else the checkpoint's own options say of a field; None where none does."""
+        return self.overrides.get(name, self.sidecar.get(name, self.embedded.get(name)))
+
+    def noted(self, name: str, remark: str = "", value: SettingValue = None) -> None:
+        """Record a field that was said and decides nothing; `remark` tells the user why."""
+        origin = f"--set {name}" if name in self.overrides else SIDECAR_NAME if name in self.sidecar else EMBEDDED
+        self.resolved[name] = Setting(name, self.said(name) if value is None else value, origin, remark=remark)
+
     def by_name(self, name: str) -> Default | None:
         """What the file's name says about a field."""
         for row in NAMED_DEFAULTS:
             if name in row.values and row.pattern.search(self.stem):
-                return Default(row.values[name], f"default of {row.label}")
+                return Default(row.values[name], f"default of {row.label}", row.guess)
         return None
 
     def finish(self) -> tuple[Setting, ...]:
@@ -314,9 +369,3 @@ def settings_for(
         UsageError: see `parse_overrides`.
     """
     return Settings(parse_overrides(overrides), model_name(path).lower(), parse_overrides(sidecar, f"{SIDECAR_NAME}: "))
-
-
-def _show(value: SettingValue) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -7,10 +7,11 @@ import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from cmexport.artifact import read_manifest
 from cmexport.bench.devices.base import BenchJob, DeviceOptions, MeasureOptions
 from cmexport.bench.devices.registry import FORMS, device_named
 from cmexport.bench.jobs import check_names, prepare_job
@@ -19,6 +20,7 @@ from cmexport.bench.schema import BenchRecord
 from cmexport.bench.table import bench_table, remarks
 from cmexport.cli import console
 from cmexport.cli import options as o
+from cmexport.cli.assumed import tell_recorded
 from cmexport.cli.inspect import artifact_folder
 from cmexport.errors import BackendError, CheckpointError, OutputError, UsageError
 from cmexport.progress import Progress
@@ -134,9 +136,10 @@ def command(
     place = device_named(device, reached)
     found: list[BenchRecord] = []
     disturbed: list[BenchRecord] = []
+    assumed: list[dict[str, Any]] = []
     try:
         with console.working("read") as progress:
-            jobs = _prepare(artifacts, options, progress, task)
+            jobs, assumed = _prepare(artifacts, options, progress, task)
             for record in place.run(jobs, options, progress):
                 if require_quiet and _disturbed(record):
                     disturbed.append(record)
@@ -145,10 +148,10 @@ def command(
                 found.append(record)
     except KeyboardInterrupt:
         if found:
-            _show(found, out, as_json)
+            _show(found, out, assumed, as_json)
             console.remark(f"what was measured by then is kept: {_records(len(found))}")
         raise
-    _show(found, out, as_json)
+    _show(found, out, assumed, as_json)
     if disturbed:
         raise BackendError(_not_quiet(disturbed))
     _complain(found)
@@ -177,21 +180,24 @@ def _check_writable(out: Path) -> None:
 
 def _prepare(
     artifacts: Sequence[Path], options: MeasureOptions, progress: Progress, task: str | None
-) -> list[BenchJob]:
+) -> tuple[list[BenchJob], list[dict[str, Any]]]:
+    """What to run, and what the artefacts' exports had guessed."""
     folders = []
     for path in artifacts:
         folder = artifact_folder(str(path))
         if folder is None:
             raise CheckpointError(f"{path}: not an artefact; expected a folder with manifest.json, or a file in one")
         folders.append(folder)
+    assumed = tell_recorded([read_manifest(folder, check=False) for folder in folders])
     jobs = [prepare_job(folder, options, progress, task) for folder in folders]
     check_names(jobs)
-    return jobs
+    return jobs, assumed
 
 
-def _show(records: Sequence[BenchRecord], out: Path, as_json: bool) -> None:
+def _show(records: Sequence[BenchRecord], out: Path, assumed: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        console.emit_json({"out": str(out), "records": [record.model_dump(mode="json") for record in records]})
+        listed = [record.model_dump(mode="json") for record in records]
+        console.emit_json({"out": str(out), "records": listed, "assumed": assumed})
         return
     if not records:
         return

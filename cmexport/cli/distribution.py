@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cmexport.cli import console
+from cmexport.cli.assumed import Heard
 from cmexport.errors import ParityError, UsageError
 from cmexport.progress import Progress as Callbacks
 from cmexport.tuning.distribution import Distances, DistributionOptions, DistributionReport, compare_distributions
@@ -56,11 +57,12 @@ def check_distribution(
     overrides: Mapping[str, str],
     task: str | None,
     as_json: bool,
+    heard: Heard,
     *,
     weights: str | None = None,
     trust: bool = False,
 ) -> None:
-    """Measure, show, and fail where the pictures do.
+    """Measure, show, and fail where the pictures do; `heard` says what is guessed of the checkpoint.
 
     Raises:
         ParityError: a mean PSNR is below its gate, a number is not finite, or a distance is above `--max-distance`.
@@ -72,12 +74,12 @@ def check_distribution(
     with _drawing() as progress:
         jury = load_jury(question.features, question.statistics)
         reports = compare_distributions(
-            *(folder, jury, against, overrides, question.options, progress, task), weights=weights, trust=trust
+            *(folder, jury, against, overrides, question.options, progress, task, heard), weights=weights, trust=trust
         )
     if as_json:
         facts = {name: _facts(report, largest) for name, report in reports.items()}
         single = {"distribution": next(iter(facts.values()))} if len(facts) == 1 else {"functions": facts}
-        console.emit_json({"folder": str(folder), **single})
+        console.emit_json({"folder": str(folder), **single, "assumed": heard.assumed})
     else:
         for name, report in reports.items():
             if len(reports) > 1:

@@ -7,6 +7,7 @@ from pathlib import Path
 from cmexport.checkpoints.consent import remember
 from cmexport.checkpoints.own_module import module_file
 from cmexport.cli import console
+from cmexport.cli.assumed import check_assumed
 from cmexport.cli.options import ScheduleText
 from cmexport.cli.requests import build_requests, open_checkpoint, tuned_sigmas, verify_options
 from cmexport.export import ExportOptions, ExportResult, export_functions
@@ -30,6 +31,7 @@ def export_checkpoint(
     trust: bool,
     seeds: int | None,
     no_verify: bool,
+    strict: bool,
     sampler: str = "consistency",
     overwrite: bool = False,
 ) -> ExportResult:
@@ -39,7 +41,7 @@ def export_checkpoint(
         CmexportError: see `requests.open_checkpoint`, `requests.build_requests` and `export.export_functions`.
     """
     with console.working("load") as progress:
-        model = open_checkpoint(checkpoint, assignments, trust=trust, weights=weights)
+        model = open_checkpoint(checkpoint, assignments, trust=trust, weights=weights, strict=strict)
         if (module := module_file(model.source.reference)) is not None:
             remember(module)
         requests = build_requests(
@@ -49,12 +51,14 @@ def export_checkpoint(
             tuned=tuned_sigmas(checkpoint),
             sampler=sampler,
         )
+        progress.step("self-check")
         options = ExportOptions(
             target=target,
             lowering=lowering,
             verify=None if no_verify else verify_options(seeds),
             expendable=True,
             overwrite=overwrite,
+            self_check=check_assumed(model),
         )
         result = export_functions(model, requests, options, out, progress)
     if result.replaced:

@@ -13,11 +13,12 @@ from cmexport.checkpoints import load_checkpoint
 from cmexport.checkpoints.choosing import chosen_weights
 from cmexport.cli import console
 from cmexport.cli import options as o
+from cmexport.cli.assumed import tell_assumed
 from cmexport.cli.options import parse_set
 from cmexport.cli.requests import said_aloud
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, OutputError
-from cmexport.model import Setting
+from cmexport.model import Setting, Space
 from cmexport.naming import model_name
 from cmexport.recipes.template import Subject, recipe_text
 from cmexport.sampling.schedules import tuned_two_steps
@@ -36,8 +37,10 @@ def command(
     checkpoint: File = None,
     out: Out = None,
     force: Force = False,
+    size: o.Size = None,
     assignments: o.Set = None,
     weights: o.Weights = None,
+    strict: o.Strict = False,
     trust: o.Trust = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -52,15 +55,16 @@ def command(
         raise OutputError(f"{target}: a folder; name a file, e.g. -o {target / 'recipe.toml'}")
     if target.exists() and not force:
         raise OutputError(f"{target}: is there already; --force replaces it, -o names another")
-    chosen = parse_set(assignments)
+    chosen = parse_set(o.with_size(assignments, size))
     with console.working("read"):
         # Never the project's: a recipe names what it is for.
         file = demo_checkpoint() if checkpoint is None else checkpoint
         model = said_aloud(load_checkpoint(file, chosen, trust=trust, weights=weights))
+    tell_assumed(model, strict=strict)
     subject = Subject(
         name=model.source.name,
         file=None if checkpoint is None else os.path.relpath(checkpoint, target.parent),
-        what=_what(model.image_size, model.channels, model.conditioning.classes),
+        what=_what(model.space, model.conditioning.classes),
         classes=model.conditioning.classes,
         assumed=[s for s in model.settings if (s.ambiguous or s.name in chosen) and _settable(s)],
         sigmas=tuned_two_steps(model.source.name, model.noise),
@@ -76,9 +80,9 @@ def command(
         console.say(f"Assumed, to be confirmed in [checkpoint.set]: {', '.join(s.name for s in subject.assumed)}")
 
 
-def _what(size: int, channels: int, classes: int | None) -> str:
-    colors = {1: "grey pictures", 3: "pictures"}.get(channels, f"pictures of {channels} channels")
-    return f"{size}x{size} {colors}" + ("" if classes is None else f", {classes} classes")
+def _what(space: Space, classes: int | None) -> str:
+    colors = {1: "grey pictures", 3: "pictures"}.get(space.channels, f"pictures of {space.channels} channels")
+    return f"{space.text} {colors}" + ("" if classes is None else f", {classes} classes")
 
 
 def _settable(setting: Setting) -> bool:

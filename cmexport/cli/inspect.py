@@ -11,9 +11,10 @@ from rich.text import Text
 
 from cmexport.artifact import Manifest, read_manifest
 from cmexport.artifact.manifest import MANIFEST_NAME
-from cmexport.checkpoints.selfcheck import SelfCheck, default_pictures, read_pictures, self_check
+from cmexport.checkpoints.selfcheck import SelfCheck, check_on_pictures
 from cmexport.cli import console
 from cmexport.cli import options as o
+from cmexport.cli.assumed import assumed_facts
 from cmexport.cli.engines import engine_facts, show_engine
 from cmexport.cli.packages import package_facts, show_package
 from cmexport.cli.requests import open_checkpoint
@@ -49,8 +50,10 @@ def command(
     subject: Subject = None,
     pictures: Pictures = None,
     no_check: NoCheck = False,
+    size: o.Size = None,
     assignments: o.Set = None,
     weights: o.Weights = None,
+    strict: o.Strict = False,
     trust: o.Trust = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -65,8 +68,8 @@ def command(
     if folder is not None or package is not None or engine is not None:
         _inspect_written(folder, package, engine, as_json)
         return
-    model = open_checkpoint(subject, assignments, trust=trust, weights=weights)
-    check = None if no_check else _self_check(model, pictures)
+    model = open_checkpoint(subject, o.with_size(assignments, size), trust=trust, weights=weights, strict=strict)
+    check = None if no_check else check_on_pictures(model, pictures)
     if as_json:
         console.emit_json(_checkpoint_facts(model, check))
     else:
@@ -98,10 +101,6 @@ def _inspect_written(folder: Path | None, package: Path | None, engine: Path | N
         show_engine(engine)
 
 
-def _self_check(model: ConsistencyModel, pictures: list[Path] | None) -> SelfCheck:
-    return self_check(model, read_pictures(pictures or default_pictures(), model))
-
-
 def _checkpoint_facts(model: ConsistencyModel, check: SelfCheck | None) -> dict[str, Any]:
     first = plan_sampling(model).evaluations[0]
     steps = _two_steps(model)
@@ -114,6 +113,7 @@ def _checkpoint_facts(model: ConsistencyModel, check: SelfCheck | None) -> dict[
         "settings": [
             {"name": s.name, "value": s.value, "origin": s.origin, "ambiguous": s.ambiguous} for s in model.settings
         ],
+        "assumed": assumed_facts(model.settings),
         "self_check": None
         if check is None
         else {
@@ -174,7 +174,9 @@ def _show_check(check: SelfCheck) -> None:
 
 def _row(setting: Setting) -> tuple[Text, Text, Text]:
     style = "yellow" if setting.ambiguous else ""
-    value = ", ".join(map(str, setting.value)) if isinstance(setting.value, tuple) else str(setting.value)
+    value = str(setting.value)
+    if isinstance(setting.value, tuple):
+        value = setting.text.replace(",", ", ")
     origin = f"{setting.origin} (ambiguous)" if setting.ambiguous else setting.origin
     return Text(setting.name), Text(value, style), Text(origin, style)
 
@@ -183,6 +185,8 @@ def _show_artifact(folder: Path, manifest: Manifest) -> None:
     console.say(
         f"{folder}: {manifest.name}, {manifest.target} {manifest.precision}, cmexport {manifest.cmexport_version}"
     )
+    for record in manifest.assumed:
+        console.say(f"  assumed {record.name}: {record.option} ({record.origin})")
     for file in manifest.files:
         console.say(f"  {file.path}  {file.bytes / 1e6:.2f} MB  {file.role}")
     for name in manifest.function_names:

@@ -60,8 +60,10 @@ def command(
     output: o.Output = "float",
     ep: Ep = "cpu",
     rewrites: o.Rewrites = "all",
+    size: o.Size = None,
     assignments: o.Set = None,
     weights: o.Weights = None,
+    strict: o.Strict = False,
     trust: o.Trust = False,
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
@@ -100,12 +102,13 @@ def command(
         label=label,
         batch=batch,
         output=output,
-        assignments=assignments,
+        assignments=o.with_size(assignments, size),
         weights=weights,
         trust=trust,
         seeds=seeds,
         no_verify=no_verify,
         overwrite=overwrite,
+        strict=strict,
     )
     show_frontier(result, as_json)
     show_export(result, as_json)

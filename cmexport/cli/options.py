@@ -40,6 +40,13 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
+Size = Annotated[
+    str | None,
+    typer.Option("--size", metavar="HxW", help="Height and width of the pictures: 128x192; as --set image_size."),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse a checkpoint of which a setting had to be guessed (exit code 3).")
+]
 Trust = Annotated[
     bool,
     typer.Option(
@@ -190,6 +197,11 @@ def _sigmas(path: Path, schedule: Any) -> tuple[float, ...]:
     if not isinstance(sigmas, list) or not all(type(s) in (int, float) for s in sigmas):
         raise UsageError(f"{path}: [schedule] holds sigmas = [80.0, 1.4], a list of numbers, and nothing else")
     return tuple(float(s) for s in sigmas)
+
+
+def with_size(assignments: Sequence[str] | None, size: str | None) -> list[str]:
+    """What `--set` and `--size` assign; the latter is another spelling of image_size."""
+    return [*(assignments or ()), *([] if size is None else [f"image_size={size}"])]
 
 
 def parse_set(assignments: Sequence[str] | None) -> dict[str, str]:

@@ -16,6 +16,7 @@ from cmexport.artifact import write_atomically
 from cmexport.checkpoints.choosing import chosen_weights
 from cmexport.cli import console
 from cmexport.cli import options as o
+from cmexport.cli.assumed import assumed_facts
 from cmexport.cli.options import parse_set, read_project
 from cmexport.cli.requests import build_requests, open_checkpoint, tuned_sigmas
 from cmexport.demo import demo_checkpoint
@@ -85,8 +86,10 @@ def command(
     task: Task = "generate",
     patch: o.Patch = None,
     label: o.Label = None,
+    size: o.Size = None,
     assignments: o.Set = None,
     weights: o.Weights = None,
+    strict: o.Strict = False,
     trust: o.Trust = False,
     threads: o.Threads = None,
     as_json: o.AsJson = False,
@@ -99,9 +102,10 @@ def command(
     kept_in = state or out.parent / STATE_FILE
     _check(pictures, calibration, jobs, keep_db, task)
     _check_places(out, kept_in)
+    assignments = o.with_size(assignments, size)
     overrides = {**({} if checkpoint else read_project(Path()).overrides), **parse_set(assignments)}
     with console.working("load") as progress:
-        model = open_checkpoint(checkpoint, assignments, trust=trust, weights=weights)
+        model = open_checkpoint(checkpoint, assignments, trust=trust, weights=weights, strict=strict)
         (request,) = build_requests(
             *(model, o.ScheduleText(steps, timesteps, levels, sigmas), label, 1, "float"),
             tasks=task,
@@ -117,7 +121,8 @@ def command(
         layers, choice, scores = _planned(setup, model, rounding, book, kept_in, keep_db, progress)
     write_atomically(out, plan_text(choice.plan, layers).encode())
     if as_json:
-        console.emit_json(_as_json(out, kept_in, pictures, layers, choice, scores))
+        facts = _as_json(out, kept_in, pictures, layers, choice, scores)
+        console.emit_json({**facts, "assumed": assumed_facts(model.settings)})
         return
     console.say(_table(layers, choice, scores))
     console.say(_verdict(out, layers, choice, pictures))

@@ -9,6 +9,7 @@ from typing import Any
 from cmexport.checkpoints import load_checkpoint
 from cmexport.checkpoints.choosing import SETTING as WEIGHTS
 from cmexport.cli import console
+from cmexport.cli.assumed import tell_assumed
 from cmexport.cli.options import PROJECT_FILE, ScheduleText, parse_set, read_project
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import UsageError
@@ -28,20 +29,35 @@ from cmexport.verification import VerifyOptions
 
 
 def open_checkpoint(
-    checkpoint: str | None, assignments: Sequence[str] | None, *, trust: bool = False, weights: str | None = None
+    checkpoint: str | None,
+    assignments: Sequence[str] | None,
+    *,
+    trust: bool = False,
+    weights: str | None = None,
+    strict: bool = False,
 ) -> ConsistencyModel:
-    """Load the checkpoint a command names, or the project's, or the demo; the latter two are said on stderr."""
+    """Load the checkpoint a command names, or the project's, or the demo; the latter two are said on stderr.
+
+    What is guessed of it is said there too.
+
+    Raises:
+        CheckpointError: see `load_checkpoint`; `strict`, and there is a guess.
+    """
     overrides = parse_set(assignments)
     if checkpoint is not None:
-        return said_aloud(load_checkpoint(checkpoint, overrides, trust=trust, weights=weights))
-    project = read_project(Path())
-    if project.checkpoint is not None:
+        model = said_aloud(load_checkpoint(checkpoint, overrides, trust=trust, weights=weights))
+    elif (project := read_project(Path())).checkpoint is not None:
         console.remark(f"no checkpoint given: using {project.checkpoint} from {PROJECT_FILE}")
-        overrides = {**project.overrides, **overrides}
+        known = {**project.overrides, **overrides}
         chosen = weights or project.weights
-        return said_aloud(load_checkpoint(project.checkpoint, overrides, trust=trust, weights=chosen))
-    console.remark("no checkpoint given: using the demo model that ships with cmexport (CIFAR-10, 32x32, 10 classes)")
-    return load_checkpoint(demo_checkpoint(), overrides, weights=weights)
+        model = said_aloud(load_checkpoint(project.checkpoint, known, trust=trust, weights=chosen))
+    else:
+        console.remark(
+            "no checkpoint given: using the demo model that ships with cmexport (CIFAR-10, 32x32, 10 classes)"
+        )
+        model = load_checkpoint(demo_checkpoint(), overrides, weights=weights)
+    tell_assumed(model, strict=strict)
+    return model
 
 
 def said_aloud(model: ConsistencyModel) -> ConsistencyModel:

@@ -73,6 +73,7 @@ def command(
     jobs: Jobs = None,
     threads: Threads = None,
     overwrite: o.Overwrite = False,
+    strict: o.Strict = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Run a recipe: export, verify, bench and report, each step in a process of its own.
@@ -82,7 +83,7 @@ def command(
     """
     document = read_document(recipe)
     checked = check_document(document)
-    chosen = Chosen(out, jobs, checkpoint, threads, weights, overwrite)
+    chosen = Chosen(out, jobs, checkpoint, threads, weights, overwrite, strict)
     if checkpoint is not None:
         require_file(checkpoint_file(checkpoint), "a checkpoint", folder=True)
     if checkpoint is not None and not checkpoint_file(checkpoint).exists():
@@ -182,6 +183,7 @@ def _facts(plan: RunPlan, outcomes: Sequence[Outcome], code: int) -> dict[str, A
         "checkpoint": str(plan.checkpoint),
         "out": str(plan.out),
         "exit_code": code,
+        "assumed": list({f["option"]: f for outcome in outcomes for f in outcome.facts.get("assumed", ())}.values()),
         "steps": [
             {
                 "step": outcome.step.name,
@@ -251,6 +253,7 @@ def _watching(plan: RunPlan) -> Iterator[Watch]:
     ended: list[Outcome] = []
     pictures: list[Path] = []
     begun = time.monotonic()
+    said: set[str] = set()
 
     def show() -> Table:
         grid = Table.grid(padding=(0, 1))
@@ -278,6 +281,10 @@ def _watching(plan: RunPlan) -> Iterator[Watch]:
             stderr.print(
                 Text(f"first picture after {time.monotonic() - begun:.0f} s: {picture}", style="bold"), soft_wrap=True
             )
+        for line in _guesses(outcome):
+            if line not in said:
+                said.add(line)
+                console.remark(line)
 
     try:
         with Live(get_renderable=show, console=stderr, refresh_per_second=4, transient=True) as live:
@@ -295,6 +302,16 @@ def _picture(plan: RunPlan, outcome: Outcome) -> Path | None:
         return None
     found = [plan.out / entry / "preview.png" for entry in outcome.entries]
     return next((path for path in found if path.exists()), None)
+
+
+def _guesses(outcome: Outcome) -> list[str]:
+    """What a step had to guess of the checkpoint, and what other readings gave on pictures."""
+    assumed: Sequence[Mapping[str, str]] = outcome.facts.get("assumed", ())
+    lines = [
+        f"assumed {fact['option'].removeprefix('--set ')} ({fact['origin']}); to set it: [checkpoint.set] in the recipe"
+        for fact in assumed
+    ]
+    return [*lines, *(f"self-check: {line}" for line in outcome.facts.get("self_check", ()))]
 
 
 def _remainder(outcome: Outcome) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from cmexport.artifact import write_atomically, write_grid, write_row
+from cmexport.artifact import read_manifest, write_atomically, write_grid, write_row
 from cmexport.cli import console
 from cmexport.cli import options as o
+from cmexport.cli.assumed import assumed_facts, tell_recorded
 from cmexport.cli.inspect import artifact_folder
 from cmexport.cli.requests import build_request, open_checkpoint, tuned_sigmas
 from cmexport.drawing import (
@@ -55,7 +56,9 @@ SampleLabel = Annotated[
 Inputs = Annotated[Path | None, typer.Option("--inputs", metavar="X.npz", help="Given graph inputs instead of seeds.")]
 ImageFile = Annotated[
     Path | None,
-    typer.Option("--image", metavar="PHOTO", help="Picture to edit; its middle square is resized to the model's size."),
+    typer.Option(
+        "--image", metavar="PHOTO", help="Picture to edit; its middle is cut to the model's shape and resized."
+    ),
 ]
 MaskFile = Annotated[
     Path | None, typer.Option("--mask", metavar="MASK", help="inpaint: a picture of the same size, white = keep.")
@@ -102,9 +105,11 @@ def command(
     interpolate: Interpolate = None,
     inputs: Inputs = None,
     save: Save = None,
+    size: o.Size = None,
     assignments: o.Set = None,
     threads: o.Threads = None,
     weights: o.Weights = None,
+    strict: o.Strict = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Draw pictures from a checkpoint (in PyTorch) or an artefact (in its runtime); or edit one: --task, --image."""
@@ -119,7 +124,9 @@ def command(
     _check_contradictions(wanted)
     schedule = o.ScheduleText(steps, timesteps, levels, sigmas)
     with console.working("load") as progress:
-        source = _source(subject, schedule, label, task, patch, assignments, weights)
+        source, assumed = _source(
+            subject, schedule, label, task, patch, o.with_size(assignments, size), weights, strict
+        )
         given = _given(source, wanted)
         pictures = _pictures(source, wanted, given, progress)
     if save is not None:
@@ -137,6 +144,7 @@ def command(
                 "task": source.request.task,
                 "grid": None if out is None else str(out),
                 "arrays": None if save is None else str(save),
+                "assumed": assumed,
             }
         )
     for path in (out, save):
@@ -169,18 +177,20 @@ def _source(
     label: int | None,
     task: str | None,
     patch: int | None,
-    assignments: list[str] | None,
+    assignments: list[str],
     weights: str | None,
-) -> PictureSource:
+    strict: bool,
+) -> tuple[PictureSource, list[dict[str, Any]]]:
+    """What draws, and what was guessed of it."""
     folder = artifact_folder(subject)
     if folder is None:
-        model = open_checkpoint(subject, assignments, weights=weights)
+        model = open_checkpoint(subject, assignments, weights=weights, strict=strict)
         if label is not None and model.conditioning.classes is None:
             raise UsageError(f"--label {label}: this model is unconditional and takes no label")
         request = build_request(
             *(model, schedule, None, 1, "float"), task=task or "generate", patch=patch, tuned=tuned_sigmas(subject)
         )
-        return source_from_model(model, request)
+        return source_from_model(model, request), assumed_facts(model.settings)
     if assignments or weights is not None or schedule != o.ScheduleText():
         raise UsageError(
             f"{folder}: an artefact's weights, constants and schedule are fixed; export again to change them"
@@ -188,7 +198,7 @@ def _source(
     source = source_from_artifact(folder, task)
     if patch not in (None, source.request.patch):
         raise UsageError(f"{folder}: made for --patch {source.request.patch}; export again to change it")
-    return source
+    return source, tell_recorded([read_manifest(folder, check=False)])
 
 
 def _given(source: PictureSource, wanted: _Wanted) -> dict[str, Array]:
@@ -202,8 +212,8 @@ def _given(source: PictureSource, wanted: _Wanted) -> dict[str, Array]:
         raise UsageError(f"--task {task}: say what to keep with --mask MASK, white = keep")
     if wanted.mask is not None and not source.takes("mask"):
         raise UsageError(f"--mask {wanted.mask}: task {task} takes no mask")
-    channels, size, _ = source.picture_shape
-    image, geometry = read_photo(wanted.image, size, channels)
+    channels, height, width = source.picture_shape
+    image, geometry = read_photo(wanted.image, (height, width), channels)
     given: dict[str, Array] = {"image": image}
     if geometry.remark:
         console.remark(f"{wanted.image}: {geometry.remark}")

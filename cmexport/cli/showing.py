@@ -57,7 +57,8 @@ def show_export(result: ExportResult, as_json: bool) -> None:
         ParityError: a gate was missed; the artefact is kept as `*.rejected`.
     """
     if as_json:
-        console.emit_json({"folder": str(result.folder), "manifest": result.manifest.model_dump(mode="json")})
+        manifest = result.manifest.model_dump(mode="json")
+        console.emit_json({"folder": str(result.folder), "manifest": manifest, "assumed": manifest["assumed"]})
     else:
         show_parity(result.parities, result.manifest.target)
         if not result.parities:

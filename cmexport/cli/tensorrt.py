@@ -78,8 +78,10 @@ def command(
     output: o.Output = "float",
     keep_fp32: o.KeepFp32 = "none",
     rewrites: o.Rewrites = "all",
+    size: o.Size = None,
     assignments: o.Set = None,
     weights: o.Weights = None,
+    strict: o.Strict = False,
     trust: o.Trust = False,
     seeds: o.Seeds = None,
     no_verify: o.NoVerify = False,
@@ -122,12 +124,13 @@ def command(
         label=label,
         batch=batches[0],
         output=output,
-        assignments=assignments,
+        assignments=o.with_size(assignments, size),
         weights=weights,
         trust=trust,
         seeds=seeds,
         no_verify=no_verify,
         overwrite=overwrite,
+        strict=strict,
     )
     if lowering.keep_fp32:
         show_kept(result.manifest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -12,6 +12,7 @@ from rich.table import Table
 from cmexport.checkpoints.choosing import chosen_weights
 from cmexport.cli import console
 from cmexport.cli import options as o
+from cmexport.cli.assumed import assumed_facts
 from cmexport.cli.options import PROJECT_FILE, Project, parse_set, read_project
 from cmexport.cli.requests import open_checkpoint
 from cmexport.demo import demo_checkpoint
@@ -80,9 +81,11 @@ def command(
     address: Address = None,
     table: AsTable = False,
     fp16: o.Fp16 = False,
+    size: o.Size = None,
     assignments: o.Set = None,
     threads: o.Threads = None,
     weights: o.Weights = None,
+    strict: o.Strict = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Find the levels of a K-step schedule by the quality of its pictures and write them into cmexport.toml.
@@ -95,9 +98,10 @@ def command(
     project = read_project(Path())
     if not table:
         _check_project(project, checkpoint, weights)
+    assignments = o.with_size(assignments, size)
     overrides = {**({} if checkpoint else project.overrides), **parse_set(assignments)}
     with console.working("load") as progress:
-        model = open_checkpoint(checkpoint, assignments, weights=weights)
+        model = open_checkpoint(checkpoint, assignments, weights=weights, strict=strict)
         setup = None
         if features is not None:
             load_judge(features, statistics)
@@ -113,12 +117,15 @@ def command(
             job = _Job(setup, workers, levels, state or Path(f".cmexport-tune-{steps}.json"))
             sigmas, score, evaluated = _search(model, steps, job, progress)
     if table:
-        _show(rows, as_json)
+        _show(rows, assumed_facts(model.settings), as_json)
         return
     named = None if checkpoint is None else str(Path(checkpoint).resolve())
     write_schedule(Path(PROJECT_FILE), sigmas, named, weights)
     if as_json:
-        console.emit_json({"sigmas": list(sigmas), "distance": score, "schedules_scored": evaluated})
+        assumed = assumed_facts(model.settings)
+        console.emit_json(
+            {"sigmas": list(sigmas), "distance": score, "schedules_scored": evaluated, "assumed": assumed}
+        )
     console.say(
         f"{', '.join(f'{s:.6g}' for s in sigmas)}: Fréchet distance {score:.4g}, the best of {evaluated} schedules\n"
         f"{PROJECT_FILE}: written; used here when no checkpoint is named",
@@ -212,7 +219,7 @@ def _compare(
     return compare_steps(model, schedules, distances, LoweringOptions(precision=precision), progress=progress)
 
 
-def _show(rows: tuple[StepsRow, ...], as_json: bool) -> None:
+def _show(rows: tuple[StepsRow, ...], assumed: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         listed = [
             {
@@ -225,7 +232,7 @@ def _show(rows: tuple[StepsRow, ...], as_json: bool) -> None:
             }
             for row in rows
         ]
-        console.emit_json({"rows": listed})
+        console.emit_json({"rows": listed, "assumed": assumed})
         return
     table = Table("steps", "sigmas", "Fréchet distance", "latency, ms", "x one step", "file, MB", "schedule")
     for row in rows:

@@ -11,6 +11,7 @@ from cmexport.artifact import read_manifest
 from cmexport.artifact.parity_record import DifferenceRecord, ParityRecord
 from cmexport.cli import console
 from cmexport.cli import options as o
+from cmexport.cli.assumed import Heard
 from cmexport.cli.blaming import blame_artifact, blame_facts, show_blame
 from cmexport.cli.distribution import Question, check_distribution
 from cmexport.cli.inspect import artifact_folder
@@ -80,10 +81,12 @@ def command(
     seed: Seed = None,
     batch: Batch = None,
     max_distance: MaxDistance = None,
+    size: o.Size = None,
     assignments: o.Set = None,
     threads: o.Threads = None,
     weights: o.Weights = None,
     trust: o.Trust = False,
+    strict: o.Strict = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Compare a written artefact with its checkpoint, or with recorded pictures. Exit code 4 if the gate fails.
@@ -96,6 +99,7 @@ def command(
         raise CheckpointError(f"{artifact}: not an artefact; expected a folder with manifest.json, or a file in one")
     if (inputs is None) != (expected is None):
         raise UsageError("--inputs and --expected belong together")
+    overrides, heard = o.parse_set(o.with_size(assignments, size)), Heard(strict)
     distribution = {
         "--statistics": statistics,
         "--count": count,
@@ -113,9 +117,7 @@ def command(
             defaults.count if count is None else count, defaults.seed if seed is None else seed, batch
         )
         question = Question(features, statistics, options, max_distance)
-        check_distribution(
-            *(folder, question, against, o.parse_set(assignments), task, as_json), weights=weights, trust=trust
-        )
+        check_distribution(*(folder, question, against, overrides, task, as_json, heard), weights=weights, trust=trust)
         return
     if alone := [option for option, value in distribution.items() if value is not None]:
         raise UsageError(f"{alone[0]} belongs to --features")
@@ -131,14 +133,14 @@ def command(
         return
     with console.working("read") as progress:
         reports = verify_artifact(
-            *(folder, against, o.parse_set(assignments), verify_options(seeds), progress, task),
+            *(folder, against, overrides, verify_options(seeds), progress, task, heard),
             weights=weights,
             trust=trust,
         )
     if as_json:
         records = {n: ParityRecord.from_report(report).model_dump(mode="json") for n, report in reports.items()}
         single = {"parity": next(iter(records.values()))} if len(records) == 1 else {"functions": records}
-        console.emit_json({"folder": str(folder), **single})
+        console.emit_json({"folder": str(folder), **single, "assumed": heard.assumed})
     else:
         show_parity(reports, read_manifest(folder, check=False).target)
     check_parity(folder, reports)

@@ -96,7 +96,7 @@ def graph_inputs(model: ConsistencyModel, plan: SamplingPlan, request: SampleReq
         if not 0 <= request.label < classes:
             raise UsageError(f"--label {request.label}: out of range, this model has labels 0 to {classes - 1}")
     task = check_editing(model, request, plan.steps)
-    picture = (request.batch, model.channels, model.image_size, model.image_size)
+    picture = (request.batch, model.channels, model.space.height, model.space.width)
     specs = [TensorSpec("noise", picture, "float32")] if task.adds_noise else []
     if plan.steps > 1 and not isinstance(plan, HeunPlan):
         specs.append(TensorSpec("renoise", (plan.steps - 1, *picture), "float32"))
@@ -163,8 +163,8 @@ def label_classes(model: ConsistencyModel, inputs: Sequence[TensorSpec]) -> int 
 
 def output_spec(model: ConsistencyModel, request: SampleRequest) -> TensorSpec:
     """Name, shape and dtype of the finished pictures."""
-    batch, channels, side = request.batch, model.channels, model.image_size
+    batch, space = request.batch, model.space
     name = EDITED if "image" in task_named(request.task).inputs else "image"
     if request.output == "uint8":
-        return TensorSpec(name, (batch, side, side, channels), "uint8")
-    return TensorSpec(name, (batch, channels, side, side), "float32")
+        return TensorSpec(name, (batch, space.height, space.width, space.channels), "uint8")
+    return TensorSpec(name, (batch, space.channels, space.height, space.width), "float32")

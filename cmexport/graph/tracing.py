@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -12,7 +13,9 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 
 def trace(module: nn.Module, inputs: Mapping[str, Tensor]) -> ExportedProgram:
     """Export `module` with all inputs passed by name, static shapes, no decomposition."""
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # The exporter's own remarks about a network's habits; what matters is compared number by number later.
+        warnings.filterwarnings("ignore", module=r"torch(\.|$)")
         return torch.export.export(module, (), dict(inputs), strict=False)
 
 
@@ -22,7 +25,9 @@ def to_module(program: ExportedProgram) -> fx.GraphModule:
     Its Python code is written when it is called, if ever: rewrites look at the graph only, and writing code after each
     was a third of their time.
     """
-    module = program.module(check_guards=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch(\.|$)")
+        module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     assertions = {
         torch.ops.aten._assert_tensor_metadata.default,

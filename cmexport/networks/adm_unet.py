@@ -22,15 +22,16 @@ class AdmUnetConfig:
     """Everything that fixes an ADM UNet's shapes and meaning.
 
     Attributes:
-        image_size: height and width of the pictures, pixels.
+        image_size: side of the pictures, or height and width where they differ, pixels.
         in_channels, out_channels: picture channels in and out.
         model_channels: base width C; the time embedding has 4 C channels.
-        channel_mult: width multiplier per resolution level, highest resolution first.
+        channel_mult: width multiplier per resolution level, highest resolution first; a width is rounded down.
         num_res_blocks: residual blocks per level on the way down (one more on the way up).
         attention_downsampling: downsampling factors (1, 2, 4, ...) at which attention follows each block.
         num_classes: rows of the label embedding, None for an unconditional network.
         num_head_channels: width of one attention head; -1 uses num_heads.
         num_heads: heads per attention block when num_head_channels is -1.
+        num_heads_upsample: the same on the way up; -1: num_heads.
         qkv_order: "thirds" (all q, all k, all v rows) or "head_major" (q, k, v of each head together).
         use_scale_shift_norm: (1 + scale) * norm(h) + shift instead of h + embedding.
         resblock_updown: resampling inside residual blocks instead of plain (conv) layers.
@@ -38,9 +39,9 @@ class AdmUnetConfig:
         groups: GroupNorm groups.
     """
 
-    image_size: int
+    image_size: int | tuple[int, int]
     model_channels: int
-    channel_mult: tuple[int, ...]
+    channel_mult: tuple[int | float, ...]
     num_res_blocks: int
     attention_downsampling: tuple[int, ...]
     in_channels: int = 3
@@ -53,10 +54,13 @@ class AdmUnetConfig:
     resblock_updown: bool = True
     conv_resample: bool = True
     groups: int = 32
+    num_heads_upsample: int = -1
 
-    def heads_for(self, channels: int) -> int:
-        """Attention heads of a block with `channels` channels."""
-        return self.num_heads if self.num_head_channels == -1 else channels // self.num_head_channels
+    def heads_for(self, channels: int, up: bool = False) -> int:
+        """Attention heads of a block with `channels` channels, on the way down and in the middle, or up."""
+        if self.num_head_channels != -1:
+            return channels // self.num_head_channels
+        return self.num_heads if not up or self.num_heads_upsample == -1 else self.num_heads_upsample
 
 
 def timestep_embedding(c_noise: Tensor, channels: int) -> Tensor:
@@ -127,9 +131,9 @@ class ResBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """norm, 1x1 qkv, softmax attention over all positions, 1x1 projection, residual."""
 
-    def __init__(self, config: AdmUnetConfig, channels: int) -> None:
+    def __init__(self, config: AdmUnetConfig, channels: int, up: bool = False) -> None:
         super().__init__()
-        self.heads = config.heads_for(channels)
+        self.heads = config.heads_for(channels, up)
         self.head_major = config.qkv_order == "head_major"
         self.norm = nn.GroupNorm(config.groups, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
@@ -192,13 +196,13 @@ class AdmUnet(nn.Module):
         if config.num_classes is not None:
             self.label_emb = nn.Embedding(config.num_classes, embed)
 
-        width = config.channel_mult[0] * base
+        width = int(config.channel_mult[0] * base)
         blocks: list[list[nn.Module]] = [[nn.Conv2d(config.in_channels, width, 3, padding=1)]]
         skips = [width]
         factor = 1
         for level, mult in enumerate(config.channel_mult):
             for _ in range(config.num_res_blocks):
-                out = mult * base
+                out = int(mult * base)
                 layers: list[nn.Module] = [self.block(config, width, out)]
                 width = out
                 if factor in config.attention_downsampling:
@@ -223,11 +227,11 @@ class AdmUnet(nn.Module):
         blocks = []
         for level, mult in reversed(list(enumerate(config.channel_mult))):
             for index in range(config.num_res_blocks + 1):
-                out = mult * base
+                out = int(mult * base)
                 layers = [self.block(config, width + skips.pop(), out)]
                 width = out
                 if factor in config.attention_downsampling:
-                    layers.append(AttentionBlock(config, width))
+                    layers.append(AttentionBlock(config, width, up=True))
                 if level and index == config.num_res_blocks:
                     layers.append(
                         self.block(config, width, width, "up")

@@ -222,10 +222,10 @@ def _name_faults(recipe: Recipe) -> Iterator[Fault]:
 def _checkpoint_faults(recipe: Recipe) -> Iterator[Fault]:
     if not recipe.checkpoint.set:
         return
-    from cmexport.checkpoints.settings import KNOWN_SETTINGS, parse_overrides
+    from cmexport.checkpoints.settings import KNOWN_SETTINGS, OPENAI_FLAGS, parse_overrides
 
     for name, text in recipe.checkpoint.set.items():
-        if name not in KNOWN_SETTINGS:
+        if name not in KNOWN_SETTINGS and name not in OPENAI_FLAGS:
             yield Fault(("checkpoint", "set", name), f'unknown field "{name}"{nearest(name, KNOWN_SETTINGS)}')
             continue
         try:

@@ -27,7 +27,8 @@ class Outcome:
         code: the exit code it stands for; 0 for a step that is no reason to fail.
         message: why, where it isn't done.
         entries: what it wrote, relative to the output folder.
-        facts: "parity_db" (None: identical), "gate_db", "size_bytes", where known.
+        facts: "parity_db" (None: identical), "gate_db", "size_bytes", where known; "assumed" and "self_check" where
+            the checkpoint left something to guess.
         seconds: how long it took, also where that was in an earlier run; None: it did not run.
     """
 
@@ -74,7 +75,11 @@ def _signal_name(number: int) -> str:
 def facts_of(step: Step, printed: Mapping[str, Any]) -> dict[str, Any]:
     """Parity and size from what a step printed as JSON."""
     facts: dict[str, Any] = {}
+    if assumed := printed.get("assumed"):
+        facts["assumed"] = assumed
     manifest = printed.get("manifest")
+    if isinstance(manifest, dict) and manifest.get("self_check"):
+        facts["self_check"] = manifest["self_check"]
     if step.kind == "export" and isinstance(manifest, dict):
         facts["size_bytes"] = sum(
             f["bytes"] for f in manifest["files"] if f["role"] not in ("preview", "layers", "frontier")

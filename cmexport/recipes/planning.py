@@ -35,7 +35,10 @@ _HEAVY = {"int8": 4, "mixed": 4, "fp8": 3, "w4": 2, "w6": 2}
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the command line decides instead of the recipe; None leaves it to the recipe."""
+    """What the command line decides instead of the recipe; None leaves it to the recipe.
+
+    `strict` refuses a checkpoint of which a setting is guessed.
+    """
 
     out: Path | None = None
     jobs: int | None = None
@@ -43,6 +46,7 @@ class Chosen:
     threads: int | None = None
     weights: str | None = None
     overwrite: bool = False
+    strict: bool = False
 
 
 def checkpoint_path(document: Document, recipe: Recipe, chosen: Chosen) -> Path | None:
@@ -60,7 +64,7 @@ def plan_run(document: Document, recipe: Recipe, chosen: Chosen) -> RunPlan:
     checkpoint = Path(os.path.abspath(demo_checkpoint() if named is None else named))  # noqa: PTH100 - keeps links
     # Names of sets belong to a file: another file's are its own.
     weights = chosen.weights or (recipe.checkpoint.weights if chosen.checkpoint is None else None)
-    steps = _Planner(document, recipe, checkpoint, weights).steps()
+    steps = _Planner(document, recipe, checkpoint, weights, chosen.strict).steps()
     return RunPlan(
         recipe=document.path,
         description=recipe.description,
@@ -109,8 +113,9 @@ def _shown(value: Any) -> str:
 
 
 class _Planner:
-    def __init__(self, document: Document, recipe: Recipe, checkpoint: Path, weights: str | None) -> None:
+    def __init__(self, document: Document, recipe: Recipe, checkpoint: Path, weights: str | None, strict: bool) -> None:
         self._document = document
+        self._strict = ["--strict"] if strict else []
         self._recipe = recipe
         self._checkpoint = checkpoint
         self._weights = [] if weights is None else ["--weights", weights]
@@ -138,7 +143,8 @@ class _Planner:
     def _model(self) -> list[str]:
         settings = [f"{name}={text}" for name, text in self._recipe.checkpoint.set.items()]
         trust = ["--trust-checkpoint"] if self._recipe.checkpoint.trust else []
-        return [*trust, *self._weights, *(part for setting in settings for part in ("--set", setting))]
+        chosen = (part for setting in settings for part in ("--set", setting))
+        return [*self._strict, *trust, *self._weights, *chosen]
 
     def _schedule(self, name: str | None) -> list[str]:
         schedule = Schedule() if name is None else self._recipe.schedules[name]

@@ -59,12 +59,27 @@ def _facts(material: Material) -> list[str]:
     facts = [f"{records} records ({shown} shown, {older} older); {len(material.artifacts)} artefacts"]
     if known:
         facts.append(f"Checkpoint SHA-256: {known}{f' ({chr(44).join(names)})' if names else ''}")
+    for name, said in sorted(_assumed(material)):
+        facts.append(f"Assumed of {name}: {said}")
     if devices:
         facts.append(f"Devices: {', '.join(devices)}")
     origins = Counter(ORIGINS[s.run.origin] for s in material.shown)
     if origins:
         facts.append("Figures: " + "; ".join(f"{count} {said}" for said, count in origins.items()))
     return facts
+
+
+def _assumed(material: Material) -> set[tuple[str, str]]:
+    """Settings that were guessed, by checkpoint, and what other readings of its weights gave on pictures."""
+    found = set()
+    for artifact in material.artifacts:
+        manifest = artifact.manifest
+        if not manifest.assumed:
+            continue
+        guesses = "; ".join(f"{a.option.removeprefix('--set ')} ({a.origin})" for a in manifest.assumed)
+        check = f". Self-check: {' '.join(manifest.self_check)}" if manifest.self_check else ""
+        found.add((clean(manifest.checkpoint.file), clean(guesses + check, 900)))
+    return found
 
 
 def _note(note: str) -> str:

@@ -165,12 +165,14 @@ def check_editing(model: ConsistencyModel, request: SampleRequest, steps: int) -
         UsageError: an unknown task, a patch that doesn't divide the picture or has no task to serve, colours of a model
             that has none, or several evaluations of a task that has one.
     """
-    task, size = task_named(request.task), model.image_size
+    task, space = task_named(request.task), model.space
+    common = math.gcd(space.height, space.width)
+    size = str(common) if space.height == space.width else f"{space.height} and {space.width}"
     if (request.patch is not None) != (request.task == "superres"):
         if request.patch is None:
             raise UsageError(f"--task superres: how large are the blocks? Give --patch N, a divisor of {size}")
         raise UsageError(f"--patch {request.patch}: only --task superres has patches, not {request.task}")
-    if request.patch is not None and not (1 < request.patch <= size and size % request.patch == 0):
+    if request.patch is not None and not (1 < request.patch <= common and common % request.patch == 0):
         raise UsageError(f"--patch {request.patch}: must divide the picture's {size} pixels and be at least 2")
     if request.task == "colorize" and model.channels != 3:
         raise UsageError(f"--task colorize: this model has {model.channels} channels, not red, green and blue")

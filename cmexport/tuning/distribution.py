@@ -181,6 +181,7 @@ def compare_distributions(
     options: DistributionOptions,
     progress: Progress,
     function: str | None = None,
+    loaded: Callable[[ConsistencyModel], None] = lambda _model: None,
     *,
     weights: str | None = None,
     trust: bool = False,
@@ -197,6 +198,7 @@ def compare_distributions(
         function: one graph of several.
         weights: see `verification.checkpoint_of`.
         trust: likewise.
+        loaded: told about the checkpoint before the work begins.
 
     Raises:
         UsageError: too few pictures, no checkpoint to compare with, or no such graph.
@@ -211,6 +213,7 @@ def compare_distributions(
     manifests = {name: whole.function(name) for name in names}
     progress.step("load")
     model = checkpoint_of(whole, against, overrides, weights=weights, trust=trust)
+    loaded(model)
     reports = {}
     for name, manifest in manifests.items():
         progress.step("draw and judge" if len(names) == 1 else f"{name}: draw and judge")
@@ -252,7 +255,7 @@ def _check_fit(manifest: Manifest, model: ConsistencyModel, request: SampleReque
 
 def _reference(model: ConsistencyModel, request: SampleRequest, options: DistributionOptions) -> Side:
     plan = plan_request(model, request)
-    batch = options.batch or max(1, min(_BATCH, _BATCH_PIXELS // model.image_size**2))
+    batch = options.batch or max(1, min(_BATCH, _BATCH_PIXELS // (model.space.height * model.space.width)))
     wide = replace(request, batch=batch)
     opened = Rung("PyTorch float32", partial(TorchRunner, model, plan, wide))
     return Side(opened.name, opened.open, _inputs(model, graph_inputs(model, plan, wide), request, options))

@@ -75,6 +75,35 @@ def test_tensor_records_say_what_is_meant() -> None:
     assert "(N, H, W, C)" in TensorRecord.of_output(TensorSpec("image", (1, 8, 8, 3), "uint8")).meaning
 
 
+@pytest.mark.parametrize(
+    ("clamp", "task", "promised"),
+    [
+        (True, "generate", True),
+        (True, "inpaint", True),
+        (False, "generate", False),
+        (False, "inpaint", False),
+        # The grey value and the block means are put back after the clamp.
+        (True, "colorize", False),
+        (True, "superres", False),
+    ],
+)
+def test_the_range_that_is_promised_holds(clamp: bool, task: str, promised: bool) -> None:
+    image = TensorSpec("image", (1, 3, 8, 8), "float32")
+    meaning = TensorRecord.of_output(image, clamp=clamp, task=task).meaning
+    assert meaning.endswith("(N, C, H, W) in [-1, 1]") is promised
+    assert ("clip before showing" in meaning) is not promised
+    as_bytes = TensorSpec("image", (1, 8, 8, 3), "uint8")
+    assert "bytes 0 to 255" in TensorRecord.of_output(as_bytes, clamp=clamp, task=task).meaning
+
+
+def test_what_a_label_and_a_noisy_picture_may_be() -> None:
+    label = TensorRecord.of_input(TensorSpec("label", (1,), "int64"), classes=10).meaning
+    assert "0 to 9" in label
+    assert "not checked by the file" in label
+    noisy = TensorRecord.of_input(TensorSpec("image", (1, 3, 8, 8), "float32"), image_noise=0.5).meaning
+    assert "standard deviation 0.5" in noisy
+
+
 def test_parity_record_mirrors_the_report(report_with) -> None:
     report = report_with(1e-5, 1e-1)
     record = ParityRecord.from_report(report)

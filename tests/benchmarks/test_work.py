@@ -10,7 +10,7 @@ import torch
 from benchmarks.harness.products import fastest, operands, rates
 from benchmarks.harness.subjects import TINY
 from benchmarks.harness.work import _split, measure_work
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange
+from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, Space
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 
 
@@ -19,8 +19,7 @@ def _model(config):
     return ConsistencyModel(
         network=AdmUnet(config).eval(),
         architecture={},
-        channels=3,
-        image_size=config.image_size,
+        space=Space(3, config.image_size, config.image_size),
         preconditioning="cm",
         c_noise="250ln",
         noise=NoiseRange(0.002, 80.0, 0.5, 7.0, 40),

@@ -1,6 +1,7 @@
 """diffusers folders, saved by diffusers itself and compared with its own pipeline."""
 
 import json
+import logging
 import sys
 
 import pytest
@@ -254,4 +255,162 @@ def test_without_diffusers(tmp_path, monkeypatch):
     pipeline().save_pretrained(tmp_path)
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(BackendError, match=r"cmexport\[diffusers\]"):
+        load_checkpoint(tmp_path)
+
+
+def by_hand(made, monkeypatch, noise, renoise):
+    """diffusers' network and scheduler, timesteps=[22, 0]; its pipeline draws squares only."""
+    drawn = iter([renoise, torch.zeros_like(noise)])
+    module = sys.modules["diffusers.schedulers.scheduling_consistency_models"]
+    monkeypatch.setattr(module, "randn_tensor", lambda *args, **kwargs: next(drawn))
+    made.scheduler.set_timesteps(timesteps=[22, 0])
+    x = noise * made.scheduler.init_noise_sigma
+    for t in made.scheduler.timesteps:
+        with torch.no_grad():
+            raw = made.unet(made.scheduler.scale_model_input(x, t), t).sample
+        x = made.scheduler.step(raw, t, x).prev_sample
+    return (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.parametrize("stated", [[16, 32], [32, 16], ["16", 32.0]])
+def test_a_rectangle_equals_diffusers_network_and_scheduler(stated, tmp_path, monkeypatch):
+    height, width = (int(float(side)) for side in stated)
+    made = pipeline(sample_size=(height, width))
+    made.save_pretrained(tmp_path)
+    rewrite(tmp_path / "unet" / "config.json", sample_size=stated)
+    generator = torch.Generator().manual_seed(5)
+    noise, renoise = (torch.randn(2, 3, height, width, generator=generator) for _ in range(2))
+    expected = by_hand(made, monkeypatch, noise, renoise)
+    model = load_checkpoint(tmp_path)
+    assert (model.space.height, model.space.width, model.image_size) == (height, width, (height, width))
+    levels = karras_levels(model.noise, model.noise.levels)
+    graph = SamplerGraph(model, plan_sampling(model, (levels[0], levels[22])), SampleRequest(batch=2))
+    with torch.no_grad():
+        image = graph(noise, renoise=renoise[None])
+    got = (image / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    assert abs(got - expected).max() < 1e-5
+    assert not model.assumed
+    # A square sample_size is another drawing size of the same convolutions: --set says so on purpose.
+    assert load_checkpoint(tmp_path, {"image_size": "8x16"}).image_size == (8, 16)
+
+
+def rewrite(path, **fields):
+    """Change fields of a JSON file; None removes nothing, it is JSON's null."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"sample_size": "wide"}, "sample_size wide"),
+        ({"sample_size": [16, 16, 16]}, "sample_size"),
+        ({"sample_size": 16.5}, "sample_size 16.5"),
+        ({"sample_size": [16, 33]}, "image_size=16x32"),
+        ({"sample_size": 36.0, "x": 1}, None),
+        ({"attention_head_dim": [8, 8]}, "attention_head_dim is a list"),
+        ({"norm_num_groups": [8, 8]}, "norm_num_groups is a list"),
+        ({"out_channels": 6}, "takes 3 channels and returns 6"),
+        ({"time_embedding_type": "learned", "num_train_timesteps": 40}, "whole timestep"),
+    ],
+)
+def test_a_value_that_is_there_is_honoured_or_refused(fields, said, tmp_path):
+    pipeline().save_pretrained(tmp_path)
+    rewrite(tmp_path / "unet" / "config.json", **fields)
+    if said is None:
+        assert load_checkpoint(tmp_path).image_size == 36
+        return
+    with pytest.raises(CheckpointError, match=said):
+        load_checkpoint(tmp_path)
+
+
+def test_fields_that_the_library_does_not_know_are_said(tmp_path):
+    pipeline().save_pretrained(tmp_path)
+    rewrite(tmp_path / "unet" / "config.json", qk_norm="rms", harmless=None)
+    (said,) = [s.remark for s in load_checkpoint(tmp_path).settings if s.remark]
+    assert "has no qk_norm; not used" in said
+
+
+def test_the_libraries_keep_their_remarks_to_themselves(tmp_path, monkeypatch, capfd):
+    import huggingface_hub
+
+    pipeline().save_pretrained(tmp_path)
+    # diffusers warns of both: a head width of null, and a field it leaves out.
+    rewrite(tmp_path / "unet" / "config.json", attention_head_dim=None, surprise=1)
+    heard = []
+    handler = logging.Handler()
+    handler.emit = heard.append
+    logger = logging.getLogger("diffusers")
+    logger.addHandler(handler)
+    level = logger.level
+
+    def cached(identity, **_):
+        for _ in huggingface_hub.utils.tqdm(range(3), desc=f"Fetching {identity}"):
+            pass
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
+    try:
+        load_checkpoint("openai/diffusers-cd_imagenet64_l2")
+    finally:
+        logger.removeHandler(handler)
+    assert heard == []
+    assert logger.level == level
+    assert capfd.readouterr().err == ""
+
+
+def test_a_scheduler_beside_a_bare_unet_is_read(tmp_path):
+    made = pipeline(levels=151)
+    made.save_pretrained(tmp_path)
+    (tmp_path / "model_index.json").unlink()
+    for folder in (tmp_path, tmp_path / "unet"):
+        model = load_checkpoint(folder)
+        assert model.noise.levels == 151
+        assert not model.assumed
+    rewrite(tmp_path / "scheduler" / "scheduler_config.json", num_train_timesteps=40.5)
+    with pytest.raises(CheckpointError, match=r"num_train_timesteps is 40\.5"):
+        load_checkpoint(tmp_path)
+
+
+def test_scale_shift_without_a_norm_is_sound_since_pull_request_4863(tmp_path, monkeypatch):
+    made = pipeline(resnet_time_scale_shift="scale_shift", attn_norm_num_groups=None)
+    assert made.unet.mid_block.attentions[0].group_norm is None
+    made.save_pretrained(tmp_path)
+    generator = torch.Generator().manual_seed(5)
+    noise, renoise = (torch.randn(2, 3, 16, 16, generator=generator) for _ in range(2))
+    expected = two_steps(made, monkeypatch, noise, renoise, None)
+    model = load_checkpoint(tmp_path)
+    levels = karras_levels(model.noise, model.noise.levels)
+    graph = SamplerGraph(model, plan_sampling(model, (levels[0], levels[22])), SampleRequest(batch=2))
+    with torch.no_grad():
+        got = (graph(noise, renoise=renoise[None]) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    assert abs(got - expected).max() < 1e-5
+    # A configuration older than the field can't tell a sound network from the broken upload.
+    path = tmp_path / "unet" / "config.json"
+    config = json.loads(path.read_text())
+    del config["attn_norm_num_groups"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="attn_norm_num_groups"):
+        load_checkpoint(tmp_path)
+
+
+def test_fourier_features_take_sigma_and_nothing_negative(tmp_path):
+    made = pipeline(**UNETS["plain"], time_embedding_type="fourier")
+    made.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="takes the logarithm"):
+        load_checkpoint(tmp_path)
+    model = load_checkpoint(tmp_path, {"c_noise": "sigma"})
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = made.unet(x, 3.0).sample
+        got = model.network(x, torch.tensor([3.0], dtype=torch.float64))
+    assert got.dtype == torch.float32
+    assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_many_levels_and_sizes_that_do_not_fit(tmp_path):
+    blocks = {"down_block_types": ("DownBlock2D",) * 7, "up_block_types": ("UpBlock2D",) * 7}
+    pipeline(block_out_channels=(32,) * 7, sample_size=128, **blocks).save_pretrained(tmp_path)
+    assert load_checkpoint(tmp_path).space.multiple == 64
+    rewrite(tmp_path / "unet" / "config.json", sample_size=96)
+    with pytest.raises(CheckpointError, match="multiples of 64"):
         load_checkpoint(tmp_path)

@@ -1,6 +1,7 @@
 """OpenAI state dicts: what is inferred, and that f is the one diffusers computes from the same weights."""
 
 import contextlib
+import math
 import subprocess
 import sys
 import textwrap
@@ -361,8 +362,149 @@ def test_contradicting_the_weights_is_usage(adm, save):
         load_checkpoint(path, {"num_classes": "10", "num_head_channels": "32"})
     with pytest.raises(UsageError, match="does not divide"):
         load_checkpoint(path, {"num_head_channels": "48"})
-    with pytest.raises(UsageError, match="halved"):
+    with pytest.raises(CheckpointError, match=r"33x33 .*\n.*multiples of 2: --set image_size=32"):
         load_checkpoint(path, {"num_head_channels": "32", "image_size": "33"})
+
+
+@pytest.mark.parametrize(
+    ("levels", "size", "said"),
+    [
+        (7, "128", None),
+        (6, "96", None),
+        (4, "36", "multiples of 8"),
+        (3, "16x36", None),
+        (3, "16x34", "image_size=16x32"),
+    ],
+)
+def test_sizes_are_checked_against_the_halvings(levels, size, said, adm, save):
+    network = adm(channel_mult=(1,) * levels, attention_downsampling=(2 ** (levels - 1),))
+    path = save(network.state_dict())
+    if said is None:
+        space = load_checkpoint(path, {"num_head_channels": "32", "image_size": size}).space
+        assert [str(space.height), str(space.width)] == size.split("x") * (2 if "x" not in size else 1)
+        return
+    with pytest.raises(CheckpointError, match=said):
+        load_checkpoint(path, {"num_head_channels": "32", "image_size": size})
+
+
+def test_a_first_level_of_half_the_width_is_read(adm, save):
+    """OpenAI's 512-pixel family, narrow: cm/script_util.py has channel_mult "0.5,1,1,2,2,4,4" for it."""
+    fields = {"channel_mult": (0.5, 1, 1, 2, 2, 1, 1), "model_channels": 64, "attention_downsampling": (32, 64)}
+    network = adm(image_size=128, **fields)
+    model = load_checkpoint(
+        save(network.state_dict()),
+        {"image_size": "128", "num_head_channels": "32", "channel_mult": "0.5,1,1,2,2,1,1"},
+    )
+    assert model.network.config == network.config
+    assert model.network.input_blocks[0][0].out_channels == 32
+
+
+def test_a_rectangle_equals_diffusers_network(adm, save):
+    network = adm(channel_mult=(1, 2, 2), attention_downsampling=(2, 4))
+    config = network.config
+    unet = diffusers_unet(config)
+    unet.load_state_dict(to_diffusers(network.state_dict(), config), strict=True)
+    model = load_checkpoint(save(network.state_dict()), {"image_size": "16x32", "num_head_channels": "32"})
+    x = torch.randn(2, 3, 16, 32, generator=torch.Generator().manual_seed(0))
+    graph = SamplerGraph(model, plan_sampling(model), SampleRequest(batch=2))
+    time = torch.tensor([250 * math.log(80.0)], dtype=torch.float64)
+    with torch.no_grad():
+        got, raw = graph(x), unet(x * 80 / (80.0**2 + 0.25) ** 0.5, time).sample
+    near = 80 - 0.002
+    expected = 0.25 / (near**2 + 0.25) * 80 * x + 0.5 * near / (80.0**2 + 0.25) ** 0.5 * raw
+    assert (got - expected.clamp(-1, 1)).abs().max() < 1e-5
+
+
+PASTED = {
+    "num_channels": "32",
+    "num_res_blocks": "1",
+    "attention_resolutions": "8",
+    "class_cond": "False",
+    "learn_sigma": "False",
+    "use_scale_shift_norm": "True",
+    "resblock_updown": "True",
+    "num_heads": "4",
+    "num_head_channels": "32",
+    "num_heads_upsample": "-1",
+    "use_fp16": "True",
+    "use_new_attention_order": "False",
+    "dropout": "0.1",
+    "use_checkpoint": "False",
+    "weight_schedule": "uniform",
+    "channel_mult": "",
+}
+
+
+def test_official_flags_pasted_whole(adm, save):
+    """cm/unet.py: `if num_head_channels == -1: self.num_heads = num_heads`, else num_heads is not looked at."""
+    network = adm(num_head_channels=32)
+    model = load_checkpoint(save(network.state_dict()), PASTED)
+    assert model.network.config == network.config
+    # The picture size follows from the attention's: 8 pixels after one halving.
+    assert model.image_size == 16
+    assert {s.name for s in model.assumed} == {"qkv_order", "levels"}
+    remarks = [s.remark for s in model.settings if s.remark]
+    assert any("num_heads 4: not used, num_head_channels 32 wins" in r for r in remarks)
+    assert any("use_fp16" in r for r in remarks)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"attention_resolutions": "16", "image_size": "16"}, r"at downsampling 1; the weights have it at 2"),
+        ({"class_cond": "True"}, "contradicts"),
+        ({"learn_sigma": "True"}, "contradicts"),
+        ({"num_channels": "64"}, "contradicts"),
+        ({"channel_mult": "", "image_size": "64"}, "means 1,2,3,4 at image_size 64"),
+    ],
+)
+def test_official_flags_that_the_weights_contradict(flags, said, adm, save):
+    with pytest.raises(UsageError, match=said):
+        load_checkpoint(save(adm().state_dict()), {"num_head_channels": "32", **flags})
+
+
+def test_heads_on_the_way_up(adm, save):
+    """cm/unet.py gives num_heads_upsample to the attention of output_blocks; -1 stands for num_heads."""
+    fields = {"channel_mult": (1, 1), "num_head_channels": -1, "num_heads": 2}
+    network = adm(**fields, num_heads_upsample=4)
+    told = {"image_size": "16", "num_heads": "2", "num_heads_upsample": "4"}
+    loaded = load_checkpoint(save(network.state_dict()), told).network
+    heads = {
+        part: {b.heads for b in getattr(loaded, part).modules() if hasattr(b, "heads")}
+        for part in ("input_blocks", "middle_block", "output_blocks")
+    }
+    assert heads == {"input_blocks": {2}, "middle_block": {2}, "output_blocks": {4}}
+    same = load_checkpoint(save(network.state_dict()), {**told, "num_heads_upsample": "-1"})
+    assert {b.heads for b in same.network.modules() if hasattr(b, "heads")} == {2}
+    wide = load_checkpoint(save(network.state_dict()), {**told, "num_head_channels": "32"})
+    assert {b.heads for b in wide.network.modules() if hasattr(b, "heads")} == {1}
+
+
+@pytest.mark.parametrize(("mode", "precond"), [("consistency_distillation", "cm"), ("edm", "edm"), ("progdist", "edm")])
+def test_training_mode_decides_as_in_image_sample(mode, precond, adm, save):
+    """scripts/image_sample.py: `distillation = "consistency" in args.training_mode`."""
+    fields = {"image_size": "16", "num_head_channels": "32", "training_mode": mode}
+    assert load_checkpoint(save(adm().state_dict()), fields).preconditioning == precond
+
+
+@pytest.mark.parametrize(("flag", "order"), [("True", "thirds"), ("False", "head_major")])
+def test_new_attention_order_decides_for_guided_diffusion_only(flag, order, adm, save):
+    network = adm(num_head_channels=16)
+    state = network.state_dict()
+    flags = {"image_size": "16", "num_head_channels": "16", "use_new_attention_order": flag}
+    assert load_checkpoint(save(state), flags).network.config.qkv_order == "thirds"
+    # guided-diffusion's attention is a 1-d convolution: rank 3.
+    flat = {k: v.squeeze(-1) if k.endswith(("qkv.weight", "proj_out.weight")) else v for k, v in state.items()}
+    model = load_checkpoint(save(flat), flags)
+    assert model.network.config.qkv_order == order
+    assert "qkv_order" not in {s.name for s in model.assumed}
+
+
+def test_a_number_in_a_file_name_is_a_guess(adm, save):
+    network = adm(channel_mult=(1, 1))
+    model = load_checkpoint(save(network.state_dict(), "run_256.pt"), {"num_head_channels": "32"})
+    assert model.image_size == 256
+    assert "image_size" in {s.name for s in model.assumed}
 
 
 def test_loading_needs_at_most_1_3_times_the_file(adm, save):
@@ -384,3 +526,23 @@ def test_loading_needs_at_most_1_3_times_the_file(adm, save):
     assert path.stat().st_size > 100e6
     # Activations of the boundary check, about 10 MB, do not shrink with the file as they would with ImageNet-64's.
     assert int(done.stdout) <= 1.3 * path.stat().st_size
+
+
+@pytest.mark.parametrize("entry", ["args", "hyper_parameters"])
+def test_options_in_the_weights_file_are_not_guessed(entry, adm, save):
+    """A 28-pixel network of four heads: its file says so, and the code's own default would be another network."""
+    network = adm(image_size=28, channel_mult=(1, 1), num_head_channels=-1, num_heads=4)
+    options = {"num_heads": 4, "num_head_channels": -1, "image_size": 28, "lr": 1e-4, "sigma_data": 0.3, "rho": [7]}
+    path = save({"model": network.state_dict(), entry: options, "step": 7})
+    model = load_checkpoint(path)
+    assert model.network.config == network.config
+    assert model.noise.sigma_data == 0.3
+    assert {s.name for s in model.assumed} == {"qkv_order", "levels"}
+    assert load_checkpoint(path, {"image_size": "32", "num_heads": "2"}).network.config.num_heads == 2
+
+
+def test_options_of_a_nested_table_and_of_other_kinds(adm, save):
+    network = adm(num_head_channels=16)
+    content = {"state_dict": network.state_dict(), "config": {"model": {"num_head_channels": 16}, "num_heads": [1, 2]}}
+    model = load_checkpoint(save(content), {"image_size": "16"})
+    assert model.network.config == network.config

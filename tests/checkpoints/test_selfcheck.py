@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from cmexport.checkpoints import load_checkpoint
-from cmexport.checkpoints.selfcheck import default_pictures, read_pictures, self_check
+from cmexport.checkpoints.selfcheck import check_on_pictures, default_pictures, read_pictures, self_check
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError
 
@@ -62,3 +62,24 @@ def test_pictures(tmp_path):
     with pytest.raises(CheckpointError, match=r"b\.png"):
         read_pictures([tmp_path / "b.png"], model)
     assert len(default_pictures()) == 4
+
+
+@pytest.mark.parametrize("order", ["thirds", "head_major"])
+def test_a_tie_gives_no_advice(order, adm, save):
+    """Attention that hardly counts: one of the two orders errs less by a rounding, which says nothing of either."""
+    state = adm(num_head_channels=16).state_dict()
+    state |= {k: 1e-5 * v for k, v in state.items() if "proj_out" in k}
+    model = load_checkpoint(save(state), {"num_head_channels": "16", "image_size": "16", "qkv_order": order})
+    found = self_check(model, read_pictures(default_pictures(), model))
+    errors = [r.error for r in found.interpretations if r.fields["c_noise"] == model.c_noise]
+    assert errors[0] != errors[1]
+    assert max(errors) < 1.0001 * min(errors)
+    said = " ".join(found.warnings)
+    assert "--set qkv_order" not in said
+    assert "1.00 times" not in said
+
+
+def test_pictures_of_other_channels_are_not_made_up(adm, save):
+    network = adm(in_channels=4, out_channels=4)
+    model = load_checkpoint(save(network.state_dict()), {"num_head_channels": "32", "image_size": "16"})
+    assert check_on_pictures(model) is None

@@ -7,6 +7,7 @@ import pytest
 from cmexport.checkpoints import KNOWN_SETTINGS
 from cmexport.checkpoints.settings import OPENAI, Default, parse_overrides, resolve_sampling, settings_for
 from cmexport.errors import UsageError
+from cmexport.model import Setting
 
 
 @pytest.mark.parametrize(
@@ -87,3 +88,33 @@ def test_fields_without_meaning_are_refused():
     resolve_sampling(settings, OPENAI)
     with pytest.raises(UsageError, match="qkv_order"):
         settings.finish()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("32", 32),
+        ("16x32", (16, 32)),
+        ("32X32", 32),
+        ("[16, 32]", (16, 32)),
+        ("16,32", (16, 32)),
+        ("(16, 32)", (16, 32)),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text, value):
+    assert parse_overrides({"image_size": text}) == {"image_size": value}
+
+
+@pytest.mark.parametrize("text", ["0x8", "8x", "x", "8x8x8", "-8x8", "8.5x8", "9000x8"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(UsageError, match="image_size"):
+        parse_overrides({"image_size": text})
+
+
+@pytest.mark.parametrize("value", [(16, 32), 32, True, (0.5, 1, 2), None, "thirds"])
+def test_the_option_of_a_setting_sets_it(value):
+    name = {bool: "clamp", str: "qkv_order"}.get(type(value), "image_size")
+    name = "channel_mult" if value == (0.5, 1, 2) else name
+    setting = Setting(name, value, "guess", ambiguous=True)
+    if value is not None:
+        assert parse_overrides(dict([setting.option.removeprefix("--set ").split("=")])) == {name: value}

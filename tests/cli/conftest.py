@@ -16,7 +16,7 @@ from support.networks import tiny_config
 from cmexport.cli.main import main
 from cmexport.networks.adm_unet import AdmUnet
 
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32")
+SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
 
 
 @dataclass(frozen=True)

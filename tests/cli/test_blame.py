@@ -11,7 +11,20 @@ from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 
 pytest.importorskip("coremltools")
 
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--label", 1, "--seeds", 8)
+SETTINGS = (
+    "--set",
+    "image_size=8",
+    "--set",
+    "num_head_channels=32",
+    "--set",
+    "qkv_order=thirds",
+    "--set",
+    "levels=40",
+    "--label",
+    1,
+    "--seeds",
+    8,
+)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32")
+SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32")
+SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
 
 
 def test_writes_a_folder_that_explains_itself(tiny_artifact: Path) -> None:

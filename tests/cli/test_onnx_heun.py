@@ -12,7 +12,7 @@ from cmexport.cli.options import ScheduleText
 from cmexport.cli.requests import resolve_heun_schedule
 
 FIELDS = {"image_size": "8", "num_head_channels": "32"}
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32")
+SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
 
 
 @pytest.fixture(scope="module")

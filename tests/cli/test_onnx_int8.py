@@ -12,7 +12,18 @@ from cmexport.quantize import int8
 from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.targets.onnx import budget
 
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--seeds", 8)
+SETTINGS = (
+    "--set",
+    "image_size=8",
+    "--set",
+    "num_head_channels=32",
+    "--set",
+    "qkv_order=thirds",
+    "--set",
+    "levels=40",
+    "--seeds",
+    8,
+)
 
 
 @pytest.fixture(autouse=True)

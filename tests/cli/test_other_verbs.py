@@ -202,3 +202,20 @@ def test_the_library_loads_lazily_and_offers_the_same() -> None:
         "assert callable(cmexport.load) and callable(cmexport.export_model) and 'torch' in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("subject", ["checkpoint", "artefact"])
+def test_labels_that_the_model_does_not_have_are_refused(subject, tiny_checkpoint, tiny_artifact, cmexport, tmp_path):
+    told = (tiny_checkpoint, *SETTINGS) if subject == "checkpoint" else (tiny_artifact,)
+    for label in (-1, 3):
+        outcome = cmexport("sample", *told, "--label", label, "--count", 1, "--save", tmp_path / "y.npz")
+        assert outcome.code == 2
+        assert "labels 0 to 2" in outcome.stderr
+    # 2^32 would be 0 in a graph of int32.
+    for label in (-1, 3, 2**32):
+        noise = np.zeros((1, 3, 8, 8), dtype=np.float32)
+        np.savez(tmp_path / "x.npz", noise=noise, label=np.array([label]))
+        outcome = cmexport("sample", *told, "--inputs", tmp_path / "x.npz", "--save", tmp_path / "y.npz")
+        assert outcome.code == 3
+        assert "outside 0 to 2" in outcome.stderr
+    assert not (tmp_path / "y.npz").exists()

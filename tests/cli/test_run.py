@@ -46,6 +46,9 @@ def test_a_recipe_end_to_end_and_again(recipe) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert re.search(r"first picture after \d+ s: out/tiny-onnx-fp32/preview.png", done.stderr)
+    assert [f["name"] for f in found["assumed"]] == ["qkv_order", "levels"]
+    assert "assumed qkv_order=thirds (default of openai/consistency_models)" in " ".join(done.stderr.split())
+    assert "self-check: " in done.stderr
     export, bench = found["steps"]
     assert (export["step"], export["status"], bench["step"], bench["status"]) == (
         *("onnx/fp32", "done"),

@@ -8,7 +8,18 @@ import sys
 
 import pytest
 
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--seeds", 8)
+SETTINGS = (
+    "--set",
+    "image_size=8",
+    "--set",
+    "num_head_channels=32",
+    "--set",
+    "qkv_order=thirds",
+    "--set",
+    "levels=40",
+    "--seeds",
+    8,
+)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from cmexport.model import TensorSpec
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.parity.inputs import draw_inputs
 
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32")
+SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
 SMALL = ("--features", "jury_of_this_test:colours", "--count", 50, "--seed", 3)
 
 JURY = """

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cmexport.errors import UsageError
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest
+from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest, Space
 from cmexport.sampling.editing import TASKS, Colorize, Inpaint, Superres, check_editing, interpolate
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.samplers import SamplerGraph
@@ -40,8 +40,7 @@ def model(channels=3, classes=None, size=SIZE, clamp=True, rule="cm"):
     return ConsistencyModel(
         network=Toy(),
         architecture={},
-        channels=channels,
-        image_size=size,
+        space=Space(channels, size, size),
         preconditioning="cm",
         c_noise="250ln",
         noise=NOISE,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cmexport.errors import UsageError
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest
+from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest, Space
 from cmexport.sampling.denoiser import denoise
 from cmexport.sampling.deterministic import DeterministicGraph, plan_jumps
 from cmexport.sampling.preconditioning import PRECONDITIONINGS, c_noise_at, scalings_at
@@ -30,8 +30,7 @@ def model(precond, c_noise, noise=NOISE, renoise="ect", clamp=False):
     return ConsistencyModel(
         network=Network(),
         architecture={"name": "test"},
-        channels=3,
-        image_size=4,
+        space=Space(3, 4, 4),
         preconditioning=precond,
         c_noise=c_noise,
         noise=noise,

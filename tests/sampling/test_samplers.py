@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import nn
 
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest
+from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest, Space
 from cmexport.sampling.denoiser import denoise
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.samplers import SamplerGraph, to_bytes
@@ -40,8 +40,7 @@ def model(**fields):
     defaults = {
         "network": Toy(),
         "architecture": {},
-        "channels": 3,
-        "image_size": 8,
+        "space": Space(3, 8, 8),
         "preconditioning": "cm",
         "c_noise": "250ln",
         "noise": OPENAI,
@@ -219,7 +218,7 @@ def test_the_sampler_is_the_diffusers_pipeline(pipeline, timesteps):
         latents=noise.clone(),
         output_type="np",
     ).images
-    subject = model(network=Wrapped(pipeline.unet), image_size=16, conditioning=Conditioning(4))
+    subject = model(network=Wrapped(pipeline.unet), space=Space(3, 16, 16), conditioning=Conditioning(4))
     sampler = SamplerGraph(subject, plan_sampling(subject, sigmas), SampleRequest(sigmas=sigmas, batch=2))
     inputs = {"noise": noise, "label": label, **({"renoise": renoise} if steps > 1 else {})}
     with torch.no_grad():

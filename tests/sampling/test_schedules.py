@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cmexport.errors import UsageError
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange
+from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, Space
 from cmexport.sampling.schedules import (
     RENOISE_RULES,
     karras_levels,
@@ -29,8 +29,7 @@ def model(**fields):
     defaults = {
         "network": nn.Identity(),
         "architecture": {},
-        "channels": 3,
-        "image_size": 8,
+        "space": Space(3, 8, 8),
         "preconditioning": "cm",
         "c_noise": "250ln",
         "noise": OPENAI,

@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from cmexport.errors import UsageError
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange
+from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, Space
 from cmexport.sampling.schedules import default_schedule, plan_sampling, schedule_for_steps, tuned_two_steps
 
 
@@ -20,8 +20,7 @@ def model(name="any.pt", levels=40):
     return ConsistencyModel(
         network=nn.Identity(),
         architecture={},
-        channels=3,
-        image_size=8,
+        space=Space(3, 8, 8),
         preconditioning="cm",
         c_noise="250ln",
         noise=noise(levels),

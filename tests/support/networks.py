@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cmexport.graph.capture import CapturedGraph, example_tensors
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest
+from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest, Space
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.schedules import plan_sampling
@@ -52,8 +52,7 @@ def model_around(network, image_size, classes, **fields):
     defaults = {
         "network": network,
         "architecture": {"name": type(network).__name__},
-        "channels": 3,
-        "image_size": image_size,
+        "space": Space(fields.pop("channels", 3), *(image_size if isinstance(image_size, tuple) else [image_size] * 2)),
         "preconditioning": "cm",
         "c_noise": "250ln",
         "noise": NOISE,
