@@ -125,7 +125,7 @@ def verify_rungs(
         ),
         gate_db,
         exact=Rung("PyTorch float64", reference.exact),
-        exact_pictures=1 if large else 4,
+        exact_pictures=1 if cost > _COSTLY_MODEL else 4,
         time_budget_s=options.large_model_budget_s if large else None,
         bound_pictures=2 if large else None,
         settle_early=chosen_freely and not large,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch.export import ExportedProgram
 
 from cmexport.errors import UsageError
 from cmexport.graph.tracing import trace
-from cmexport.graph.unrolling import trace_unrolled
+from cmexport.graph.unrolling import trace_evaluation, trace_unrolled
 from cmexport.model import EDITED, ConsistencyModel, SampleRequest, TensorSpec
 from cmexport.sampling.editing import check_editing, task_named
 from cmexport.sampling.heun import HeunPlan
@@ -140,20 +141,41 @@ def capture(model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest)
     Raises:
         UsageError: see `graph_inputs`.
     """
+    if plan.steps == 1:
+        return _captured(model, plan, request, trace)
+    # One trace for all steps of the sampler, and of the brief one.
+    unrolled = partial(trace_unrolled, evaluation=_trace_network(model, request))
+    whole = _captured(model, plan, request, unrolled)
+    if plan.steps <= BRIEF_STEPS:
+        return whole
+    ends = replace(plan, evaluations=(plan.evaluations[0], plan.evaluations[-1]))
+    return replace(whole, brief=_captured(model, ends, request, unrolled))
+
+
+def _captured(
+    model: ConsistencyModel,
+    plan: SamplingPlan,
+    request: SampleRequest,
+    record: Callable[[SamplerGraph, Mapping[str, Tensor]], ExportedProgram],
+) -> CapturedGraph:
     inputs = graph_inputs(model, plan, request)
     classes = label_classes(model, inputs)
     sampler = SamplerGraph(model, plan, request).eval().requires_grad_(False)
-    record = trace_unrolled if plan.steps > 1 else trace
-    program = record(sampler, example_tensors(inputs, classes))
-    noisy = task_named(request.task).image_noise(plan.sigmas[0])
-    output = output_spec(model, request)
-    brief = None
-    if plan.steps > BRIEF_STEPS:
-        ends = (0, plan.steps - 1)
-        brief = capture(model, replace(plan, evaluations=tuple(plan.evaluations[i] for i in ends)), request)
     return CapturedGraph(
-        program=program, inputs=inputs, outputs=(output,), classes=classes, image_noise=noisy, brief=brief
+        program=record(sampler, example_tensors(inputs, classes)),
+        inputs=inputs,
+        outputs=(output_spec(model, request),),
+        classes=classes,
+        image_noise=task_named(request.task).image_noise(plan.sigmas[0]),
     )
+
+
+def _trace_network(model: ConsistencyModel, request: SampleRequest) -> ExportedProgram:
+    """The network as every step evaluates it."""
+    space = model.space
+    x = torch.zeros(request.batch, space.channels, space.height, space.width)
+    label = None if model.conditioning.classes is None else torch.zeros(request.batch, dtype=torch.int64)
+    return trace_evaluation(model.network, x, torch.zeros(1, dtype=torch.float64), label)
 
 
 def label_classes(model: ConsistencyModel, inputs: Sequence[TensorSpec]) -> int | None:

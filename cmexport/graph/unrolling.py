@@ -47,8 +47,14 @@ class _Evaluation(nn.Module):
         return result
 
 
-def trace_unrolled(sampler: SamplerGraph, inputs: Mapping[str, Tensor]) -> ExportedProgram:
-    """What tracing `sampler` gives, node by node, at the price of tracing one evaluation.
+def trace_evaluation(network: nn.Module, x: Tensor, c_noise: Tensor, label: Tensor | None) -> ExportedProgram:
+    """One evaluation of the network, for `trace_unrolled`."""
+    given = {"x": x, "c_noise": c_noise} | ({} if label is None else {"label": label})
+    return trace(_Evaluation(network), given)
+
+
+def trace_unrolled(sampler: SamplerGraph, inputs: Mapping[str, Tensor], evaluation: ExportedProgram) -> ExportedProgram:
+    """What tracing `sampler` gives, node by node, with copies of `evaluation` where it evaluates its network.
 
     The sampler's network is taken out for the time of the call.
     """
@@ -60,22 +66,15 @@ def trace_unrolled(sampler: SamplerGraph, inputs: Mapping[str, Tensor]) -> Expor
     calls = [
         n for n in outer.graph.nodes if n.op == "call_function" and n.target is torch.ops.cmexport.evaluate.default
     ]
-    arguments = dict(zip(("x", "c_noise", "label"), calls[0].args, strict=False))
-    body = to_module(trace(_Evaluation(network), {name: _like(node) for name, node in arguments.items()}))
+    body = to_module(evaluation)
     for name, child in body.named_children():
         outer.add_module(name, child)
     weights = _weights_in_front(outer.graph, body.graph)
     for call in calls:
-        _inline(outer.graph, call, body.graph, arguments, weights)
+        _inline(outer.graph, call, body.graph, weights)
     outer.graph.lint()
     outer.recompile()
     return assemble(outer, inputs)
-
-
-def _like(node: object) -> Tensor:
-    assert isinstance(node, fx.Node)
-    value = node.meta["val"]
-    return torch.zeros(value.shape, dtype=value.dtype)
 
 
 def _weights_in_front(graph: fx.Graph, body: fx.Graph) -> dict[fx.Node, fx.Node]:
@@ -93,10 +92,9 @@ def _inline(
     graph: fx.Graph,
     call: fx.Node,
     body: fx.Graph,
-    arguments: Mapping[str, object],
     weights: Mapping[fx.Node, fx.Node],
 ) -> None:
-    given = dict(zip(arguments, call.args, strict=True))
+    given = dict(zip(("x", "c_noise", "label"), call.args, strict=False))
     copied: dict[fx.Node, fx.Node] = dict(weights)
     with graph.inserting_before(call):
         for node in body.nodes:

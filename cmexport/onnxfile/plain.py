@@ -1,9 +1,9 @@
 """Graphs that `torch.onnx.export` would only copy before it translates them, translated without that copy.
 
 Before translating, the exporter decomposes: it traces the whole program again (1.2 s of the 1.5 that the demo's graph
-takes, 0.6 s for every further step) and visits every operation for type promotion. For the operators that consistency
-networks are made of all of that changes `reshape` to `view` and nothing else. Graphs of other operators go the long
-way; a test holds the two ways equal, byte for byte.
+takes, 0.6 s for every further step) and visits every operation for type promotion. For the operators that most
+rewritten graphs are made of all of that changes `reshape` to `view` and `rsub` to `sub`. Other graphs go the long way;
+a test holds the two ways equal, byte for byte.
 
 What is used here is internal to torch 2.13, the only minor release that cmexport accepts.
 """
@@ -42,6 +42,7 @@ PLAIN_OPERATORS = frozenset(
         aten.mul.Tensor,
         aten.permute.default,
         aten.reshape.default,
+        aten.rsub.Scalar,
         aten.scaled_dot_product_attention.default,
         aten.select.int,
         aten.silu.default,
@@ -54,7 +55,7 @@ PLAIN_OPERATORS = frozenset(
         aten.view.default,
     }
 )
-"""Operators that decomposition leaves as they are, but for `reshape`."""
+"""Operators that decomposition leaves as they are, but for those that `_decomposed` writes as it does."""
 
 # Decomposed unless the translations spell them: the exporter's own table has no entry, or has one that expects less.
 _NEEDS_SPELLING = frozenset(
@@ -76,11 +77,28 @@ def _is_plain(node: fx.Node, translations: Mapping[Callable[..., Any], Any]) -> 
         return True
     if node.target not in PLAIN_OPERATORS or node.target in _NEEDS_SPELLING:
         return False
+    if node.target is aten.reshape.default and not _is_view(node):
+        return False
+    if node.target is aten.rsub.Scalar and len(node.args) > 2:
+        return False
     value = node.meta["val"]
     results = value if isinstance(value, tuple | list) else [value]
     floats = all(isinstance(r, Tensor) and r.dtype == torch.float32 for r in results)
     # An operand of another type would need a cast; label indices are what embedding takes.
     return floats and (node.target is aten.embedding.default or all(map(_is_float32, node.all_input_nodes)))
+
+
+def _is_view(reshape: fx.Node) -> bool:
+    """Whether a reshape moves no data; one that does is decomposed to a copy and a view."""
+    source, *rest = reshape.args
+    if reshape.kwargs or len(rest) != 1:
+        return False
+    assert isinstance(source, fx.Node)
+    try:
+        source.meta["val"].view(rest[0])
+    except (RuntimeError, ValueError):
+        return False
+    return True
 
 
 def _is_float32(node: fx.Node) -> bool:
@@ -102,7 +120,7 @@ def translate_plain(
     registry.functions = {target: list(known) for target, known in _torchlib(opset).items()}
     for target, translation in translations.items():
         registry.register_op(target, translation, is_complex=False)
-    model: ir.Model = _core._exported_program_to_onnx_program(_with_views(program), registry=registry).model
+    model: ir.Model = _core._exported_program_to_onnx_program(_decomposed(program), registry=registry).model
     # torchlib is written for opset 18.
     version_converter.convert_version(model, opset, fallback=True)
     return model
@@ -115,17 +133,19 @@ def _torchlib(opset: int) -> Mapping[Any, list[Any]]:
     return functions
 
 
-def _with_views(program: ExportedProgram) -> ExportedProgram:
-    """The program with `reshape` written as `view`, and nodes named as decomposition names them."""
+def _decomposed(program: ExportedProgram) -> ExportedProgram:
+    """The program as decomposition leaves it, its nodes under the same names."""
     graph = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     for node in program.graph.nodes:
+        args, kwargs = (fx.map_arg(given, copied.__getitem__) for given in (node.args, node.kwargs))
         if node.target is aten.reshape.default:
-            args, kwargs = (fx.map_arg(given, copied.__getitem__) for given in (node.args, node.kwargs))
             copied[node] = graph.create_node("call_function", aten.view.default, args, kwargs, "view")
-            copied[node].meta = dict(node.meta)
+        elif node.target is aten.rsub.Scalar:
+            copied[node] = graph.create_node("call_function", aten.sub.Tensor, args[::-1], kwargs, "sub")
         else:
             copied[node] = graph.node_copy(node, copied.__getitem__)
+        copied[node].meta = dict(node.meta)
     module = _LazyGraphModule(program.graph_module, graph)
     return ExportedProgram(
         root=module,

@@ -324,3 +324,88 @@ def test_bounds_of_large_models_are_looked_at_in_few_pictures(house: House) -> N
     # The last rung is what ships: all of its pictures are compared, whatever its gate.
     last = climb(house.constant("reference", 0.0), rungs[:1], inputs, 60.0, bound_pictures=2)
     assert last.rungs[0].difference.pictures == 8
+
+
+def spread(house: House, name: str, errors: Callable[[int], float]) -> Rung:
+    """A rung whose picture i is off by errors(i) everywhere."""
+    seen = [0]
+
+    def draw(arrays: dict) -> dict:
+        image = np.tanh(arrays["noise"]).astype(np.float32)
+        for i in range(len(image)):
+            image[i] += np.float32(errors(seen[0]))
+            seen[0] += 1
+        return {"image": image}
+
+    return house.rung(name, draw)
+
+
+def several(pictures: int = 64) -> VerificationInputs:
+    return draw_inputs((TensorSpec("noise", (1, 3, 4, 4), "float32"),), None, pictures)
+
+
+def test_early_rungs_settle_where_nothing_is_in_doubt() -> None:
+    house = House()
+    rungs = [house.constant("first", 1e-4), house.constant("ships", 1e-4)]
+    found = climb(house.constant("reference", 0.0), rungs, several(), 60.0, settle_early=True)
+    assert [rung.difference.pictures for rung in found.rungs] == [16, 64]
+    assert (found.pictures, found.pictures_asked, found.settled) == (64, 64, False)
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        lambda i: 1e-3 if i != 5 else 1e-2,  # one picture below the gate
+        lambda i: 10 ** -(3.05 + 1.5 * (i % 2)),  # a mean above the gate, with too wide a spread
+        lambda i: float("nan") if i == 3 else 1e-6,
+    ],
+)
+def test_a_doubtful_rung_runs_all_pictures(errors) -> None:
+    house = House()
+    rungs = [spread(house, "first", errors), house.constant("ships", 1e-6)]
+    found = climb(house.constant("reference", 0.0), rungs, several(), 66.0, settle_early=True)
+    assert [rung.difference.pictures for rung in found.rungs] == [64, 64]
+
+
+def test_a_costly_ladder_settles_as_a_whole() -> None:
+    house = House()
+    rungs = [house.constant("first", 1e-5), house.constant("ships", 1e-4)]
+    found = climb(house.constant("reference", 0.0), rungs, several(), 60.0, settle_last=True)
+    assert [rung.difference.pictures for rung in found.rungs] == [16, 16]
+    assert (found.pictures, found.pictures_asked, found.settled, found.passed) == (16, 64, True, True)
+
+
+def test_a_costly_ladder_in_doubt_is_climbed_again_with_all_pictures() -> None:
+    house = House()
+    # 64, 82 and 100 dB in turn: 16 of them leave the mean uncertain by 3.7 dB.
+    rungs = [spread(house, "ships", lambda i: 10 ** -(2.9 + 0.9 * (i % 3)))]
+    found = climb(house.constant("reference", 0.0), rungs, several(), 62.0, settle_last=True)
+    assert (found.pictures, found.settled) == (64, False)
+
+
+def test_a_reference_that_takes_any_batch_draws_several_pictures_at_once() -> None:
+    house = House()
+    sizes = []
+
+    def draw(arrays: dict) -> dict:
+        sizes.append(len(arrays["noise"]))
+        return {"image": np.tanh(arrays["noise"])}
+
+    made = house.rung("reference", draw)
+    together = Rung(made.name, made.open, pictures_at_once=8)
+    found = climb(together, [house.constant("ships", 0.0)], several(20), 100.0)
+    assert sizes == [8, 8, 4]
+    assert found.rungs[0].difference.identical
+
+
+def test_joined_runs_keep_each_inputs_own_picture_axis() -> None:
+    house = House()
+    specs = (TensorSpec("noise", (1, 3, 4, 4), "float32"), TensorSpec("renoise", (2, 1, 3, 4, 4), "float32"))
+
+    def draw(arrays: dict) -> dict:
+        return {"image": np.tanh(arrays["noise"] + arrays["renoise"].sum(axis=0))}
+
+    made = house.rung("reference", draw)
+    together = Rung(made.name, made.open, pictures_at_once=8)
+    found = climb(together, [house.rung("ships", draw)], draw_inputs(specs, None, 16), 100.0)
+    assert found.rungs[0].difference.identical

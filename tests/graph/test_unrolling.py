@@ -1,0 +1,94 @@
+"""K copies of one trace against a trace of all K steps, which torch makes without our help."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cmexport.graph.assembly import assemble
+from cmexport.graph.capture import BRIEF_STEPS, capture, example_tensors
+from cmexport.graph.rewrites import REWRITES
+from cmexport.graph.rewriting import apply_rewrites
+from cmexport.graph.tracing import to_module, trace
+from cmexport.model import SampleRequest
+from cmexport.sampling.samplers import SamplerGraph
+from cmexport.sampling.schedules import plan_sampling
+
+
+def lines(program):
+    """Every operation with its arguments, and what each value looks like."""
+    nodes = program.graph.nodes
+    return [n.format_node() for n in nodes], [[(v.shape, v.dtype) for v in described(n)] for n in nodes]
+
+
+def described(node):
+    return [v for v in torch.utils._pytree.tree_leaves(node.meta.get("val")) if isinstance(v, torch.Tensor)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "request_fields"),
+    [
+        ({}, {}),
+        ({"num_classes": None}, {"batch": 2}),
+        ({}, {"label": 3, "output": "uint8"}),
+        ({}, {"task": "inpaint"}),
+    ],
+)
+def test_unrolled_is_what_tracing_all_steps_gives(adm_model, fields, request_fields) -> None:
+    model = adm_model(**fields)
+    request = SampleRequest(sigmas=(80.0, 5.0, 1.2), **request_fields)
+    plan = plan_sampling(model, request.sigmas)
+    graph = capture(model, plan, request)
+    sampler = SamplerGraph(model, plan, request).eval().requires_grad_(False)
+    whole = trace(sampler, example_tensors(graph.inputs, graph.classes))
+    # A trace names constants after their kind; an assembled program holds c_noise among its weights.
+    assert lines(graph.program) == lines(assemble(to_module(whole), example_tensors(graph.inputs, graph.classes)))
+    inputs = example_tensors(graph.inputs, graph.classes, seed=4)
+    with torch.no_grad():
+        assert torch.equal(graph.program.module()(**inputs), sampler(**inputs))
+
+
+def test_the_network_is_back_in_its_place(adm_model) -> None:
+    model = adm_model()
+    request = SampleRequest(sigmas=(80.0, 5.0))
+    sampled = capture(model, plan_sampling(model, request.sigmas), request)
+    x, c_noise = torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.float64)
+    assert model.network(x, c_noise, torch.zeros(1, dtype=torch.int64)).shape == x.shape
+    assert sampled.weights["network.out.2.weight"] is dict(model.network.named_parameters())["out.2.weight"]
+
+
+def test_rewrites_of_many_steps_are_measured_on_the_first_and_the_last(adm_model) -> None:
+    model = adm_model()
+    request = SampleRequest(sigmas=(80.0, 20.0, 5.0, 1.2))
+    plan = plan_sampling(model, request.sigmas)
+    graph = capture(model, plan, request)
+    assert plan.steps > BRIEF_STEPS
+    assert graph.brief is not None
+    assert graph.brief.inputs[1].shape[0] == 1
+    rewritten = apply_rewrites(graph, REWRITES)
+    brief = apply_rewrites(graph.brief, REWRITES)
+    assert [r.max_relative_error for r in rewritten.rewrites] == [r.max_relative_error for r in brief.rewrites]
+    assert all(a.applied >= b.applied for a, b in zip(rewritten.rewrites, brief.rewrites, strict=True))
+    inputs = example_tensors(graph.inputs, graph.classes, seed=4)
+    with torch.no_grad():
+        before, after = (g.program.module()(**inputs) for g in (graph, rewritten))
+    assert float((before - after).abs().max()) < 1e-5
+
+
+def test_what_all_rewrites_do_together_is_measured(adm_model) -> None:
+    from cmexport.graph import rewriting
+    from cmexport.graph.rewriting import Outcome, Rewrite
+
+    def spoil(editor, classes):
+        """Changes the third step only, which the brief sampler doesn't have."""
+        names = [n for n in editor.graph.nodes if n.op == "get_attr" and n.target == "c_noise_2"]
+        if not names:
+            return Outcome(1)
+        editor.module.c_noise_2 = editor.module.c_noise_2 * 1.5
+        return Outcome(1)
+
+    model = adm_model(fresh=True, seed=7)
+    request = SampleRequest(sigmas=(80.0, 20.0, 5.0, 1.2))
+    graph = capture(model, plan_sampling(model, request.sigmas), request)
+    with pytest.raises(RuntimeError, match="all rewrites together"):
+        rewriting.apply_rewrites(graph, [Rewrite("spoil", "", spoil)])
