@@ -686,6 +686,17 @@ def main(arguments):
         parser.error("a folder is needed")
     if Path(given.folder, "job.json").exists() and not Path(given.folder, "job.json").is_file():
         parser.error("job.json is no regular file")
+    try:
+        return _work(given)
+    except BrokenPipeError:
+        # Nobody listens any more. This can be noticed before standard input ends, and nobody else cleans up then.
+        if given.remove:
+            shutil.rmtree(given.remove, ignore_errors=True)
+        return 3
+
+
+def _work(given):
+    """Do what job.json says; 0 done, 1 an `error` line was written."""
     commands = Commands(0, given.remove) if _is_pipe(0) else None
     stream = Path(given.result).open("wb") if given.result else _own_stdout()  # noqa: SIM115 - open to the end
     lines = Lines(stream)
@@ -704,6 +715,8 @@ def main(arguments):
     except StageError as failure:
         lines.tell("error", stage=failure.stage, message=failure.message)
         return 1
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         lines.tell("error", stage="start", message=f"{type(error).__name__}: {_sentence(error)}")
         return 1

@@ -47,7 +47,7 @@ def test_a_search_writes_the_schedule_and_other_verbs_use_it(tiny_checkpoint, cm
     assert exported.json["manifest"]["sampling"]["sigmas"] == sigmas
     assert "tuned" in exported.stderr
     # A named checkpoint is not the project's.
-    named = cmexport("onnx", tiny_checkpoint, *SETTINGS, "--no-verify", "-o", "out", "--json", cwd=folder)
+    named = cmexport("onnx", tiny_checkpoint, *SETTINGS, "--no-verify", "-o", "named", "--json", cwd=folder)
     assert named.json["manifest"]["sampling"]["sigmas"] == [80.0]
 
 

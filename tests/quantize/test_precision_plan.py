@@ -144,8 +144,8 @@ def test_names_that_toml_would_misread_come_back_as_they_are(written, key):
 
 
 def test_a_file_that_is_not_there_or_a_folder(tmp_path):
-    for path in (tmp_path / "none.toml", tmp_path):
-        with pytest.raises(CheckpointError, match="can't read this plan"):
+    for path, words in ((tmp_path / "none.toml", "can't read this plan"), (tmp_path, "is a folder, not a plan")):
+        with pytest.raises(CheckpointError, match=words):
             read_plan(path)
 
 

@@ -75,7 +75,15 @@ def test_every_profile_writes_one_of_the_two_forms(export, ep):
     exported = export(options=LoweringOptions(precision=precision, ep=ep), **SMALL)
     form = "cpu" if PROFILES[ep].contrib_ops else "openvino"
     same = export(options=LoweringOptions(precision=precision, ep=form), **SMALL)
-    assert exported.path.read_bytes() == same.path.read_bytes()
+    if ep == "web":
+        # Its label table is split in groups that WebGPU's buffers allow: see test_buffers.py.
+        assert max(len(node.output) for node in exported.proto.graph.node) <= 7
+        others = [
+            [n.op_type for n in e.proto.graph.node if n.op_type not in ("Split", "Concat")] for e in (exported, same)
+        ]
+        assert others[0] == others[1]
+    else:
+        assert exported.path.read_bytes() == same.path.read_bytes()
     assert exported.lowered.session["ep"] == ep
     assert exported.lowered.session["providers"] == [PROFILES[ep].provider]
 
