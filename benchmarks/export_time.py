@@ -64,7 +64,8 @@ def run(checkout: Path, case: Case, checkpoint: Path | None) -> tuple[float, flo
         begun = time.monotonic()
         process = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-m", "cmexport", *arguments],
+            # -P: the folder that this runs in is no place to import from.
+            [sys.executable, "-P", "-m", "cmexport", *arguments],
             environment,
             file_actions=[(os.POSIX_SPAWN_DUP2, log.fileno(), 1), (os.POSIX_SPAWN_DUP2, log.fileno(), 2)],
         )
