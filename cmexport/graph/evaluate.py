@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -76,6 +76,39 @@ def run_picture(interpreter: fx.Interpreter, inputs: Mapping[str, Tensor]) -> Te
         result = result[0]
     assert isinstance(result, Tensor)
     return result
+
+
+T = TypeVar("T")
+
+_TOGETHER = 8
+_BUSY = 30_000_000
+"""Weights of a network whose layers are large enough for all cores, and whose activations had better exist once."""
+
+
+def run_together(run: Callable[[Mapping[str, Tensor]], T], inputs: Sequence[Mapping[str, Tensor]]) -> T:
+    """What `run` returns for each of `inputs`, its tensors stacked along a new first axis, from one call.
+
+    Eight pictures of the demo model take 19 ms each on two cores where one alone takes 40. Results differ from those of
+    single calls in their last bits.
+
+    Args:
+        run: from inputs by name to tensors in dicts, lists or tuples; may not look at values.
+        inputs: of the same names and shapes.
+    """
+    stacked = {name: torch.stack([given[name] for given in inputs]) for name in inputs[0]}
+    # An operator without a rule of its own is called picture by picture; torch says so on stderr each time.
+    warn: Callable[[bool], None] = torch._C._functorch._set_vmap_fallback_warning_enabled  # type: ignore[attr-defined]
+    warn(False)
+    try:
+        result: T = torch.func.vmap(run)(stacked)
+    finally:
+        warn(True)
+    return result
+
+
+def pictures_together(weights: Iterable[Tensor]) -> int:
+    """How many pictures to hand to `run_together` at once: one where a single one keeps all cores busy."""
+    return 1 if sum(weight.numel() for weight in weights) > _BUSY else _TOGETHER
 
 
 class PartialEvaluator:

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
+from cmexport.graph.assembly import assemble
 from cmexport.graph.capture import CapturedGraph
-from cmexport.graph.tracing import to_module, trace
+from cmexport.graph.fxtools import Editor
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.sensitivity import activation_sensitivity, run_unfinished
 from cmexport.quantize.weights import weight_nodes
 
@@ -131,16 +133,15 @@ def with_activations(captured: CapturedGraph, plan: ActivationPlan, in_float: Co
     ops = torch.ops.quantized_decomposed
     module = to_module(captured.program)
     users = weight_nodes(module)
+    editor = Editor(module)
     by_name = {n.name: n for n in module.graph.nodes}
     for chosen in plan.ranges:
         source = by_name[chosen.name]
         parameters = (chosen.scale, chosen.zero_point, 0, LEVELS, torch.uint8)
-        with module.graph.inserting_after(source):
-            codes = module.graph.call_function(ops.quantize_per_tensor.default, (source, *parameters))
-        with module.graph.inserting_after(codes):
-            values = module.graph.call_function(ops.dequantize_per_tensor.default, (codes, *parameters))
+        following = source.next
+        codes = editor.call(following, ops.quantize_per_tensor.default, source, *parameters)
+        values = editor.call(following, ops.dequantize_per_tensor.default, codes, *parameters)
         for user in users:
             if user.args[0] is source and user.name not in in_float:
                 user.update_arg(0, values)
-    module.recompile()
-    return replace(captured, program=trace(module, captured.examples()))
+    return replace(captured, program=assemble(module, captured.examples()))

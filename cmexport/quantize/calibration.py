@@ -7,20 +7,20 @@ the very distribution that the app will feed, and more of them cost only time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
 
 from cmexport.errors import CheckpointError
 from cmexport.graph.capture import CapturedGraph
-from cmexport.graph.evaluate import run_picture
-from cmexport.graph.fxtools import argument
+from cmexport.graph.evaluate import pictures_together, run_picture, run_together
 from cmexport.graph.tracing import to_module
 from cmexport.quantize.layers import Layer, LayerInterpreter, Multiply
+from cmexport.quantize.products import Products
 
 SEED = 20_000
 """Far from the seeds that verification uses (0 on): what is judged was never calibrated on."""
@@ -66,11 +66,11 @@ class Extremes:
     pictures: int = 0
 
     def add(self, values: Tensor) -> None:
-        """One picture's largest value per channel, (C,)."""
-        self.largest = torch.maximum(self.largest, values)
-        self.total = self.total + values.double()
-        self.squares = self.squares + values.double() ** 2
-        self.pictures += 1
+        """Pictures' largest values per channel, (pictures, C)."""
+        self.largest = torch.maximum(self.largest, values.amax(dim=0))
+        self.total = self.total + values.double().sum(dim=0)
+        self.squares = self.squares + (values.double() ** 2).sum(dim=0)
+        self.pictures += len(values)
 
     def expected(self, pictures: int = EXPECTED_PICTURES) -> Tensor:
         """The largest value to expect of `pictures` pictures, (C,) float32, and at least what was seen; never negative.
@@ -140,65 +140,86 @@ def calibrate(
         CheckpointError: a layer's input or output is not finite.
     """
     module = to_module(captured.program)
-    found: dict[str, LayerStatistics] = {}
-    with_gram = False
-
-    def observe(layer: Layer, node: fx.Node, x: Tensor, multiply: Multiply) -> Tensor:
-        y = multiply(x)
-        if with_gram:
-            _add_products(found[layer.key], layer, node, x, options.large_gram_elements)
-        else:
-            _widen_ranges(found, layer, layer.rows(x), layer.rows(y))
-        return y
-
-    interpreter = LayerInterpreter(module, layers, observe)
+    observers = {layer.key: _Observer(layer, options.large_gram_elements) for layer in layers}
+    observed = {name: observers[layer.key] for layer in layers for name in layer.nodes}
+    nodes = {node.name: node for node in module.graph.nodes}
+    together = pictures_together(captured.weights.values())
     with torch.no_grad():
-        for picture in range(options.pictures):
-            if picture % 64 == 0:
-                progress(f"calibrate {picture}/{options.pictures}")
-            run_picture(interpreter, captured.examples(options.seed + picture))
-        with_gram = True
-        for picture in range(min(options.gram_pictures, options.pictures)):
-            if picture % 16 == 0:
-                progress(f"calibrate products {picture}/{options.gram_pictures}")
-            run_picture(interpreter, captured.examples(options.seed + picture))
+        for first in range(0, options.pictures, together):
+            if first % 64 == 0:
+                progress(f"calibrate {first}/{options.pictures}")
+            last = min(first + together, options.pictures)
+            multiplied = max(0, min(options.gram_pictures, last) - first)
+            inputs = [captured.examples(options.seed + picture) for picture in range(first, last)]
+            seen = run_together(partial(_observe, module, layers, multiplied > 0), inputs)
+            for name, (limits, x) in seen.items():
+                observed[name].widen(limits)
+                for value in x:
+                    observed[name].multiply(nodes[name], value[:multiplied].flatten(0, 1))
+    # One at a time: the sums of all layers of the demo model take 0.4 GB.
+    observed.clear()
+    found = {layer.key: observers.pop(layer.key).statistics() for layer in layers}
     return Calibration(found, options.pictures)
 
 
-def _widen_ranges(found: dict[str, LayerStatistics], layer: Layer, x: Tensor, y: Tensor) -> None:
-    low, high = torch.aminmax(x, dim=1)
-    output_low, output_high = torch.aminmax(y, dim=1)
-    if not all(bool(torch.isfinite(limit).all()) for limit in (low, high, output_low, output_high)):
-        where = "input" if not bool(torch.isfinite(x).all()) else "output"
-        raise CheckpointError(
-            f"calibration: the {where} of {layer.key} is NaN or infinite; is the checkpoint whole? "
-            "`cmexport sample` shows what it draws"
-        )
-    if layer.key not in found:
-        inside, outside = len(low), len(output_low)
-        found[layer.key] = LayerStatistics(
-            (Extremes.none(inside), Extremes.none(inside)), (Extremes.none(outside), Extremes.none(outside))
-        )
-    known = found[layer.key]
-    for extremes, values in zip((*known.inputs, *known.outputs), (high, -low, output_high, -output_low), strict=True):
-        extremes.add(values)
+def _observe(
+    module: fx.GraphModule, layers: Sequence[Layer], with_inputs: bool, inputs: Mapping[str, Tensor]
+) -> dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
+    """By node, for each channel the highest and the negated lowest number of its input, then of its output.
+
+    And the input itself, where it is asked for.
+    """
+    seen: dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {}
+
+    def at(layer: Layer, node: fx.Node, x: Tensor, multiply: Multiply) -> Tensor:
+        y = multiply(x)
+        # `amax` and `amin` are vectorized; `aminmax` along one axis is not, and takes 18 times as long as one of them.
+        rows = layer.rows(x), layer.rows(y)
+        limits = tuple(limit for r in rows for limit in (r.amax(dim=1), -r.amin(dim=1)))
+        seen[node.name] = limits, (x,) if with_inputs else ()
+        return y
+
+    run_picture(LayerInterpreter(module, layers, at), inputs)
+    return seen
 
 
-def _add_products(known: LayerStatistics, layer: Layer, node: fx.Node, x: Tensor, largest: int) -> None:
-    size = layer.channels * layer.elements_per_channel
-    if size * size > largest:
-        return
-    columns = input_columns(layer, node, x)
-    if known.gram is None:
-        known.gram = torch.zeros(size, size)
-    known.gram.addmm_(columns.t(), columns)
-    known.positions += len(columns)
+class _Observer:
+    """Adds up what one layer takes and gives."""
 
+    def __init__(self, layer: Layer, large_gram_elements: int) -> None:
+        self._layer = layer
+        size = layer.channels * layer.elements_per_channel
+        self._products = Products(layer) if size * size <= large_gram_elements else None
+        self._extremes: list[Extremes] = []
 
-def input_columns(layer: Layer, node: fx.Node, x: Tensor) -> Tensor:
-    """The input as the layer's matrix (O, K) meets it: (positions, K)."""
-    if layer.operator.kind != "conv":
-        return x.flatten(0, -2)
-    stride, padding = argument(node, 3, "stride", [1, 1]), argument(node, 4, "padding", [0, 0])
-    columns = F.unfold(x, tuple(layer.weight.shape[2:]), padding=padding, stride=stride)  # type: ignore[arg-type]
-    return columns.transpose(1, 2).flatten(0, 1)
+    def widen(self, limits: tuple[Tensor, ...]) -> None:
+        """Take in limits (pictures, channels) as `_observe` has them.
+
+        Raises:
+            CheckpointError: one of them is not finite.
+        """
+        finite = [bool(torch.isfinite(limit).all()) for limit in limits]
+        if not all(finite):
+            where = "output" if all(finite[:2]) else "input"
+            raise CheckpointError(
+                f"calibration: the {where} of {self._layer.key} is NaN or infinite; is the checkpoint whole? "
+                "`cmexport sample` shows what it draws"
+            )
+        # An attention's output has fewer channels than its weight has rows, so only the values tell how many.
+        self._extremes = self._extremes or [Extremes.none(limit.shape[1]) for limit in limits]
+        for extremes, values in zip(self._extremes, limits, strict=True):
+            extremes.add(values)
+
+    def multiply(self, node: fx.Node, x: Tensor) -> None:
+        """Take `x`, the input of `node`, into the sum of products."""
+        if self._products is not None:
+            self._products.add(node, x)
+
+    def statistics(self) -> LayerStatistics:
+        """What all evaluations showed."""
+        high, low, output_high, output_low = self._extremes
+        products = self._products
+        if products is None or not products.begun:
+            return LayerStatistics((high, low), (output_high, output_low))
+        gram = products.total()
+        return LayerStatistics((high, low), (output_high, output_low), gram, products.positions)

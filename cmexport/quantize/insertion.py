@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
+from cmexport.graph.assembly import assemble
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.fxtools import Editor, argument, attribute
-from cmexport.graph.tracing import to_module, trace
+from cmexport.graph.tracing import to_module
 from cmexport.quantize.codes import LayerCodes
 
 Insert = Callable[[Editor, fx.Node, LayerCodes, Mapping[str, LayerCodes]], fx.Node]
@@ -23,11 +24,11 @@ def insert_layers(captured: CapturedGraph, codes: Iterable[LayerCodes], insert: 
     module = to_module(captured.program)
     editor = Editor(module)
     by_node = {name: c for c in codes for name in c.layer.nodes}
-    # In one pass: tracing again gives nodes other names.
+    # In one pass: assembling gives nodes other names.
     for node in [n for n in module.graph.nodes if n.name in by_node]:
         node.replace_all_uses_with(insert(editor, node, by_node[node.name], by_node))
     editor.clean()
-    return replace(captured, program=trace(module, captured.examples()))
+    return replace(captured, program=assemble(module, captured.examples()))
 
 
 def corrected_bias(editor: Editor, node: fx.Node, codes: LayerCodes) -> Tensor:

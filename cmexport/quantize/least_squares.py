@@ -7,6 +7,7 @@ optimal brain surgery (Hassibi and Stork 1993) with all rows sharing one order.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,22 +26,32 @@ def round_by_least_squares(matrix: Tensor, gram: Tensor, scale: Tensor, top: int
         scale: (O,) or (O, K), size of one step for each row (or element).
         top: largest code.
     """
-    left = matrix.clone()
-    steps = scale[:, None].expand_as(left) if scale.dim() == 1 else scale
-    factor = _inverse_factor(gram)
-    codes = torch.empty_like(left)
-    columns = left.shape[1]
+    # Columns as rows of numpy arrays: for each of a thousand columns a few operations on a hundred numbers are done,
+    # for which torch's calls take several times as long as numpy's.
+    left = matrix.t().contiguous().numpy().copy()
+    steps = scale.t().contiguous().numpy() if scale.dim() == 2 else scale.numpy()[None].repeat(len(left), axis=0)
+    factor = _inverse_factor(gram).numpy()
+    codes = np.empty_like(left)
+    columns, rows = left.shape
+    errors = np.empty((BLOCK, rows), dtype=left.dtype)
+    passed_on = np.empty((BLOCK, rows), dtype=left.dtype)
     for begin in range(0, columns, BLOCK):
         end = min(begin + BLOCK, columns)
-        errors = torch.empty(left.shape[0], end - begin)
         for column in range(begin, end):
-            step = steps[:, column]
-            codes[:, column] = (left[:, column] / step).round().clamp(-top, top)
-            error = (left[:, column] - codes[:, column] * step) / factor[column, column]
-            errors[:, column - begin] = error
-            left[:, column + 1 : end] -= error[:, None] * factor[column, column + 1 : end]
-        left[:, end:] -= errors @ factor[begin:end, end:]
-    return codes
+            code, error = codes[column], errors[column - begin]
+            np.divide(left[column], steps[column], out=code)
+            np.rint(code, out=code)
+            np.clip(code, -top, top, out=code)
+            np.multiply(code, steps[column], out=error)
+            np.subtract(left[column], error, out=error)
+            error /= factor[column, column]
+            following = passed_on[: end - column - 1]
+            # Not a product of matrices: numpy's would start threads of its own beside torch's, and both would spin.
+            np.multiply(factor[column, column + 1 : end, None], error, out=following)
+            left[column + 1 : end] -= following
+        rest = torch.from_numpy(left[end:])
+        rest.addmm_(torch.from_numpy(factor[begin:end, end:]).t(), torch.from_numpy(errors[: end - begin]), alpha=-1)
+    return torch.from_numpy(codes).t().contiguous()
 
 
 def _inverse_factor(gram: Tensor) -> Tensor:

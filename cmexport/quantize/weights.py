@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
+from cmexport.graph.assembly import assemble
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.fxtools import aten, attribute
-from cmexport.graph.tracing import to_module, trace
+from cmexport.graph.tracing import to_module
 
 LEAST_ELEMENTS = 1024
 """Below this a weight's scales and table cost what its elements save."""
@@ -66,8 +67,7 @@ def with_weights(captured: CapturedGraph, values: Mapping[str, Tensor]) -> Captu
     """The same graph with other numbers in the named weights; the given graph keeps its own."""
     module = to_module(captured.program)
     set_weights(module, values)
-    inputs = captured.examples()
-    return replace(captured, program=trace(module, inputs))
+    return replace(captured, program=assemble(module, captured.examples()))
 
 
 def set_weights(module: fx.GraphModule, values: Mapping[str, Tensor]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cmexport.graph.capture import example_tensors
-from cmexport.graph.evaluate import PartialEvaluator, unclamped_picture
+from cmexport.graph.evaluate import PartialEvaluator, pictures_together, run_picture, run_together, unclamped_picture
 from cmexport.graph.exact import ExactRunner
 from cmexport.graph.tracing import to_module, trace
 from cmexport.model import SampleRequest
@@ -99,3 +99,38 @@ def test_evaluation_follows_only_what_is_needed(branches):
     evaluator.value(exp)
     assert len(seen) == len(set(seen))
     assert not any(n.op == "placeholder" for n in seen)
+
+
+@torch.library.custom_op("cmexport_tests::without_a_rule", mutates_args=())
+def without_a_rule(x: torch.Tensor) -> torch.Tensor:
+    return x.sin()
+
+
+@without_a_rule.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+@pytest.mark.parametrize("request_", [SampleRequest(), SampleRequest(sigmas=TWO_STEPS, batch=2, label=3)])
+def test_pictures_drawn_together_are_those_drawn_alone(adm_model, captured, request_, capfd):
+    graph = captured(adm_model(), request_)
+    module = to_module(graph.program)
+    inputs = [graph.examples(seed) for seed in range(3)]
+
+    def draw(given):
+        picture = run_picture(torch.fx.Interpreter(module), given)
+        return {"picture": picture, "more": (without_a_rule(picture),)}
+
+    with torch.no_grad():
+        together = run_together(draw, inputs)
+        alone = torch.stack([draw(given)["picture"] for given in inputs])
+    assert together["picture"].shape == alone.shape
+    torch.testing.assert_close(together["picture"], alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together["more"][0], alone.sin(), rtol=1e-4, atol=1e-5)
+    # torch has a word for operators without a rule, on the file descriptor itself.
+    assert capfd.readouterr().err == ""
+
+
+def test_large_networks_draw_one_picture_at_a_time():
+    assert pictures_together([torch.empty(20_000_000, device="meta"), torch.empty(20_000_000, device="meta")]) == 1
+    assert pictures_together([torch.empty(20_000_000, device="meta")]) > 1

@@ -67,6 +67,18 @@ def _packed_attention_shape(x: Tensor, weight: Tensor, bias: Tensor, heads: int)
     return torch.empty_like(x)
 
 
+@packed_attention.register_vmap
+def _packed_attention_together(
+    info: Any, in_dims: Sequence[int | None], x: Tensor, weight: Tensor, bias: Tensor, heads: int
+) -> tuple[Tensor, int]:
+    """Inputs of several pictures with the weights they share."""
+    along, *shared, _ = in_dims
+    assert along is not None
+    assert shared == [None, None]
+    rows = packed_attention(x.movedim(along, 0).flatten(0, 1), weight, bias, heads)
+    return rows.unflatten(0, (info.batch_size, -1)), 0
+
+
 def contrib_operator(
     name: str,
     inputs: Mapping[str, str],

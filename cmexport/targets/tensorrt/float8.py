@@ -18,8 +18,10 @@ import torch
 from onnxscript import opset21 as op
 from torch import Tensor
 
+from cmexport.graph.assembly import assemble
 from cmexport.graph.capture import CapturedGraph
-from cmexport.graph.tracing import to_module, trace
+from cmexport.graph.fxtools import Editor
+from cmexport.graph.tracing import to_module
 from cmexport.onnxfile.half import SMALLEST_NORMAL, round_to_normal_half
 from cmexport.onnxfile.translations import Translations
 from cmexport.quantize.activations import plan_activations
@@ -89,16 +91,15 @@ def with_pairs(captured: CapturedGraph, scales: Mapping[str, float]) -> Captured
     """The graph with a pair behind every named node, for its weighted users only."""
     module = to_module(captured.program)
     users = weight_nodes(module)
+    editor = Editor(module)
     by_name = {n.name: n for n in module.graph.nodes}
     for name, scale in scales.items():
         source = by_name[name]
-        with module.graph.inserting_after(source):
-            pair = module.graph.call_function(torch.ops.cmexport.float8_pair.default, (source, scale))
+        pair = editor.call(source.next, torch.ops.cmexport.float8_pair.default, source, scale)
         for user in users:
             if user.args[0] is source:
                 user.update_arg(0, pair)
-    module.recompile()
-    return replace(captured, program=trace(module, captured.examples()))
+    return replace(captured, program=assemble(module, captured.examples()))
 
 
 def store_weights(model: ir.Model) -> int:

@@ -59,8 +59,8 @@ def observed_ranges(
         if not bool(torch.isfinite(found).all()):
             name = names[int(torch.isfinite(found).logical_not().nonzero()[0]) % len(names)]
             raise CheckpointError(f"calibration: {name} is NaN or infinite; is the checkpoint whole?")
-        high.add(found[: len(names)])
-        low.add(-found[len(names) :])
+        high.add(found[None, : len(names)])
+        low.add(-found[None, len(names) :])
     found_limits = zip(names, low.expected().tolist(), high.expected().tolist(), strict=True)
     bounds = _bounds(model)
     everything = (-math.inf, math.inf)
