@@ -35,7 +35,8 @@ class RewriteReport:
         parameters_removed: weights (and stored constants) that left the graph; negative if it added some.
         nodes_removed: operations that left the graph; negative if it added some.
         max_relative_error: largest difference of the pictures before and after, relative to the largest pixel
-            before, evaluated in float64; None when it changed nothing.
+            before, evaluated in float64; None when it changed nothing. Beyond 100 M weights that of all rewrites
+            together.
         note: a decision worth telling ("1000 classes: table would be larger; kept the projections").
     """
 

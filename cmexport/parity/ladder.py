@@ -17,6 +17,7 @@ from functools import partial
 import numpy as np
 
 from cmexport.errors import BackendError
+from cmexport.memory import return_free_memory
 from cmexport.parity.gates import byte_gate
 from cmexport.parity.inputs import PICTURE_AXIS, VerificationInputs
 from cmexport.parity.metrics import PictureDifference, compare, count_non_finite
@@ -341,8 +342,8 @@ def _run(
 
 @contextmanager
 def _opened(rung: Rung) -> Iterator[Runner]:
-    """An open runner. The one before is closed by now; what it left in reference cycles goes first."""
-    gc.collect()
+    """An open runner. The one before is closed by now; what it left in reference cycles and free pages goes first."""
+    return_free_memory()
     with rung.open() as runner:
         yield runner
 
