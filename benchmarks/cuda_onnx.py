@@ -27,6 +27,7 @@ from cmexport.graph.tracing import to_module
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import compare
+from cmexport.runner import picture_of
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.samplers import SamplerGraph
 from cmexport.sampling.schedules import plan_sampling
@@ -58,7 +59,7 @@ def try_engine(folder, manifest, inputs, expected, runs):
         return {"refused": "the artefact has no engine"}
     try:
         with engine_runner(path, manifest.session.options) as run:
-            found = np.concatenate([run(arrays)["image"] for arrays in inputs])
+            found = np.concatenate([picture_of(run(arrays)) for arrays in inputs])
             return {"mean_db": compare(expected, found).mean_db, "latency": milliseconds(run.execute, runs)}
     except CmexportError as error:
         return {"refused": str(error)}
@@ -85,9 +86,9 @@ def main():
     model, request = checkpoint_of(manifest, None, {}), request_of(manifest)
     plan = plan_sampling(model, request.sigmas)
     captured = apply_rewrites(capture(model, plan, request), REWRITES)
-    inputs = list(draw_inputs(captured.inputs, captured.classes, asked.seeds, image_noise=captured.image_noise))
+    inputs = list(draw_inputs(captured.signature, asked.seeds))
     with TorchRunner(model, plan, request) as run:
-        expected = np.concatenate([run(arrays)["image"] for arrays in inputs])
+        expected = np.concatenate([picture_of(run(arrays)) for arrays in inputs])
     record = {
         "artifact": asked.folder.name,
         "gpu": torch.cuda.get_device_name(),
@@ -99,7 +100,7 @@ def main():
     on_gpu = [{n: torch.from_numpy(a).cuda() for n, a in arrays.items()} for arrays in inputs]
     if CUDA in ort.get_available_providers():
         with OnnxRuntimeRunner(onnx_file, "all", (CUDA, "CPUExecutionProvider")) as run:
-            found = np.concatenate([run(arrays)["image"] for arrays in inputs])
+            found = np.concatenate([picture_of(run(arrays)) for arrays in inputs])
             latency = milliseconds(lambda: run(inputs[0]), asked.runs)
         record["typed"] = {"by": f"ONNX Runtime {ort.__version__}, CUDA provider", "latency": latency}
     else:

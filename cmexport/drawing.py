@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -14,16 +15,17 @@ import torch
 from cmexport.artifact import Manifest, read_manifest
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.files import require_file
-from cmexport.graph.capture import graph_inputs
-from cmexport.model import ConsistencyModel, SampleRequest, TensorSpec
+from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.gates import byte_gate
-from cmexport.parity.inputs import batch_of, draw_inputs, split_inputs
+from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import PictureDifference, compare
-from cmexport.runner import Array, Runner
+from cmexport.runner import Array, Runner, picture_of
+from cmexport.sampling.border import border_of
 from cmexport.sampling.chosen import plan_request
-from cmexport.sampling.editing import interpolate, task_named
+from cmexport.sampling.editing import task_named
 from cmexport.sampling.reference import TorchRunner
-from cmexport.verification import artifact_rungs, gate_of, request_of
+from cmexport.signature import Signature
+from cmexport.verification import artifact_rungs, gate_of, request_of, signature_of
 
 
 @dataclass(frozen=True)
@@ -31,38 +33,20 @@ class PictureSource:
     """Something that draws.
 
     Attributes:
-        inputs: what it takes.
-        classes: its number of classes, if any.
+        signature: what it takes and gives.
         open: opens it.
         request: task, schedule and the rest of what it was made for.
     """
 
-    inputs: tuple[TensorSpec, ...]
-    classes: int | None
+    signature: Signature
     open: Callable[[], Runner]
     request: SampleRequest = field(default_factory=SampleRequest)
-
-    @property
-    def batch(self) -> int:
-        """Pictures per run."""
-        return batch_of(self.inputs)
-
-    @property
-    def picture_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one picture."""
-        _, channels, height, width = next(s.shape for s in self.inputs if s.name in ("noise", "image"))
-        return channels, height, width
-
-    def takes(self, name: str) -> bool:
-        """Whether the graph has this input."""
-        return any(s.name == name for s in self.inputs)
 
 
 def source_from_model(model: ConsistencyModel, request: SampleRequest) -> PictureSource:
     """The PyTorch reference of a checkpoint."""
     plan = plan_request(model, request)
-    inputs = graph_inputs(model, plan, request)
-    return PictureSource(inputs, model.conditioning.classes, partial(TorchRunner, model, plan, request), request)
+    return PictureSource(border_of(model, plan, request), partial(TorchRunner, model, plan, request), request)
 
 
 def source_from_artifact(folder: Path, function: str | None = None) -> PictureSource:
@@ -77,45 +61,34 @@ def source_from_artifact(folder: Path, function: str | None = None) -> PictureSo
 
 def _source(folder: Path, manifest: Manifest) -> PictureSource:
     shipped = artifact_rungs(folder, manifest)[-1]
-    inputs = tuple(t.spec for t in manifest.inputs)
-    return PictureSource(inputs, manifest.classes, shipped.open, request_of(manifest))
+    return PictureSource(signature_of(manifest), shipped.open, request_of(manifest))
 
 
 def draw_pictures(
     source: PictureSource,
     count: int,
     seed: int = 0,
-    label: int | None = None,
+    given: Mapping[str, Array | int] = MappingProxyType({}),
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-    *,
-    given: Mapping[str, Array] | None = None,
 ) -> Array:
-    """`count` pictures; picture i has seed `seed` + i and, where the source takes labels, `label` or i mod classes.
+    """`count` pictures; picture i has seed `seed` + i, and what is not given is drawn.
 
     Args:
         source: what draws.
         count: how many.
         seed: seed of picture 0.
-        label: one class for all.
+        given: by input, the same for every picture: a class; a picture (C, H, W) and a mask (1, H, W) to edit.
         progress: told about every run.
-        given: `image` (C, H, W) and `mask` (1, H, W) to edit, the same for every picture.
 
     Raises:
-        UsageError: a label the source does not have, a count below 1, or a picture to edit that is missing or too much.
+        UsageError: a class the source does not have, a count below 1, or a picture to edit that is missing or too much.
     """
-    _check_label(source, label)
-    given = given or {}
-    wanted = {name for name in ("image", "mask") if source.takes(name)}
-    if missing := sorted(wanted - set(given)):
+    if missing := [i.name for i in source.signature.given if i.name not in given]:
         raise UsageError(f"task {source.request.task} edits a picture: give --{missing[0]} FILE")
-    if extra := sorted(set(given) - wanted):
-        raise UsageError(f"--{extra[0]}: task {source.request.task} takes none")
-    inputs = draw_inputs(source.inputs, source.classes, count, seed)
-    fixed = {name: np.stack([array] * source.batch).astype(np.float32) for name, array in given.items()}
-    runs: Iterable[dict[str, Array]] = ({**run, **fixed} for run in inputs)
-    if label is not None:
-        runs = ({**run, "label": np.full_like(run["label"], label)} for run in runs)
-    return run_all(source, runs, len(inputs), progress)[:count]
+    _check_given(source, given)
+    inputs = draw_inputs(source.signature, count, seed)
+    fixed = source.signature.spread({name: np.asarray(value) for name, value in given.items()})
+    return run_all(source, ({**run, **fixed} for run in inputs), len(inputs), progress)[:count]
 
 
 def draw_between(
@@ -123,83 +96,49 @@ def draw_between(
     first: int,
     second: int,
     count: int,
-    label: int | None = None,
+    given: Mapping[str, Array | int] = MappingProxyType({}),
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Array:
     """`count` pictures on the way from seed `first` to seed `second`: their noises, interpolated on the sphere.
 
-    All have one label, `label` or else that of seed `first`; later steps' noises are interpolated as well.
+    All have one class, the one given or else that of seed `first`; later steps' noises are interpolated as well.
 
     Raises:
-        UsageError: a label the source does not have, fewer than 2 pictures, or a source that edits pictures.
+        UsageError: a class the source does not have, fewer than 2 pictures, or a source that edits pictures.
     """
-    _check_label(source, label)
+    _check_given(source, given)
     if count < 2:
         raise UsageError(f"--interpolate {first},{second}: at least 2 pictures are needed, not {count}")
-    if source.takes("image"):
+    if source.signature.given:
         raise UsageError(f"--interpolate: task {source.request.task} edits a picture; only generated ones have a way")
-    single = tuple(replace(s, shape=_with_batch(s, 1)) for s in source.inputs)
-    ends = [draw_inputs(single, source.classes, 1, seed)[0] for seed in (first, second)]
-    if "label" in ends[0]:
-        chosen = first % (source.classes or 1) if label is None else label
-        ends = [{**end, "label": np.full_like(end["label"], chosen)} for end in ends]
+    single = source.signature.with_batch(1)
+    fixed = single.spread({name: np.asarray(value) for name, value in given.items()})
+    start, end = ({**single.draw(seed), **fixed} for seed in (first, second))
     # Whole runs of the graph; what is too much is cut off again.
-    padded = -(-count // source.batch) * source.batch
+    padded = -(-count // source.signature.batch) * source.signature.batch
     weights = [min(i, count - 1) / (count - 1) for i in range(padded)]
-    arrays = {
-        spec.name: np.concatenate(
-            [_between(spec.name, ends[0][spec.name], ends[1][spec.name], weight) for weight in weights],
-            axis=1 if spec.name == "renoise" else 0,
-        )
-        for spec in source.inputs
-    }
-    runs = split_inputs(source.inputs, arrays)
+    arrays = single.join([single.between(start, end, weight) for weight in weights])
+    runs = source.signature.batches(arrays)
     return run_all(source, runs, len(runs), progress)[:count]
 
 
-def _between(name: str, first: Array, second: Array, weight: float) -> Array:
-    if name == "label":
-        return first
-    if name == "renoise":
-        pairs = zip(first, second, strict=True)
-        return np.stack([_between("noise", a, b, weight) for a, b in pairs])
-    mixed: Array = interpolate(torch.from_numpy(first), torch.from_numpy(second), weight).numpy()
-    return mixed
-
-
-def _with_batch(spec: TensorSpec, batch: int) -> tuple[int, ...]:
-    if spec.name == "renoise":
-        return (spec.shape[0], batch, *spec.shape[2:])
-    return (batch, *spec.shape[1:])
-
-
-def _check_label(source: PictureSource, label: int | None) -> None:
-    if label is not None and not source.takes("label"):
-        raise UsageError(f"--label {label}: this artefact takes no label")
-    if label is not None and not 0 <= label < (source.classes or 0):
-        raise UsageError(f"--label {label}: out of range, this model has labels 0 to {(source.classes or 0) - 1}")
+def _check_given(source: PictureSource, given: Mapping[str, Array | int]) -> None:
+    inputs = {i.name: i for i in source.signature.inputs}
+    for name, value in given.items():
+        if name not in inputs:
+            raise UsageError(f"--{name}: task {source.request.task} of this model takes none")
+        count = inputs[name].count
+        if count is not None and not 0 <= int(value) < count:
+            raise UsageError(f"--{name} {value}: out of range, this model has {name}s 0 to {count - 1}")
 
 
 def shown_to_people(source: PictureSource, given: Mapping[str, Array]) -> Array:
     """What an editing graph knows of a picture, (C, H, W): the kept pixels, the grey picture, the coarse blocks."""
     build = task_named(source.request.task).build
     assert build is not None
-    tensors = {name: torch.from_numpy(np.asarray(array, dtype=np.float32))[None] for name, array in given.items()}
-    shown: Array = build(source.request).shown(tensors["image"], tensors.get("mask"))[0].numpy()
+    tensors = [torch.from_numpy(np.asarray(given[i.name], dtype=np.float32))[None] for i in source.signature.given]
+    shown: Array = build(source.request).shown(tensors[0], next(iter(tensors[1:]), None))[0].numpy()
     return shown
-
-
-def given_runs(source: PictureSource, arrays: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Given arrays as runs of the graph; see `parity.inputs.split_inputs`.
-
-    Raises:
-        CheckpointError: the arrays don't fit the graph, or hold a label that the model doesn't have.
-    """
-    runs = split_inputs(source.inputs, arrays)
-    # As given: in the graph's int32 a label of 2^32 would be 0.
-    if "label" in arrays and not set(arrays["label"].tolist()) <= set(range(source.classes or 0)):
-        raise CheckpointError(f"input 'label' holds a class outside 0 to {(source.classes or 0) - 1}")
-    return runs
 
 
 def run_all(
@@ -208,12 +147,12 @@ def run_all(
     total: int,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Array:
-    """Every run's `image`, joined along the pictures."""
+    """Every run's pictures, joined."""
     pictures = []
     with source.open() as runner:
         for done, run in enumerate(runs):
             progress(done, total)
-            pictures.append(runner(run)["image"])
+            pictures.append(picture_of(runner(run)))
     return np.concatenate(pictures)
 
 
@@ -259,7 +198,7 @@ def compare_arrays(
     """
     manifest = read_manifest(folder).function(function)
     source = _source(folder, manifest)
-    runs = given_runs(source, inputs)
+    runs = source.signature.batches(inputs)
     pictures = run_all(source, runs, len(runs))
     gate = gate_of(manifest.precision, manifest.precision_plan)
     return ArrayComparison(compare(expected, pictures), byte_gate(gate) if pictures.dtype == np.uint8 else gate)

@@ -46,7 +46,6 @@ from cmexport.naming import shown_name
 from cmexport.parity.ladder import ParityReport
 from cmexport.progress import Progress
 from cmexport.sampling.chosen import plan_request
-from cmexport.sampling.editing import task_named
 from cmexport.sampling.heun import HeunPlan
 from cmexport.sampling.schedules import SamplingPlan
 from cmexport.targets.base import LoopingTarget, LoweredModel, LoweringOptions
@@ -157,11 +156,10 @@ def _subject(model: ConsistencyModel, requests: Sequence[SampleRequest], options
 
     def graph(request: SampleRequest) -> dict[str, Any]:
         plan = plan_request(model, request)
-        labelled = model.conditioning.classes is not None and request.label is None
         return {
             "steps": len(plan.evaluations),
             "sigmas": plan.sigmas,
-            "label": "an input" if labelled else request.label,
+            "label": "an input" if request.label is None else request.label,
             "patch": request.patch,
             "batch": request.batch,
             "output": request.output,
@@ -306,8 +304,7 @@ def _function(name: str, manifest: Manifest, files: tuple[str, ...]) -> Function
 def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, parity: ParityReport | None) -> Manifest:
     """The manifest of one graph, but for its files."""
     source, noise = model.source, model.noise
-    request, plan, captured, lowered = draft.request, draft.plan, draft.captured, draft.lowered
-    noisy = task_named(request.task).image_noise(plan.sigmas[0])
+    request, plan, lowered = draft.request, draft.plan, draft.lowered
     return Manifest(
         schema_version=1,
         cmexport_version=__version__,
@@ -353,12 +350,8 @@ def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, pa
         ),
         label=request.label,
         classes=model.conditioning.classes,
-        inputs=tuple(
-            TensorRecord.of_input(s, model.conditioning.classes, noisy) for s in lowered.inputs or captured.inputs
-        ),
-        outputs=tuple(
-            TensorRecord.of_output(s, clamp=plan.clamp, task=request.task) for s in lowered.outputs or captured.outputs
-        ),
+        inputs=tuple(TensorRecord.of(each) for each in lowered.signature.inputs),
+        outputs=(TensorRecord.of(lowered.signature.output),),
         precision_plan=dict(lowered.precision_plan),
         rewrites=tuple(_rewrite_record(r) for r in draft.account),
         parity=None if parity is None else ParityRecord.from_report(parity),

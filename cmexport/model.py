@@ -7,7 +7,7 @@ into f(x, sigma) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,6 @@ from typing import Any
 from torch import nn
 
 from cmexport.naming import model_name
-
-EDITED = "edited"
-"""Output of graphs with an `image` input: in ONNX and Core ML an input and an output can't share a name. Runners return
-it as `image` all the same."""
 
 SettingValue = bool | int | float | str | tuple[int | float, ...] | None
 
@@ -205,21 +201,3 @@ class SampleRequest:
     patch: int | None = None
     schedule: str = ""
     sampler: str = "consistency"
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One named tensor at the border of a graph; `dtype` is a numpy name ("float32", "int64", "uint8")."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-def same_border(some: Sequence[TensorSpec], others: Sequence[TensorSpec]) -> bool:
-    """Whether two graphs take the same arrays; how wide whole numbers are is a target's own affair."""
-
-    def facts(specs: Sequence[TensorSpec]) -> list[tuple[str, tuple[int, ...], str]]:
-        return [(s.name, s.shape, "int" if s.dtype in ("int32", "int64") else s.dtype) for s in specs]
-
-    return facts(some) == facts(others)

@@ -9,7 +9,20 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from cmexport.errors import BackendError
+
 Array = npt.NDArray[np.generic]
+
+
+def picture_of(results: Mapping[str, Array]) -> Array:
+    """The one array that a sampler's graph gives, whatever its name there.
+
+    Raises:
+        BackendError: it gives several, or none.
+    """
+    if len(results) != 1:
+        raise BackendError(f"one output is expected, the pictures, not {', '.join(results) or 'none'}")
+    return next(iter(results.values()))
 
 
 class Runner(Protocol):

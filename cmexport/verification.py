@@ -19,16 +19,18 @@ from cmexport.graph.capture import CapturedGraph, capture
 from cmexport.graph.exact import ExactRunner
 from cmexport.graph.looping import CapturedLoop, ExactLoopRunner, capture_loop
 from cmexport.memory import drop_weights
-from cmexport.model import ConsistencyModel, SampleRequest, same_border
+from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.gates import gate_for
-from cmexport.parity.inputs import batch_of, draw_inputs
+from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.ladder import ParityReport, Rung, climb
 from cmexport.progress import Progress
 from cmexport.runner import Runner
 from cmexport.sampling.chosen import plan_request
+from cmexport.sampling.editing import task_named
 from cmexport.sampling.heun import HeunPlan, levels_of
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.schedules import SamplingPlan
+from cmexport.signature import Output, Signature, known
 from cmexport.targets.registry import target_named
 
 # Above this many weights, counted once for each step, a picture takes a second or more on a laptop's cores: the ladder
@@ -97,7 +99,7 @@ def capture_request(
     """The plan's sampler as a graph, or as a loop around one.
 
     Raises:
-        UsageError: see `graph_inputs`.
+        UsageError: see `border_of`.
     """
     return capture_loop(model, plan, request) if isinstance(plan, HeunPlan) else capture(model, plan, request)
 
@@ -116,13 +118,7 @@ def verify_rungs(
             pictures_at_once=1 if large else _PICTURES_AT_ONCE,
         ),
         rungs,
-        draw_inputs(
-            captured.inputs,
-            captured.classes,
-            options.pictures,
-            options.seed,
-            image_noise=captured.image_noise,
-        ),
+        draw_inputs(captured.signature, options.pictures, options.seed),
         gate_db,
         exact=Rung("PyTorch float64", reference.exact),
         exact_pictures=1 if cost > _COSTLY_MODEL else 4,
@@ -154,14 +150,25 @@ def artifact_rungs(folder: Path, manifest: Manifest) -> tuple[Rung, ...]:
     return target_named(manifest.target).rungs(folder, files, session)
 
 
+def signature_of(manifest: Manifest) -> Signature:
+    """The border of an artefact's graph."""
+    noise = task_named(manifest.task).image_noise(manifest.sampling.sigmas[0])
+    inputs = (
+        known.recorded(t.name, t.shape, t.dtype, t.meaning, classes=manifest.classes, image_noise=noise)
+        for t in manifest.inputs
+    )
+    (output,) = manifest.outputs
+    return Signature(tuple(inputs), Output(output.name, output.shape, output.dtype, output.meaning))
+
+
 def request_of(manifest: Manifest) -> SampleRequest:
     """The request an artefact was exported for."""
-    sampler = manifest.sampling.sampler
+    sampler, signature = manifest.sampling.sampler, signature_of(manifest)
     return SampleRequest(
         sigmas=manifest.sampling.sigmas if sampler == "consistency" else levels_of(manifest.sampling.sigmas),
         label=manifest.label,
-        batch=batch_of([t.spec for t in manifest.inputs]),
-        output="uint8" if manifest.outputs[0].dtype == "uint8" else "float",
+        batch=signature.batch,
+        output="uint8" if signature.output.is_bytes else "float",
         task=manifest.task,
         patch=manifest.patch,
         schedule=manifest.sampling.schedule,
@@ -288,7 +295,7 @@ def _verify_graph(
     request = request_of(manifest)
     plan = plan_request(model, request)
     captured = capture_request(model, plan, request)
-    if not same_border(captured.inputs, [t.spec for t in manifest.inputs]):
+    if not captured.signature.takes_as(signature_of(manifest)):
         raise CheckpointError(
             f"{model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "
             f"{', '.join(f'{t.name} {t.shape}' for t in manifest.inputs)}"

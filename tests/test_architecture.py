@@ -55,7 +55,7 @@ def toy(tmp_path: Path):
         (folder / f"{name}.py").write_text(text)
         return tmp_path
 
-    for room in ("sampling", "networks", "runner", "model", "demo", "doctor", "errors", "parity"):
+    for room in ("sampling", "networks", "signature", "runner", "model", "demo", "doctor", "errors", "parity"):
         write(f"cmexport.{room}")
     write("cmexport.targets.base", "import cmexport.model")
     write("cmexport.targets.registry", "import cmexport.targets.base")

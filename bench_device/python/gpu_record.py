@@ -107,10 +107,11 @@ def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None, sa
     from cmexport.bench.outcome import Outcome, device_record, record_of
     from cmexport.bench.schema import ArtifactRecord
     from cmexport.checkpoints import load_checkpoint
-    from cmexport.graph.capture import graph_inputs
-    from cmexport.model import SampleRequest, TensorSpec
+    from cmexport.model import SampleRequest
     from cmexport.parity.gates import gate_for
     from cmexport.parity.inputs import draw_inputs
+    from cmexport.runner import picture_of
+    from cmexport.sampling.border import border_of
     from cmexport.sampling.chosen import plan_request, sampler_module
     from cmexport.sampling.reference import TorchRunner
 
@@ -120,10 +121,10 @@ def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None, sa
     model = load_checkpoint(checkpoint, {})
     request = SampleRequest(batch=batch, sampler=sampler)
     plan = plan_request(model, request)
-    inputs = graph_inputs(model, plan, request)
-    drawn = draw_inputs(inputs, model.conditioning.classes, batch)
+    signature = border_of(model, plan, request)
+    drawn = draw_inputs(signature, batch)
     with TorchRunner(model, plan, request) as reference:
-        expected = reference(drawn[0])["image"]
+        expected = picture_of(reference(drawn[0]))
 
     outcome = Outcome()
 
@@ -170,7 +171,7 @@ def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None, sa
     tell(
         "output",
         run=0,
-        name="image",
+        name=signature.output.name,
         dtype="float32",
         shape=list(pictures.shape),
         data=base64.b64encode(pictures.astype("<f4").tobytes()).decode(),
@@ -202,7 +203,6 @@ def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None, sa
     meter.stop()
 
     path = Path(checkpoint)
-    outputs = (TensorSpec("image", tuple(expected.shape), "float32"),)
     job = BenchJob(
         artifact=ArtifactRecord(
             name=f"{path.stem}-torch-fp32{'' if sampler == 'consistency' else '-' + sampler}",
@@ -218,8 +218,7 @@ def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None, sa
         ),
         folder=path.parent,
         files=(path.name,),
-        inputs=inputs,
-        outputs=outputs,
+        signature=signature,
         runs=tuple(drawn),
         expected=ExpectedPictures("PyTorch float32 on the CPU of the same machine", expected, gate_for("fp32")),
     )

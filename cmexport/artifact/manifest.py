@@ -14,7 +14,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, NonNegativeInt, Posit
 from cmexport.artifact.parity_record import ParityRecord
 from cmexport.artifact.schema import PlainDict, PlainValue, Record, Sha256
 from cmexport.errors import UsageError
-from cmexport.model import TensorSpec
+from cmexport.signature import Input, Output
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -107,19 +107,6 @@ class SamplingRecord(Record):
     sampler: str = "consistency"
 
 
-_MEANINGS = {
-    "noise": "standard normal noise, unit variance, (N, C, H, W); the graph scales it",
-    "renoise": "standard normal noise for the later steps, unit variance, (K-1, N, C, H, W)",
-    "label": "class of each picture, {labels}, (N,); not checked by the file: others give a wrong picture or an error",
-    "image": "picture to edit, (N, C, H, W) in [-1, 1]",
-    "mask": "1 where the picture is kept, 0 elsewhere, (N, 1, H, W)",
-}
-
-
-# Grey values and block means are put back after the clamp, and a sum of both may pass -1 and 1; inpaint's choice can't.
-_PUT_BACK = ("colorize", "superres")
-
-
 class TensorRecord(Record):
     """One input or output of the graph; `dtype` is a numpy name."""
 
@@ -129,38 +116,9 @@ class TensorRecord(Record):
     meaning: str
 
     @classmethod
-    def of_input(cls, spec: TensorSpec, classes: int | None = None, image_noise: float = 0.0) -> Self:
-        """An input, with the meaning that its name has in every artefact.
-
-        `classes` is the model's number of labels; `image_noise` the standard deviation of the noise that is on `image`
-        already, as task "denoise" has it.
-        """
-        meaning = _MEANINGS.get(spec.name, "")
-        if spec.name == "image" and image_noise:
-            meaning = f"picture in [-1, 1] plus normal noise of standard deviation {image_noise:.7g}, (N, C, H, W)"
-        return cls(
-            name=spec.name,
-            shape=spec.shape,
-            dtype=spec.dtype,
-            meaning=meaning.format(labels="0 to classes - 1" if classes is None else f"0 to {classes - 1}"),
-        )
-
-    @classmethod
-    def of_output(cls, spec: TensorSpec, *, clamp: bool = True, task: str = "generate") -> Self:
-        """An output; bytes are pictures ready to show, floats keep to [-1, 1] where the last step clamps them."""
-        layout = "(N, C, H, W) in [-1, 1]"
-        if spec.dtype == "uint8":
-            layout = "bytes 0 to 255, (N, H, W, C)"
-        elif not clamp:
-            layout = "(N, C, H, W) around [-1, 1], not clamped: numbers may lie beyond, clip before showing"
-        elif task in _PUT_BACK:
-            layout = "(N, C, H, W) in [-1, 1] but for the known part, put back after the clamp: clip before showing"
-        return cls(name=spec.name, shape=spec.shape, dtype=spec.dtype, meaning=f"finished pictures, {layout}")
-
-    @property
-    def spec(self) -> TensorSpec:
-        """Name, shape and dtype as the rest of the package has them."""
-        return TensorSpec(self.name, self.shape, self.dtype)
+    def of(cls, tensor: Input | Output) -> Self:
+        """What is recorded of one."""
+        return cls(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, meaning=tensor.meaning)
 
 
 class RewriteRecord(Record):

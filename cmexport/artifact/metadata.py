@@ -59,7 +59,7 @@ def metadata_props(manifest: Manifest) -> dict[str, str]:
         "sampling.c_noise_rule": sampling.c_noise,
         "sampling.renoise": sampling.renoise,
         "sampling.clamp": "true" if sampling.clamp else "false",
-        "label": "input" if any(t.name == "label" for t in manifest.inputs) else _or_none(manifest.label),
+        "label": "input" if manifest.label is None and manifest.classes else _or_none(manifest.label),
         "classes": _or_none(manifest.classes),
         "inputs": _tensors(manifest.inputs),
         "outputs": _tensors(manifest.outputs),

@@ -135,15 +135,14 @@ def _differences(manifest: Mapping[str, Any], new: Subject) -> list[str]:
 
 def _graph(facts: Mapping[str, Any], ep: str | None) -> dict[str, Any]:
     """The same facts as `Subject.graphs` has, out of a manifest."""
-    shapes = {str(i["name"]): i["shape"] for i in facts["inputs"]}
-    labelled = "label" in shapes
+    label, output = facts.get("label"), facts["outputs"][0]
     return {
         "steps": len(facts["sampling"]["evaluations"]),
         "sigmas": facts["sampling"]["sigmas"],
-        "label": "an input" if labelled else facts.get("label"),
+        "label": "an input" if label is None else label,
         "patch": facts.get("patch"),
-        "batch": shapes["noise" if "noise" in shapes else "image"][0],
-        "output": "uint8" if facts["outputs"][0]["dtype"] == "uint8" else "float",
+        "batch": output["shape"][0],
+        "output": "uint8" if output["dtype"] == "uint8" else "float",
         "sampler": facts["sampling"].get("sampler", "consistency"),
         "ep": ep,
     }

@@ -12,7 +12,7 @@ import numpy as np
 
 from cmexport.bench.devices.base import BenchJob, ExpectedPictures, MeasureOptions
 from cmexport.bench.lines import CONTRACT
-from cmexport.model import TensorSpec
+from cmexport.signature import Input, Output
 
 # A package is opened as a folder, whatever file of it comes first.
 _PACKAGES = (".mlpackage", ".aimodel")
@@ -76,7 +76,7 @@ def job_folder(
     runs: list[dict[str, str]] = []
     for index, run in enumerate(job.runs):
         names = {}
-        for spec in job.inputs:
+        for spec in job.signature.inputs:
             names[spec.name] = f"inputs/{index}.{spec.name}.bin"
             array = np.ascontiguousarray(run[spec.name], dtype=np.dtype(spec.dtype).newbyteorder("<"))
             files[names[spec.name]] = array.tobytes()
@@ -90,8 +90,8 @@ def job_folder(
         "provider": provider_of(job, options),
         "session": dict(job.session),
         "threads": options.threads,
-        "inputs": [_tensor(spec) for spec in job.inputs],
-        "outputs": [_tensor(spec) for spec in job.outputs],
+        "inputs": [_tensor(spec) for spec in job.signature.inputs],
+        "outputs": [_tensor(job.signature.output)],
         "runs": runs,
         "mode": mode,
         "warmup": options.warmup,
@@ -103,11 +103,11 @@ def job_folder(
         "watch": {"files": list(watch), "interval_ms": _WATCH_MS},
     }
     if self_test and not isinstance(job.expected, str):
-        facts["self_test"], files[_EXPECTED] = _self_test(job.expected, job.outputs[0])
+        facts["self_test"], files[_EXPECTED] = _self_test(job.expected, job.signature.output)
     return JobFolder({"job.json": json.dumps(facts).encode(), **files})
 
 
-def _self_test(expected: ExpectedPictures, output: TensorSpec) -> tuple[dict[str, Any], bytes]:
+def _self_test(expected: ExpectedPictures, output: Output) -> tuple[dict[str, Any], bytes]:
     """What the first run must give, before anything is timed.
 
     Browsers' GPU code has drawn wrong pictures without an error: onnxruntime-web's JSEP bundle (`ort.all`, `ort.jsep`)
@@ -120,5 +120,5 @@ def _self_test(expected: ExpectedPictures, output: TensorSpec) -> tuple[dict[str
     return {"file": _EXPECTED, "output": output.name, "dtype": output.dtype, "least_db": least_db}, raw
 
 
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
+def _tensor(spec: Input | Output) -> dict[str, Any]:
     return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}

@@ -13,13 +13,11 @@ from cmexport.bench.devices.base import BenchJob, ExpectedPictures, MeasureOptio
 from cmexport.bench.schema import ArtifactRecord
 from cmexport.drawing import PictureSource, run_all, source_from_model
 from cmexport.errors import CmexportError, UsageError
-from cmexport.model import TensorSpec
 from cmexport.parity.gates import byte_gate
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
 from cmexport.progress import Progress
 from cmexport.runner import Array
-from cmexport.sampling.editing import task_named
-from cmexport.verification import artifact_rungs, checkpoint_of, gate_of, request_of
+from cmexport.verification import artifact_rungs, checkpoint_of, gate_of, request_of, signature_of
 
 
 def prepare_job(folder: Path, options: MeasureOptions, progress: Progress, task: str | None = None) -> BenchJob:
@@ -33,15 +31,13 @@ def prepare_job(folder: Path, options: MeasureOptions, progress: Progress, task:
     """
     manifest = read_manifest(folder).function(task)
     files = tuple(f.path for f in manifest.files if f.role in ("model", "weights"))
-    inputs = tuple(t.spec for t in manifest.inputs)
-    noise = task_named(manifest.task).image_noise(manifest.sampling.sigmas[0])
-    drawn = draw_inputs(inputs, manifest.classes, options.pictures, options.seed, image_noise=noise)
+    signature = signature_of(manifest)
+    drawn = draw_inputs(signature, options.pictures, options.seed)
     return BenchJob(
         artifact=artifact_record(folder, manifest),
         folder=folder,
         files=files,
-        inputs=inputs,
-        outputs=tuple(t.spec for t in manifest.outputs),
+        signature=signature,
         runs=tuple(drawn),
         expected=_expected(folder, manifest, drawn, progress),
         session={"ep": manifest.session.ep, **manifest.session.options},
@@ -84,12 +80,11 @@ def _expected(
     folder: Path, manifest: Manifest, drawn: VerificationInputs, progress: Progress
 ) -> ExpectedPictures | str:
     gate = gate_of(manifest.precision, manifest.precision_plan)
-    is_bytes = manifest.outputs[0].dtype == "uint8"
     try:
         reference, images = _pictures(folder, manifest, drawn, progress)
     except CmexportError as error:
         return f"no reference pictures: {str(error).splitlines()[0]}"[:500]
-    return ExpectedPictures(reference, np.asarray(images), byte_gate(gate) if is_bytes else gate)
+    return ExpectedPictures(reference, np.asarray(images), byte_gate(gate) if drawn.signature.output.is_bytes else gate)
 
 
 def _pictures(folder: Path, manifest: Manifest, drawn: VerificationInputs, progress: Progress) -> tuple[str, Array]:
@@ -100,8 +95,7 @@ def _pictures(folder: Path, manifest: Manifest, drawn: VerificationInputs, progr
         model = checkpoint_of(manifest, None, {})
     except CmexportError:
         shipped = artifact_rungs(folder, manifest)[-1]
-        inputs: tuple[TensorSpec, ...] = drawn.specs
-        source = PictureSource(inputs, manifest.classes, shipped.open, request_of(manifest))
+        source = PictureSource(drawn.signature, shipped.open, request_of(manifest))
         said = f"{shipped.name} on the host, the same artefact (its checkpoint is not at hand)"
         return said, run_all(source, drawn, len(drawn), tell)
     source = source_from_model(model, request_of(manifest))

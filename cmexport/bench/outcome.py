@@ -58,7 +58,6 @@ from cmexport.bench.schema import (
 )
 from cmexport.doctor.machine import CPU_FEATURES
 from cmexport.errors import CheckpointError
-from cmexport.model import EDITED
 from cmexport.parity.metrics import compare
 from cmexport.runner import Array
 
@@ -219,8 +218,7 @@ def parity_record(job: BenchJob, outputs: dict[tuple[int, str], Array], seed: in
         return DeviceParityRecord.known(job.expected, pictures=0, seed=seed)
     expected = job.expected
     known = {"reference": expected.reference, "seed": seed, "gate_db": expected.gate_db}
-    name = "image" if any(spec.name == "image" for spec in job.outputs) else EDITED
-    found = [outputs.get((index, name)) for index in range(len(job.runs))]
+    found = [outputs.get((index, job.signature.output.name)) for index in range(len(job.runs))]
     if any(array is None for array in found):
         return DeviceParityRecord.known(f"pictures are missing: {why}"[:500], pictures=0, **known)
     try:

@@ -20,7 +20,6 @@ from cmexport.drawing import (
     PictureSource,
     draw_between,
     draw_pictures,
-    given_runs,
     read_arrays,
     run_all,
     shown_to_people,
@@ -163,10 +162,9 @@ def _ends(text: str | None) -> tuple[int, int] | None:
 
 def _check_contradictions(wanted: _Wanted) -> None:
     if wanted.inputs is not None:
-        for name in ("label", "image", "mask", "ends"):
-            if getattr(wanted, name) is not None:
-                shown = "interpolate" if name == "ends" else name
-                raise UsageError(f"--{shown} and --inputs contradict each other: the inputs hold everything")
+        options = {"label": wanted.label, "image": wanted.image, "mask": wanted.mask, "interpolate": wanted.ends}
+        if asked := [name for name, value in options.items() if value is not None]:
+            raise UsageError(f"--{asked[0]} and --inputs contradict each other: the inputs hold everything")
     if wanted.mask is not None and wanted.image is None:
         raise UsageError(f"--mask {wanted.mask}: a mask belongs to a picture; give --image PHOTO too")
 
@@ -205,14 +203,14 @@ def _given(source: PictureSource, wanted: _Wanted) -> dict[str, Array]:
     """The picture to edit and its mask; empty when there is none."""
     if wanted.image is None:
         return {}
-    task = source.request.task
-    if not source.takes("image"):
+    task, takes = source.request.task, source.signature.names
+    if not source.signature.given:
         raise UsageError(f"--image {wanted.image}: task {task} edits no picture; give --task")
-    if source.takes("mask") and wanted.mask is None:
+    if "mask" in takes and wanted.mask is None:
         raise UsageError(f"--task {task}: say what to keep with --mask MASK, white = keep")
-    if wanted.mask is not None and not source.takes("mask"):
+    if wanted.mask is not None and "mask" not in takes:
         raise UsageError(f"--mask {wanted.mask}: task {task} takes no mask")
-    channels, height, width = source.picture_shape
+    channels, height, width = source.signature.sample.picture_shape
     image, geometry = read_photo(wanted.image, (height, width), channels)
     given: dict[str, Array] = {"image": image}
     if geometry.remark:
@@ -231,15 +229,17 @@ def _pictures(source: PictureSource, wanted: _Wanted, given: dict[str, Array], p
         progress.pictures("pictures", done, total)
 
     if wanted.inputs is not None:
-        runs = given_runs(source, read_arrays(wanted.inputs))
+        runs = source.signature.batches(read_arrays(wanted.inputs))
         return run_all(source, runs, len(runs), tell)
+    label: dict[str, int] = {} if wanted.label is None else {"label": wanted.label}
     if wanted.ends is not None:
         if given:
             raise UsageError("--interpolate and --image contradict each other")
-        return draw_between(source, *wanted.ends, wanted.count or 8, wanted.label, tell)
-    several = source.takes("label") and wanted.label is None
-    usual = 16 if not source.takes("image") else min(source.classes or 1, 10) if several else 1
-    return draw_pictures(source, wanted.count or usual, wanted.seed, wanted.label, tell, given=given)
+        return draw_between(source, *wanted.ends, wanted.count or 8, label, tell)
+    choice = None if label else source.signature.choice
+    several = 1 if choice is None else min(choice.count or 1, 10)
+    usual = several if source.signature.given else 16
+    return draw_pictures(source, wanted.count or usual, wanted.seed, {**given, **label}, tell)
 
 
 def _draw(out: Path, source: PictureSource, given: dict[str, Array], pictures: Array) -> None:

@@ -19,12 +19,13 @@ class ExactRunner:
 
     def __init__(self, captured: CapturedGraph, closed: Callable[[], None] = lambda: None) -> None:
         self._module = to_module(captured.program)
+        self._output = captured.signature.output.name
         self._closed = closed
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; the picture comes back as float64 (bytes stay bytes)."""
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        return {"image": exact_picture(self._module, tensors).numpy()}
+        return {self._output: exact_picture(self._module, tensors).numpy()}
 
     def __enter__(self) -> Self:
         return self

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 
 import torch
 from torch import Tensor, fx
 
+from cmexport.signature import Output, Signature
+
 aten = torch.ops.aten
 
-
-class Depends(Enum):
-    """What a value can change with: nothing, the label only, or noise (and anything else)."""
-
-    NOTHING = 0
-    LABEL = 1
-    NOISE = 2
+_NO_BORDER = Signature((), Output("", ()))
 
 
-def dependence(graph: fx.Graph) -> dict[fx.Node, Depends]:
-    """For every node, the strongest input it depends on."""
-    found: dict[fx.Node, Depends] = {}
+def dependence(graph: fx.Graph) -> dict[fx.Node, frozenset[str]]:
+    """For every node, the names of the inputs that it can change with; empty for what is fixed."""
+    found: dict[fx.Node, frozenset[str]] = {}
     for node in graph.nodes:
-        if node.op == "placeholder":
-            found[node] = Depends.LABEL if node.name == "label" else Depends.NOISE
-        else:
-            sources = [found[n].value for n in node.all_input_nodes]
-            found[node] = Depends(max(sources, default=0))
+        own = {node.name} if node.op == "placeholder" else ()
+        found[node] = frozenset(own).union(*(found[n] for n in node.all_input_nodes))
     return found
 
 
@@ -71,9 +63,13 @@ def operation_count(module: fx.GraphModule) -> int:
 
 @dataclass
 class Editor:
-    """Edits one GraphModule; new constants are stored once per `key`, so unrolled steps keep sharing weights."""
+    """Edits one GraphModule; new constants are stored once per `key`, so unrolled steps keep sharing weights.
+
+    `signature` is the graph's border, for rewrites that look at what an input means.
+    """
 
     module: fx.GraphModule
+    signature: Signature = _NO_BORDER
     _stored: dict[Hashable, str] = field(default_factory=dict)
     _made: int = 0
 

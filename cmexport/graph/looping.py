@@ -11,23 +11,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from cmexport.graph.capture import (
-    CapturedGraph,
-    RewriteReport,
-    example_tensors,
-    graph_inputs,
-    label_classes,
-    output_spec,
-)
+from cmexport.graph.capture import CapturedGraph, RewriteReport
 from cmexport.graph.evaluate import exact_picture
 from cmexport.graph.exact import ExactRunner
 from cmexport.graph.rewrites import tabulate_levels
 from cmexport.graph.rewriting import Rewrite, apply_rewrites
 from cmexport.graph.tracing import trace
-from cmexport.model import ConsistencyModel, SampleRequest, TensorSpec
+from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.runner import Array
+from cmexport.sampling.border import border_of
 from cmexport.sampling.heun import HeunPlan, label_of
 from cmexport.sampling.samplers import to_bytes
+from cmexport.signature import Choice, Input, Output, Signature
 
 LEVEL = "level"
 """Input of the body: (1,) int64, which of the plan's levels is evaluated."""
@@ -41,15 +36,12 @@ class CapturedLoop:
         body: the network alone. Its inputs are `noise`, the sample times c_in, `level`, and `label` where the loop has
             it; its output is what the network answers.
         plan: the numbers of each turn.
-        inputs, outputs, classes, image_noise: of the whole sampler.
+        signature: border of the whole sampler.
     """
 
     body: CapturedGraph
     plan: HeunPlan
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    classes: int | None
-    image_noise: float = 0.0
+    signature: Signature
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
@@ -85,20 +77,14 @@ def capture_loop(model: ConsistencyModel, plan: HeunPlan, request: SampleRequest
     """Trace one evaluation.
 
     Raises:
-        UsageError: see `graph_inputs`.
+        UsageError: see `border_of`.
     """
-    inputs = graph_inputs(model, plan, request)
-    classes = label_classes(model, inputs)
-    noise, *label = inputs
-    border = (noise, TensorSpec(LEVEL, (1,), "int64"), *label)
+    signature = border_of(model, plan, request)
+    noise, *label = signature.inputs
+    level = Input(LEVEL, (1,), "int64", Choice(len(plan.levels)), layout=("1",))
+    border = Signature((noise, level, *label), Output("answer", noise.shape))
     evaluation = _Evaluation(model, plan, request).eval().requires_grad_(False)
-    body = CapturedGraph(
-        program=trace(evaluation, example_tensors(border, classes)),
-        inputs=border,
-        outputs=(TensorSpec("image", noise.shape, "float32"),),
-        classes=classes,
-    )
-    return CapturedLoop(body, plan, inputs, (output_spec(model, request),), classes)
+    return CapturedLoop(CapturedGraph(trace(evaluation, border.examples()), border), plan, signature)
 
 
 def rewrite_loop(
@@ -124,11 +110,12 @@ class ExactLoopRunner(ExactRunner):
         """Run once; the picture comes back as float64, or as bytes."""
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
         plan = self._loop.plan
-        x = plan.evaluations[0].sigma * tensors.pop("noise").double()
+        sample, output = self._loop.signature.sample.name, self._loop.signature.output
+        x = plan.evaluations[0].sigma * tensors.pop(sample).double()
         z = torch.zeros_like(x)
         for index, evaluation, move in zip(plan.level_indices, plan.evaluations, plan.moves, strict=True):
-            scaled = {"noise": evaluation.c_in * x, LEVEL: torch.tensor([index])}
+            scaled = {sample: evaluation.c_in * x, LEVEL: torch.tensor([index])}
             answer = exact_picture(self._module, {**tensors, **scaled})
             x, z = move.after(x, z, answer)
         x = x.clamp(-1.0, 1.0) if plan.clamp else x
-        return {"image": (to_bytes(x) if self._loop.outputs[0].dtype == "uint8" else x).numpy()}
+        return {output.name: (to_bytes(x) if output.is_bytes else x).numpy()}

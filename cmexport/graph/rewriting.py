@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from cmexport.errors import UsageError
 from cmexport.graph.assembly import assemble
-from cmexport.graph.capture import CapturedGraph, RewriteReport, example_tensors
+from cmexport.graph.capture import CapturedGraph, RewriteReport
 from cmexport.graph.evaluate import unclamped_picture
 from cmexport.graph.fxtools import Editor, operation_count, weight_elements
 from cmexport.graph.tracing import to_module
@@ -50,7 +50,7 @@ class Rewrite:
 
     name: str
     summary: str
-    apply: Callable[[Editor, int | None], Outcome]
+    apply: Callable[[Editor], Outcome]
 
 
 def select(available: Sequence[Rewrite], request: str) -> tuple[Rewrite, ...]:
@@ -98,9 +98,7 @@ def apply_rewrites(
         errors = {report.name: report.max_relative_error for report in measured}
         module, counted = _rewrite(captured, rewrites, progress, _Account.of_all_together)
         reports = [replace(report, max_relative_error=errors[report.name]) for report in counted]
-    inputs = example_tensors(captured.inputs, captured.classes, seed=1)
-    program = assemble(module, {spec.name: inputs[spec.name] for spec in captured.inputs})
-    return replace(captured, program=program, rewrites=(*captured.rewrites, *reports))
+    return replace(captured, program=assemble(module, captured.examples()), rewrites=(*captured.rewrites, *reports))
 
 
 class _Account:
@@ -108,7 +106,7 @@ class _Account:
 
     def __init__(self, module: fx.GraphModule, captured: CapturedGraph, *, each: bool) -> None:
         self._module, self._each = module, each
-        self._inputs = example_tensors(captured.inputs, captured.classes, seed=1)
+        self._inputs = captured.examples(1)
         self._reference = unclamped_picture(module, self._inputs)
 
     @classmethod
@@ -154,13 +152,13 @@ def _rewrite(
     account_of: Callable[[fx.GraphModule, CapturedGraph], _Account],
 ) -> tuple[fx.GraphModule, list[RewriteReport]]:
     module = to_module(captured.program)
-    editor = Editor(module)
+    editor = Editor(module, captured.signature)
     account = account_of(module, captured)
     reports = []
     for rewrite in rewrites:
         progress(rewrite.name)
         weights, operations = weight_elements(module), operation_count(module)
-        outcome = rewrite.apply(editor, captured.classes)
+        outcome = rewrite.apply(editor)
         editor.clean()
         reports.append(
             RewriteReport(

@@ -88,12 +88,17 @@ class _Conversion:
 
 
 def to_half(
-    model: ir.Model, half: ir.DataType = HALF, kept: Collection[str] = (), also: Collection[str] = ()
+    model: ir.Model,
+    picture: tuple[int, ...],
+    half: ir.DataType = HALF,
+    kept: Collection[str] = (),
+    also: Collection[str] = (),
 ) -> HalfReport:
     """Lower a float32 model to 16 bits in place; inputs and outputs keep their types.
 
     Args:
         model: after translation, with shapes on its values.
+        picture: shape of the samples, whose stream around the network stays wide; see `Signature.sample`.
         half: FLOAT16 or BFLOAT16.
         kept: operators to leave in float32, by the name of their first output.
         also: operator types that compute in 16 bits besides `COMPUTE`, because the runtime keeps what must be wide in
@@ -106,9 +111,6 @@ def to_half(
     if len(list(graph.all_nodes())) != len(list(graph)):
         raise BackendError("fp16: this graph has subgraphs (If, Loop), which the half-precision pass does not convert")
     state = _Conversion(graph, half, frozenset(kept), COMPUTE | frozenset(also))
-    # The first input but for `label`, which comes first where the noise is on the picture already.
-    pictures = (i for i in graph.inputs if i.dtype is not None and i.dtype.is_floating_point())
-    picture = tuple(next(pictures, graph.inputs[0]).shape or ())
     initializers = set(graph.initializers.values())
     for value in (*graph.inputs, *initializers):
         if value.dtype is not None:
@@ -141,7 +143,7 @@ def _decide(
     node: ir.Node,
     state: _Conversion,
     initializers: set[ir.Value],
-    picture: tuple[int | ir.SymbolicDim, ...],
+    picture: tuple[int, ...],
 ) -> ir.DataType | None:
     """The type a node computes in; None when it handles no float data."""
     inputs = [value for _, value in _float_inputs(node, state)]

@@ -11,7 +11,6 @@ import numpy as np
 import onnxruntime as ort
 
 from cmexport.errors import BackendError, CheckpointError, first_line
-from cmexport.model import EDITED
 from cmexport.runner import Array
 from cmexport.threads import may_spin
 from cmexport.threads import threads as pool_size
@@ -67,10 +66,7 @@ class OnnxRuntimeRunner:
             results = self._session.run(self._outputs, dict(inputs))
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed while running: {first_line(error)}") from error
-        return {
-            "image" if name == EDITED else name: np.asarray(result)
-            for name, result in zip(self._outputs, results, strict=True)
-        }
+        return {name: np.asarray(result) for name, result in zip(self._outputs, results, strict=True)}
 
     def __enter__(self) -> Self:
         return self

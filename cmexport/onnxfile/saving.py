@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from cmexport.errors import BackendError
-from cmexport.graph.capture import CapturedGraph
-from cmexport.model import TensorSpec
 from cmexport.onnxfile.writing import write_model
+from cmexport.signature import Signature
 
 # Protobuf refuses messages of 2 GiB; weights beyond this go to a file beside the model.
 EXTERNAL_DATA_BYTES = 1_900_000_000
@@ -22,8 +20,8 @@ _IR_VERSION = 9
 _FOUR_BITS_VERSION = 10
 
 
-def save(model: ir.Model, captured: CapturedGraph, path: Path) -> tuple[str, ...]:
-    """Name the border as `captured` does, drop what nothing uses, write `path` and check what was written.
+def save(model: ir.Model, signature: Signature, path: Path) -> tuple[str, ...]:
+    """Name the border as `signature` does, drop what nothing uses, write `path` and check what was written.
 
     Returns:
         The files' names: the model and, beyond 2 GB, `<name>.onnx.data` with its weights.
@@ -32,7 +30,7 @@ def save(model: ir.Model, captured: CapturedGraph, path: Path) -> tuple[str, ...
         BackendError: the written file is not valid ONNX.
         OSError: the file can't be written.
     """
-    _name_border(model, captured.inputs, captured.outputs)
+    _name_border(model, signature)
     common_passes.RemoveUnusedNodesPass()(model)
     common_passes.RemoveUnusedOpsetsPass()(model)
     common_passes.NameFixPass()(model)
@@ -56,10 +54,11 @@ def ir_version_for(model: ir.Model) -> int:
     return _FOUR_BITS_VERSION if types & {ir.DataType.INT4, ir.DataType.UINT4} else _IR_VERSION
 
 
-def _name_border(model: ir.Model, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+def _name_border(model: ir.Model, signature: Signature) -> None:
     """Names are a contract; the exporter's metadata would put paths of this machine into the file."""
-    for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*inputs, *outputs), strict=True):
-        value.name = spec.name
+    names = (*signature.names, signature.output.name)
+    for value, name in zip((*model.graph.inputs, *model.graph.outputs), names, strict=True):
+        value.name = name
     model.producer_name, model.producer_version = "cmexport", version("cmexport")
     model.graph.name = "consistency_sampler"
     for node in model.graph.all_nodes():

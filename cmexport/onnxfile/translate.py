@@ -16,7 +16,7 @@ from onnxscript import rewriter
 from onnxscript.rewriter.rules.common import reshape_reshape_rule
 
 from cmexport.errors import BackendError, first_line
-from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.capture import CapturedGraph
 from cmexport.onnxfile.plain import is_plain, translate_plain
 from cmexport.onnxfile.sharing import share_matrices
 from cmexport.onnxfile.translations import Translations
@@ -39,7 +39,7 @@ def translate(captured: CapturedGraph, translations: Translations, opset: int, *
         _fold_shapes(model)
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common_passes.DeduplicateInitializersPass()(model)
-    if any(spec.name == "renoise" for spec in captured.inputs):
+    if captured.signature.later_noise is not None:
         share_matrices(model)
     return model
 
@@ -66,7 +66,7 @@ def _export(captured: CapturedGraph, translations: Translations, opset: int, *, 
             program = torch.onnx.export(
                 captured.program,
                 (),
-                kwargs=example_tensors(captured.inputs, captured.classes),
+                kwargs=captured.examples(),
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,

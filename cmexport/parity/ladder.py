@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,9 +19,9 @@ import numpy as np
 from cmexport.errors import BackendError
 from cmexport.memory import return_free_memory
 from cmexport.parity.gates import byte_gate
-from cmexport.parity.inputs import PICTURE_AXIS, VerificationInputs
+from cmexport.parity.inputs import VerificationInputs
 from cmexport.parity.metrics import PictureDifference, compare, count_non_finite
-from cmexport.runner import Array, Runner
+from cmexport.runner import Array, Runner, picture_of
 
 Progress = Callable[[str, int, int], None]
 """Called with a rung's name, pictures done, and pictures in total."""
@@ -363,24 +363,12 @@ def _run_some(
     tell(name, which.start * batch, total * batch)
     for start_of_group in which[::together]:
         group = range(start_of_group, min(start_of_group + together, which.stop))
-        arrays = _joined([inputs[index] for index in group])
+        arrays = inputs.signature.join([inputs[index] for index in group])
         start = clock()
-        outputs = runner(arrays)
+        image = picture_of(runner(arrays))
         seconds += clock() - start
-        image = outputs.get("image")
-        if image is None:
-            raise BackendError(f"{name}: the graph has no output 'image', only {', '.join(outputs) or 'none'}")
         if image.ndim != 4 or len(image) != batch * len(group):
-            raise BackendError(
-                f"{name}: output 'image' has shape {image.shape} for {batch * len(group)} noise pictures"
-            )
+            raise BackendError(f"{name}: the output has shape {image.shape} for {batch * len(group)} pictures")
         images.append(image.copy() if image.dtype in (np.uint8, np.float64) else image.astype(np.float32))
         tell(name, group.stop * batch, total * batch)
     return _Pictures(np.concatenate(images), seconds)
-
-
-def _joined(runs: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """The inputs of several runs as one."""
-    if len(runs) == 1:
-        return dict(runs[0])
-    return {name: np.concatenate([run[name] for run in runs], axis=PICTURE_AXIS.get(name, 0)) for name in runs[0]}

@@ -90,8 +90,7 @@ def find_layers(
     Grouped and dilated convolutions are left out: no target has a form for them here.
     """
     module = to_module(captured.program)
-    # The first input but for `label`, which comes first where the noise is on the picture already.
-    picture = next(spec for spec in captured.inputs if spec.dtype.startswith("float")).shape[1]
+    picture = captured.signature.sample.shape[1]
     found: dict[str, Layer] = {}
     for node in module.graph.nodes:
         operator = operators.get(node.target) if node.op == "call_function" else None

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.signature import Input, known
 
 LUMA = (0.2989, 0.5870, 0.1140)
 """Weights of red, green and blue in a grey value (ITU-R BT.601), as OpenAI's colorization has them."""
@@ -115,19 +116,27 @@ class Task:
 
     Attributes:
         summary: a sentence for documentation and help.
-        inputs: what the graph takes besides noise and label.
-        adds_noise: whether the graph has a `noise` input; False where the picture is noisy already.
         build: the module for a request; None for tasks that know nothing of a picture.
+        masked: whether the graph takes a `mask` beside the `image`.
+        adds_noise: whether the graph has a `noise` input; False where the picture is noisy already.
+        put_back: whether what is known of the picture, put back after the clamp, may leave [-1, 1]: grey values and
+            block means may, their sum with the rest isn't clamped; a choice between pixels can't.
     """
 
     summary: str
-    inputs: tuple[str, ...]
-    adds_noise: bool
     build: Callable[[SampleRequest], Editing] | None
+    masked: bool = False
+    adds_noise: bool = True
+    put_back: bool = False
 
     def image_noise(self, sigma: float) -> float:
-        """Standard deviation of the noise that is on the `image` input already, where `sigma` is evaluated first."""
+        """Standard deviation of the noise that is on the picture already, where `sigma` is evaluated first."""
         return 0.0 if self.adds_noise else sigma
+
+    def given(self, picture: tuple[int, ...], sigma: float) -> list[Input]:
+        """What the graph takes besides noise and label, for pictures (N, C, H, W)."""
+        image = [] if self.build is None else [known.image(picture, self.image_noise(sigma))]
+        return [*image, *([known.mask(picture)] if self.masked else [])]
 
 
 def _superres(request: SampleRequest) -> Editing:
@@ -137,12 +146,12 @@ def _superres(request: SampleRequest) -> Editing:
 
 TASKS: Mapping[str, Task] = MappingProxyType(
     {
-        "generate": Task("a picture from noise", (), True, None),
-        "inpaint": Task("paint what the mask leaves open", ("image", "mask"), True, lambda _: Inpaint()),
-        "colorize": Task("colour a grey picture", ("image",), True, lambda _: Colorize()),
-        "superres": Task("detail for blocks whose means are known", ("image",), True, _superres),
-        "stroke": Task("a picture after a sketch in colours", ("image",), True, lambda _: Stroke()),
-        "denoise": Task("a clean picture from a noisy one", ("image",), False, lambda _: Stroke()),
+        "generate": Task("a picture from noise", None),
+        "inpaint": Task("paint what the mask leaves open", lambda _: Inpaint(), masked=True),
+        "colorize": Task("colour a grey picture", lambda _: Colorize(), put_back=True),
+        "superres": Task("detail for blocks whose means are known", _superres, put_back=True),
+        "stroke": Task("a picture after a sketch in colours", lambda _: Stroke()),
+        "denoise": Task("a clean picture from a noisy one", lambda _: Stroke(), adds_noise=False),
     }
 )
 
@@ -179,18 +188,3 @@ def check_editing(model: ConsistencyModel, request: SampleRequest, steps: int) -
     if request.task == "denoise" and steps != 1:
         raise UsageError(f"--task denoise: one evaluation at one level, not {steps}; --task stroke takes several")
     return task
-
-
-def interpolate(first: Tensor, second: Tensor, weight: float) -> Tensor:
-    """Spherical interpolation of two noises of one shape; weight 0 is `first`, 1 is `second`.
-
-    z = sin((1-w) psi)/sin(psi) z_0 + sin(w psi)/sin(psi) z_1 with psi the angle between them (Song et al. 2023,
-    appendix D): unlike a straight line it keeps the norm, so every z is as likely as a drawn one.
-    """
-    a, b = first.double(), second.double()
-    cosine = float((a * b).sum() / (a.norm() * b.norm()))
-    angle = math.acos(max(-1.0, min(1.0, cosine)))
-    if math.sin(angle) < 1e-9:
-        return first if weight < 0.5 else second
-    mixed = (math.sin((1.0 - weight) * angle) * a + math.sin(weight * angle) * b) / math.sin(angle)
-    return mixed.to(first.dtype)

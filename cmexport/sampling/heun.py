@@ -60,6 +60,11 @@ class HeunPlan(SamplingPlan):
         return levels_of(self.sigmas)
 
     @property
+    def renoised(self) -> int:
+        """None: the method is deterministic."""
+        return 0
+
+    @property
     def level_indices(self) -> tuple[int, ...]:
         """For each evaluation, which of `levels` it is at."""
         return tuple((index + 1) // 2 for index in range(self.steps))

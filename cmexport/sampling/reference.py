@@ -11,6 +11,7 @@ import torch
 
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.runner import Array
+from cmexport.sampling.border import border_of
 from cmexport.sampling.chosen import sampler_module
 from cmexport.sampling.schedules import SamplingPlan
 
@@ -20,6 +21,7 @@ class TorchRunner:
 
     def __init__(self, model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest) -> None:
         self._sampler = sampler_module(model, plan, request)
+        self._output = border_of(model, plan, request).output.name
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once on arrays named as the graph's inputs."""
@@ -28,7 +30,7 @@ class TorchRunner:
         tensors = {name: torch.from_numpy(array) for name, array in wide.items()}
         with torch.no_grad():
             image = self._sampler(**tensors)
-        return {"image": image.numpy()}
+        return {self._output: image.numpy()}
 
     def __enter__(self) -> Self:
         return self

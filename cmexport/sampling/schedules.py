@@ -52,6 +52,11 @@ class SamplingPlan:
         """Levels evaluated, descending."""
         return tuple(e.sigma for e in self.evaluations)
 
+    @property
+    def renoised(self) -> int:
+        """How many evaluations take fresh noise: all but the first."""
+        return self.steps - 1
+
 
 RENOISE_RULES: Mapping[str, Callable[[float, NoiseRange], float]] = MappingProxyType(
     {

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from cmexport.graph.capture import CapturedGraph, RewriteReport
 from cmexport.graph.looping import CapturedLoop
 from cmexport.graph.rewriting import Rewrite
-from cmexport.model import TensorSpec
 from cmexport.parity.ladder import Rung
 from cmexport.quantize.precision_plan import PrecisionPlan
+from cmexport.signature import Signature
 
 Progress = Callable[[str], None]
-
-INPUT_MEANINGS = {
-    "noise": "standard normal noise, unit variance; the model scales it",
-    "renoise": "standard normal noise for the later steps, unit variance, (K-1, N, C, H, W)",
-    "label": "class of each picture, counted from 0",
-    "image": "picture to edit, values from -1 to 1",
-    "mask": "1 where the picture is kept, 0 elsewhere",
-}
-"""For formats that describe each input to an app's author."""
 
 
 def files_inside(packed: Path, first: str) -> tuple[str, ...]:
@@ -83,21 +74,15 @@ class LoweredModel:
         session: execution provider and session options the file was shaped for.
         tools: versions of the libraries that made it.
         rewrites: account of the rewrites that only this target applies.
-        inputs, outputs: the border of the written file, in its own dtypes; empty where it is the captured graph's.
+        signature: the border of the written file, in its own dtypes.
     """
 
     files: tuple[str, ...]
     precision_plan: Mapping[str, Any]
     session: Mapping[str, Any]
     tools: Mapping[str, str]
+    signature: Signature
     rewrites: tuple[RewriteReport, ...] = field(default=())
-    inputs: tuple[TensorSpec, ...] = ()
-    outputs: tuple[TensorSpec, ...] = ()
-
-
-def without_int64(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """The border of runtimes that know no 64-bit numbers, as Apple's: their labels are int32."""
-    return tuple(replace(spec, dtype="int32") if spec.dtype == "int64" else spec for spec in specs)
 
 
 class Target(Protocol):

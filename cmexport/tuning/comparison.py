@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from cmexport.drawing import source_from_artifact
 from cmexport.export import ExportOptions, export_model
 from cmexport.model import ConsistencyModel, SampleRequest
-from cmexport.parity.inputs import draw_inputs
 from cmexport.progress import Progress
 from cmexport.runner import Array, Runner
 from cmexport.sampling.schedules import Schedule
@@ -66,7 +65,7 @@ def compare_steps(
             result = export_model(model, request, options, Path(folder) / str(index), tell)
             sizes.append(sum(f.bytes for f in result.manifest.files if f.role in ("model", "weights")))
             source = source_from_artifact(result.folder)
-            inputs = draw_inputs(source.inputs, source.classes, 1)[0]
+            inputs = source.signature.draw()
             runs.append((opened.enter_context(source.open()), inputs))
         tell.step("time")
         latencies = time_in_turns(runs)

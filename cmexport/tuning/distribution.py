@@ -19,21 +19,21 @@ import numpy as np
 
 from cmexport.artifact import Manifest, read_manifest
 from cmexport.errors import CheckpointError, UsageError
-from cmexport.graph.capture import graph_inputs
-from cmexport.model import ConsistencyModel, SampleRequest, TensorSpec, same_border
+from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.gates import byte_gate
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
 from cmexport.parity.ladder import Rung
 from cmexport.parity.metrics import channels_last, compare, psnr_db
 from cmexport.progress import Progress
-from cmexport.runner import Array, Runner
+from cmexport.runner import Array, Runner, picture_of
+from cmexport.sampling.border import border_of
 from cmexport.sampling.chosen import plan_request
-from cmexport.sampling.editing import task_named
 from cmexport.sampling.reference import TorchRunner
+from cmexport.signature import Signature
 from cmexport.tuning.frechet import Gaussian, Moments, frechet_distance
 from cmexport.tuning.jackknife import BLOCKS, Estimate, blocks_of, jackknife
 from cmexport.tuning.jury import Features, Jury
-from cmexport.verification import artifact_rungs, checkpoint_of, gate_of, request_of
+from cmexport.verification import artifact_rungs, checkpoint_of, gate_of, request_of, signature_of
 
 LEAST = 2 * BLOCKS
 """Pictures below which there is no interval."""
@@ -233,8 +233,7 @@ def _compare_graph(
     _check_fit(manifest, model, request)
     shipped = artifact_rungs(folder, manifest)[-1]
     reference = _reference(model, request, options)
-    specs = tuple(t.spec for t in manifest.inputs)
-    candidate = Side(shipped.name, shipped.open, _inputs(model, specs, request, options))
+    candidate = Side(shipped.name, shipped.open, _inputs(signature_of(manifest), options))
     gate = gate_of(manifest.precision, manifest.precision_plan)
     return compare_sides(
         *(reference, candidate, jury, options.count),
@@ -245,8 +244,8 @@ def _compare_graph(
 
 
 def _check_fit(manifest: Manifest, model: ConsistencyModel, request: SampleRequest) -> None:
-    wanted = graph_inputs(model, plan_request(model, request), request)
-    if not same_border(wanted, [t.spec for t in manifest.inputs]):
+    wanted = border_of(model, plan_request(model, request), request)
+    if not wanted.takes_as(signature_of(manifest)):
         raise CheckpointError(
             f"{model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "
             f"{', '.join(f'{t.name} {t.shape}' for t in manifest.inputs)}"
@@ -258,15 +257,11 @@ def _reference(model: ConsistencyModel, request: SampleRequest, options: Distrib
     batch = options.batch or max(1, min(_BATCH, _BATCH_PIXELS // (model.space.height * model.space.width)))
     wide = replace(request, batch=batch)
     opened = Rung("PyTorch float32", partial(TorchRunner, model, plan, wide))
-    return Side(opened.name, opened.open, _inputs(model, graph_inputs(model, plan, wide), request, options))
+    return Side(opened.name, opened.open, _inputs(border_of(model, plan, wide), options))
 
 
-def _inputs(
-    model: ConsistencyModel, specs: Sequence[TensorSpec], request: SampleRequest, options: DistributionOptions
-) -> VerificationInputs:
-    sigmas = plan_request(model, request).sigmas
-    noise = task_named(request.task).image_noise(sigmas[0])
-    return draw_inputs(specs, model.conditioning.classes, options.count, options.seed, image_noise=noise)
+def _inputs(signature: Signature, options: DistributionOptions) -> VerificationInputs:
+    return draw_inputs(signature, options.count, options.seed)
 
 
 def compare_sides(
@@ -321,8 +316,13 @@ def compare_sides(
         features=whole[0].shape[1],
         fidelity=fidelity_of(found.errors, gate_db, reference.inputs.seed),
         distances=measure(whole[0], whole[1], jury.real) if finite else None,
-        agreement=_agreement(found, asked, reference.inputs.classes) if finite and found.known_classes else None,
+        agreement=_agreement(found, asked, _classes(reference)) if finite and found.known_classes else None,
     )
+
+
+def _classes(side: Side) -> int | None:
+    choice = side.inputs.signature.choice
+    return None if choice is None else choice.count
 
 
 def _in_turns(
@@ -344,8 +344,9 @@ def _draw(inputs: VerificationInputs, runner: Runner, begin: int, end: int) -> t
     """Pictures `begin` to at least `end`, and their labels."""
     runs = [inputs[i] for i in range(begin // inputs.batch, -(-end // inputs.batch))]
     # Copied run by run: a runtime may write the next pictures where these are.
-    pictures = np.concatenate([runner(run)["image"].copy() for run in runs])
-    return pictures, np.concatenate([run["label"] for run in runs]) if "label" in runs[0] else None
+    pictures = np.concatenate([picture_of(runner(run)).copy() for run in runs])
+    choice = inputs.signature.choice
+    return pictures, None if choice is None else np.concatenate([run[choice.name] for run in runs])
 
 
 def _gather(found: _Gathered, jury: Jury, reference: Array, candidate: Array) -> None:

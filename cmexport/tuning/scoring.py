@@ -12,9 +12,10 @@ import torch
 
 from cmexport.checkpoints import load_checkpoint
 from cmexport.errors import BackendError
-from cmexport.graph.capture import graph_inputs
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.inputs import draw_inputs
+from cmexport.runner import picture_of
+from cmexport.sampling.border import border_of
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.schedules import plan_sampling
 from cmexport.tuning.features import Judge, load_judge
@@ -121,23 +122,21 @@ def part_moments(setup: Setup, sigmas: tuple[float, ...], first: int, count: int
     """Moments of the features of pictures `first` .. `first + count - 1`; runs in a worker."""
     if one_thread:
         torch.set_num_threads(1)
-    return judged(_model(setup), _judge(setup), sigmas, setup.seed + first, first, count)
+    return judged(_model(setup), _judge(setup), sigmas, setup.seed, first, count)
 
 
 def judged(
     model: ConsistencyModel, judge: Judge, sigmas: tuple[float, ...], seed: int, first: int, count: int
 ) -> Moments:
-    """Moments of `count` pictures from consecutive seeds; labels go round the classes, starting with `first`."""
+    """Moments of `count` pictures from `first` on; picture i comes from seed + i."""
     request = SampleRequest(sigmas=sigmas, batch=min(_BATCH, count))
     plan = plan_sampling(model, sigmas)
-    classes, moments = model.conditioning.classes, []
-    inputs = draw_inputs(graph_inputs(model, plan, request), classes, count, seed)
+    moments = []
+    inputs = draw_inputs(border_of(model, plan, request), count, seed, first=first)
     with TorchRunner(model, plan, request) as runner, torch.no_grad():
         for index, run in enumerate(inputs):
             start = index * request.batch
-            if classes:
-                run = {**run, "label": (run["label"] + first) % classes}
-            pictures = torch.from_numpy(runner(run)["image"])[: count - start]
+            pictures = torch.from_numpy(picture_of(runner(run)))[: count - start]
             moments.append(Moments.of(judge.features(pictures).double().numpy()))
     return add_up(moments)
 

@@ -19,9 +19,9 @@ from cmexport.artifact.manifest import (
     TensorRecord,
 )
 from cmexport.artifact.parity_record import ParityRecord
-from cmexport.model import TensorSpec
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.ladder import ParityReport, Rung, climb
+from cmexport.signature import Signature, known
 
 
 class Tanh:
@@ -41,7 +41,7 @@ class Tanh:
 
 
 def make_report(*errors: float) -> ParityReport:
-    inputs = draw_inputs([TensorSpec("noise", (1, 3, 4, 4), "float32")], None, 8, seed=3)
+    inputs = draw_inputs(Signature((known.noise((1, 3, 4, 4)),), known.finished((1, 3, 4, 4))), 8, seed=3)
     rungs = [Rung(f"rung {i}", lambda error=error: Tanh(error)) for i, error in enumerate(errors)]
     return climb(Rung("PyTorch", lambda: Tanh(0.0)), rungs, inputs, 60.0, exact=Rung("f64", lambda: Tanh(1e-7)))
 
@@ -97,10 +97,10 @@ def manifest() -> Manifest:
         label=None,
         classes=10,
         inputs=(
-            TensorRecord.of_input(TensorSpec("noise", (1, 3, 32, 32), "float32")),
-            TensorRecord.of_input(TensorSpec("label", (1,), "int64")),
+            TensorRecord.of(known.noise((1, 3, 32, 32))),
+            TensorRecord.of(known.label(1, 10)),
         ),
-        outputs=(TensorRecord.of_output(TensorSpec("image", (1, 3, 32, 32), "float32")),),
+        outputs=(TensorRecord.of(known.finished((1, 3, 32, 32))),),
         precision_plan={"default": "float16", "kept_float32": ("norm", "combine")},
         rewrites=(
             RewriteRecord(

@@ -45,7 +45,7 @@ def written(folder: Path, **changed) -> Path:
         },
         "sampling": {"evaluations": [{}], "sigmas": [80.0], "sampler": "consistency"},
         "inputs": [{"name": "noise", "shape": [1, 3, 8, 8]}, {"name": "label", "shape": [1]}],
-        "outputs": [{"name": "image", "dtype": "float32"}],
+        "outputs": [{"name": "image", "dtype": "float32", "shape": [1, 3, 8, 8]}],
         "session": {"ep": "cpu"},
         **changed,
     }
@@ -116,7 +116,7 @@ def test_what_is_no_artefact_stays(tmp_path: Path, content: str | None) -> None:
 
 
 def test_a_damaged_manifest_is_refused_not_crashed_on(tmp_path: Path) -> None:
-    for broken in ({"sampling": None}, {"inputs": []}, {"checkpoint": {"sha256": "a" * 64}}, {"functions": [3]}):
+    for broken in ({"sampling": None}, {"outputs": []}, {"checkpoint": {"sha256": "a" * 64}}, {"functions": [3]}):
         with pytest.raises(UsageError, match=r"can't read"):
             Replacement(subject()).check(written(tmp_path / "cm", **broken))
     with pytest.raises(UsageError, match="another checkpoint"):

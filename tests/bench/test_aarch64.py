@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 class Noise(CalibrationDataReader):
     def __init__(self, job):
-        self._runs = iter(draw_inputs(job.inputs, 3, 32, seed=1000))
+        self._runs = iter(draw_inputs(job.signature, 32, seed=1000))
 
     def get_next(self):
         return next(self._runs, None)

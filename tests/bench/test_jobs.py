@@ -17,6 +17,7 @@ from cmexport.errors import CheckpointError, UsageError
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.parity.gates import byte_gate
 from cmexport.progress import Progress
+from cmexport.runner import picture_of
 
 
 def test_the_artefact_by_its_hash_and_size(jobs):
@@ -44,7 +45,7 @@ def test_several_files_are_hashed_as_sha256sum_lists_them(fp32, tmp_path, quick)
 
 def run_here(job):
     with OnnxRuntimeRunner(job.folder / job.files[0]) as run:
-        return {(i, "image"): run(inputs)["image"] for i, inputs in enumerate(job.runs)}
+        return {(i, "image"): picture_of(run(inputs)) for i, inputs in enumerate(job.runs)}
 
 
 def test_the_reference_is_pytorch_where_the_checkpoint_is(jobs):

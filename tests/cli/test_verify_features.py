@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from cmexport.cli.main import main
-from cmexport.model import TensorSpec
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.parity.inputs import draw_inputs
+from cmexport.signature import Signature, known
 
 SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
 SMALL = ("--features", "jury_of_this_test:colours", "--count", 50, "--seed", 3)
@@ -71,8 +71,8 @@ def tiny_state_file(tiny_checkpoint, tmp_path_factory):
 def runtime_colours(artifact, count, seed):
     """Mean colours of an artefact's pictures: ONNX Runtime's own session and the documented inputs, nothing else."""
     session = ort.InferenceSession(artifact / "model.onnx", providers=["CPUExecutionProvider"])
-    specs = [TensorSpec("noise", (1, 3, 8, 8), "float32"), TensorSpec("label", (1,), "int64")]
-    runs = draw_inputs(specs, 3, count, seed)
+    border = Signature((known.noise((1, 3, 8, 8)), known.label(1, 3)), known.finished((1, 3, 8, 8)))
+    runs = draw_inputs(border, count, seed)
     return np.stack([session.run(["image"], run)[0][0].mean(axis=(1, 2)) for run in runs]).astype(np.float64)
 
 

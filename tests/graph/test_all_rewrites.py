@@ -11,7 +11,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cmexport.graph.capture import example_tensors
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
@@ -54,7 +53,7 @@ def requests(draw, classes):
 
 def check(model, request, rewrites, captured, exact_picture, relative_error):
     graph = captured(model, request)
-    inputs = example_tensors(graph.inputs, graph.classes, seed=7)
+    inputs = graph.examples(7)
     expected = exact_picture(model, request, inputs)
     rewritten = apply_rewrites(graph, rewrites)
     assert relative_error(rewritten, expected, inputs) <= LIMIT
@@ -110,7 +109,7 @@ def alone(adm_model, captured, exact_picture):
     for name, (fields, request) in ALONE.items():
         model = adm_model(**fields)
         graph = captured(model, request)
-        inputs = example_tensors(graph.inputs, graph.classes, seed=7)
+        inputs = graph.examples(7)
         cases[name] = graph, inputs, exact_picture(model, request, inputs)
     return cases
 

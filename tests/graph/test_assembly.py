@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cmexport.graph.assembly import assemble
-from cmexport.graph.capture import capture, example_tensors
+from cmexport.graph.capture import capture
 from cmexport.graph.fxtools import Editor
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.tracing import to_module, trace
@@ -23,9 +23,9 @@ def rewritten(adm_model):
     module = to_module(graph.program)
     editor = Editor(module)
     for rewrite in REWRITES:
-        rewrite.apply(editor, graph.classes)
+        rewrite.apply(editor)
         editor.clean()
-    return module, example_tensors(graph.inputs, graph.classes, seed=3)
+    return module, graph.examples(3)
 
 
 def test_assembled_is_what_tracing_again_gives(rewritten) -> None:

@@ -7,31 +7,34 @@ import torch
 from torch import fx
 
 from cmexport.errors import UsageError
-from cmexport.graph.capture import example_tensors, graph_inputs
 from cmexport.graph.tracing import to_module
-from cmexport.model import SampleRequest, TensorSpec
+from cmexport.model import SampleRequest
+from cmexport.sampling.border import border_of
 from cmexport.sampling.samplers import SamplerGraph
 from cmexport.sampling.schedules import plan_sampling
+from cmexport.signature import known
 
 TWO_STEPS = (80.0, 1.3823680064)
 
 
-def specs(model, **request):
+def border(model, **request):
     request = SampleRequest(**request)
-    return graph_inputs(model, plan_sampling(model, request.sigmas), request)
+    return border_of(model, plan_sampling(model, request.sigmas), request)
 
 
 def test_the_border_of_each_request(adm_model):
     labelled, plain = adm_model(channel_mult=(1,)), adm_model(channel_mult=(1,), num_classes=None)
-    noise, label = TensorSpec("noise", (1, 3, 8, 8), "float32"), TensorSpec("label", (1,), "int64")
-    assert specs(plain) == (noise,)
-    assert specs(labelled) == (noise, label)
-    assert specs(labelled, label=9) == (noise,)
-    assert specs(labelled, batch=4, sigmas=(80.0, 5.0, 1.0)) == (
-        TensorSpec("noise", (4, 3, 8, 8), "float32"),
-        TensorSpec("renoise", (2, 4, 3, 8, 8), "float32"),
-        TensorSpec("label", (4,), "int64"),
-    )
+    noise, label = known.noise((1, 3, 8, 8)), known.label(1, 10)
+    assert border(plain).inputs == (noise,)
+    assert border(labelled).inputs == (noise, label)
+    assert border(labelled, label=9).inputs == (noise,)
+    several = border(labelled, batch=4, sigmas=(80.0, 5.0, 1.0)).inputs
+    assert several == (known.noise((4, 3, 8, 8)), known.renoise(2, (4, 3, 8, 8)), known.label(4, 10))
+    assert [(i.name, i.shape, i.dtype, i.batch_axis) for i in several] == [
+        ("noise", (4, 3, 8, 8), "float32", 0),
+        ("renoise", (2, 4, 3, 8, 8), "float32", 1),
+        ("label", (4,), "int64", 0),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -44,20 +47,20 @@ def test_the_border_of_each_request(adm_model):
 )
 def test_impossible_requests_are_refused(adm_model, request_, reason):
     with pytest.raises(UsageError, match=reason):
-        specs(adm_model(channel_mult=(1,)), **request_)
+        border(adm_model(channel_mult=(1,)), **request_)
 
 
 def test_a_label_for_an_unconditional_model_is_refused(adm_model):
     with pytest.raises(UsageError, match="unconditional and takes no label"):
-        specs(adm_model(channel_mult=(1,), num_classes=None), label=0)
+        border(adm_model(channel_mult=(1,), num_classes=None), label=0)
 
 
 def test_examples_are_valid_and_deterministic(adm_model):
-    border = specs(adm_model(channel_mult=(1,), num_classes=2), batch=3, sigmas=TWO_STEPS)
-    first, again, other = (example_tensors(border, 2, seed=s) for s in (4, 4, 5))
+    found = border(adm_model(channel_mult=(1,), num_classes=2), batch=3, sigmas=TWO_STEPS)
+    first, again, other = (found.examples(run) for run in (4, 4, 5))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["noise"], other["noise"])
-    assert {n: tuple(t.shape) for n, t in first.items()} == {s.name: s.shape for s in border}
+    assert {n: tuple(t.shape) for n, t in first.items()} == {i.name: i.shape for i in found.inputs}
     assert first["label"].max() < 2
 
 
@@ -66,22 +69,22 @@ def test_the_program_is_the_sampler(adm_model, captured, output):
     model = adm_model(channel_mult=(1,))
     request = SampleRequest(batch=2, sigmas=TWO_STEPS, output=output)
     graph = captured(model, request)
-    inputs = example_tensors(graph.inputs, graph.classes)
+    inputs = graph.examples()
     with torch.no_grad():
         expected = SamplerGraph(model, plan_sampling(model, TWO_STEPS), request)(**inputs)
     assert torch.equal(graph.program.module(check_guards=False)(**inputs), expected)
-    (image,) = graph.outputs
+    image = graph.signature.output
     assert image.name == "image"
     assert image.shape == tuple(expected.shape)
     assert image.dtype == str(expected.dtype).removeprefix("torch.")
-    assert graph.classes == 10
+    assert graph.signature.choice.count == 10
 
 
 def test_a_baked_label_is_that_label(adm_model, captured):
     model = adm_model(channel_mult=(1,))
     open_graph, baked = captured(model), captured(model, SampleRequest(label=6))
-    noise = example_tensors(baked.inputs, None)["noise"]
-    assert (baked.classes, open_graph.classes) == (None, 10)
+    noise = baked.examples()["noise"]
+    assert (baked.signature.choice, open_graph.signature.choice) == (None, known.label(1, 10))
     expected = open_graph.program.module(check_guards=False)(noise=noise, label=torch.tensor([6]))
     assert torch.equal(baked.program.module(check_guards=False)(noise=noise), expected)
 

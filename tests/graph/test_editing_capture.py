@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from cmexport.errors import UsageError
-from cmexport.graph.capture import example_tensors, graph_inputs
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
+from cmexport.sampling.border import border_of
 from cmexport.sampling.schedules import plan_sampling
 
 BORDER = {
@@ -31,12 +31,12 @@ def request_for(task, **fields):
 @pytest.mark.parametrize("task", BORDER)
 def test_the_border_of_the_graph(adm_model, captured, task):
     found = captured(adm_model(), request_for(task, batch=2))
-    assert [spec.name for spec in found.inputs] == BORDER[task]
-    shapes = {spec.name: spec.shape for spec in found.inputs}
+    assert [spec.name for spec in found.signature.inputs] == BORDER[task]
+    shapes = {spec.name: spec.shape for spec in found.signature.inputs}
     assert shapes.get("renoise", (1, 2, 3, 8, 8)) == (1, 2, 3, 8, 8)
     assert shapes.get("image", (2, 3, 8, 8)) == (2, 3, 8, 8)
     assert shapes.get("mask", (2, 1, 8, 8)) == (2, 1, 8, 8)
-    (output,) = found.outputs
+    output = found.signature.output
     # No format lets an input and an output share a name.
     assert output.name == ("image" if task == "generate" else "edited")
     assert output.shape == (2, 3, 8, 8)
@@ -56,7 +56,7 @@ def test_rewrites_apply_to_every_task(adm_model, captured, task):
     original = captured(adm_model(), request_for(task, batch=2))
     rewritten = apply_rewrites(original, REWRITES)
     assert {r.name for r in rewritten.rewrites if r.applied} >= {"fold_constants", "tabulate_labels", "fold_scales"}
-    inputs = example_tensors(original.inputs, original.classes, seed=5)
+    inputs = original.examples(5)
     with torch.no_grad():
         before, after = (to_module(c.program)(**inputs) for c in (original, rewritten))
     before, after = ((x[0] if isinstance(x, tuple | list) else x) for x in (before, after))
@@ -64,7 +64,7 @@ def test_rewrites_apply_to_every_task(adm_model, captured, task):
 
 
 def test_example_masks_are_zeros_and_ones(adm_model, captured):
-    mask = example_tensors(captured(adm_model(), request_for("inpaint", batch=2)).inputs, 10)["mask"]
+    mask = captured(adm_model(), request_for("inpaint", batch=2)).examples()["mask"]
     assert set(mask.unique().tolist()) == {0.0, 1.0}
 
 
@@ -72,4 +72,4 @@ def test_example_masks_are_zeros_and_ones(adm_model, captured):
 def test_the_border_refuses_what_the_sampler_would(adm_model, fields, words):
     model = adm_model()
     with pytest.raises(UsageError, match=words):
-        graph_inputs(model, plan_sampling(model), SampleRequest(**fields))
+        border_of(model, plan_sampling(model), SampleRequest(**fields))

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from cmexport.graph.capture import example_tensors
 from cmexport.graph.evaluate import PartialEvaluator, pictures_together, run_picture, run_together, unclamped_picture
 from cmexport.graph.exact import ExactRunner
 from cmexport.graph.tracing import to_module, trace
@@ -21,7 +20,7 @@ def test_a_captured_graph_in_float64_is_the_float64_network(adm_model, captured,
     """float32 would differ by 1e-6; the two float64 computations differ by their summation order only."""
     model = adm_model()
     graph = captured(model, request_)
-    inputs = example_tensors(graph.inputs, graph.classes, seed=3)
+    inputs = graph.examples(3)
     expected = exact_picture(model, request_, inputs)
     got = unclamped_picture(to_module(graph.program), inputs)
     assert (got - expected).abs().max() <= 1e-12 * expected.abs().max()
@@ -31,7 +30,7 @@ def test_the_exact_runner_gives_clamped_float64(adm_model, captured, exact_pictu
     model = adm_model(fresh=True, channel_mult=(1,))
     model.network.out[2].bias.data += 1.5
     graph = captured(model)
-    inputs = example_tensors(graph.inputs, graph.classes, seed=3)
+    inputs = graph.examples(3)
     with ExactRunner(graph) as run:
         image = run({name: tensor.numpy() for name, tensor in inputs.items()})["image"]
     expected = exact_picture(model, SampleRequest(), inputs).clamp(-1.0, 1.0).numpy()
@@ -42,7 +41,7 @@ def test_the_exact_runner_gives_clamped_float64(adm_model, captured, exact_pictu
 
 def test_the_exact_runner_keeps_bytes(adm_model, captured):
     graph = captured(adm_model(channel_mult=(1,)), SampleRequest(output="uint8"))
-    inputs = example_tensors(graph.inputs, graph.classes, seed=3)
+    inputs = graph.examples(3)
     with ExactRunner(graph) as run:
         image = run({name: tensor.numpy() for name, tensor in inputs.items()})["image"]
     assert (image.dtype, image.shape) == (np.uint8, (1, 8, 8, 3))

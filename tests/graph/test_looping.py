@@ -8,7 +8,6 @@ import pytest
 import torch
 from support.networks import model_around
 
-from cmexport.graph.capture import example_tensors
 from cmexport.graph.evaluate import exact_picture
 from cmexport.graph.fxtools import weight_elements
 from cmexport.graph.looping import LEVEL, ExactLoopRunner, capture_loop, rewrite_loop
@@ -28,7 +27,7 @@ def loop_of(model, **fields):
 def worst(module, model, loop, label):
     """Largest relative difference of the body from `network.double()`, over all levels."""
     network, errors = copy.deepcopy(model.network).double(), []
-    inputs = example_tensors(loop.body.inputs, loop.classes, seed=4)
+    inputs = loop.body.examples(4)
     for index, sigma in enumerate(SIGMAS):
         c_noise = 250.0 * torch.tensor([sigma], dtype=torch.float64).log()
         given = inputs.get("label") if label is None else torch.full((len(inputs["noise"]),), label)
@@ -82,7 +81,7 @@ def test_a_network_that_knows_no_level_is_left_alone():
 def test_in_float64_it_is_the_reference_in_float64(adm_model, output):
     model = adm_model()
     loop = loop_of(model, batch=2, output=output)
-    inputs = {n: t.numpy() for n, t in example_tensors(loop.inputs, loop.classes, 2).items()}
+    inputs = {n: t.numpy() for n, t in loop.signature.examples(2).items()}
     closed = []
     with ExactLoopRunner(loop, lambda: closed.append(True)) as run:
         got = torch.from_numpy(run(inputs)["image"])
@@ -94,5 +93,5 @@ def test_in_float64_it_is_the_reference_in_float64(adm_model, output):
     assert got.dtype is (torch.float64 if output == "float" else torch.uint8)
     assert float((got.double() - expected.double()).abs().max()) < 1e-11
     assert closed == [True]
-    assert [s.name for s in loop.inputs] == ["noise", "label"]
-    assert loop.outputs[0].shape == tuple(expected.shape)
+    assert loop.signature.names == ("noise", "label")
+    assert loop.signature.output.shape == tuple(expected.shape)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from cmexport.errors import UsageError
-from cmexport.graph.capture import example_tensors
 from cmexport.graph.evaluate import unclamped_picture
 from cmexport.graph.fxtools import aten, attribute
 from cmexport.graph.rewrites import REWRITES
@@ -91,7 +90,7 @@ def test_progress_names_each_rewrite(adm_model, captured):
 def scaling_by(factor):
     """A rewrite that multiplies the last convolution's weights by a number."""
 
-    def apply(editor, classes):
+    def apply(editor):
         conv = [n for n in editor.graph.nodes if n.target is aten.conv2d.default][-1]
         conv.update_arg(1, editor.constant(conv, attribute(editor.module, conv.args[1]).double() * factor))
         return Outcome(1)
@@ -117,7 +116,7 @@ def test_clamping_hides_nothing(adm_model, captured, output):
     model = adm_model(fresh=True, channel_mult=(1,), num_classes=None)
     model.network.out[2].bias.data += 100.0
     graph = captured(model, SampleRequest(output=output))
-    inputs = example_tensors(graph.inputs, None)
+    inputs = graph.examples()
     image = graph.program.module(check_guards=False)(**inputs)
     assert image.min() == image.max() == (1.0 if output == "float" else 255)
     unclamped = unclamped_picture(to_module(graph.program), inputs)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cmexport.graph.assembly import assemble
-from cmexport.graph.capture import BRIEF_STEPS, capture, example_tensors
+from cmexport.graph.capture import BRIEF_STEPS, capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import to_module, trace
@@ -40,10 +40,10 @@ def test_unrolled_is_what_tracing_all_steps_gives(adm_model, fields, request_fie
     plan = plan_sampling(model, request.sigmas)
     graph = capture(model, plan, request)
     sampler = SamplerGraph(model, plan, request).eval().requires_grad_(False)
-    whole = trace(sampler, example_tensors(graph.inputs, graph.classes))
+    whole = trace(sampler, graph.examples())
     # A trace names constants after their kind; an assembled program holds c_noise among its weights.
-    assert lines(graph.program) == lines(assemble(to_module(whole), example_tensors(graph.inputs, graph.classes)))
-    inputs = example_tensors(graph.inputs, graph.classes, seed=4)
+    assert lines(graph.program) == lines(assemble(to_module(whole), graph.examples()))
+    inputs = graph.examples(4)
     with torch.no_grad():
         assert torch.equal(graph.program.module()(**inputs), sampler(**inputs))
 
@@ -64,12 +64,12 @@ def test_rewrites_of_many_steps_are_measured_on_the_first_and_the_last(adm_model
     graph = capture(model, plan, request)
     assert plan.steps > BRIEF_STEPS
     assert graph.brief is not None
-    assert graph.brief.inputs[1].shape[0] == 1
+    assert graph.brief.signature.later_noise.shape[0] == 1
     rewritten = apply_rewrites(graph, REWRITES)
     brief = apply_rewrites(graph.brief, REWRITES)
     assert [r.max_relative_error for r in rewritten.rewrites] == [r.max_relative_error for r in brief.rewrites]
     assert all(a.applied >= b.applied for a, b in zip(rewritten.rewrites, brief.rewrites, strict=True))
-    inputs = example_tensors(graph.inputs, graph.classes, seed=4)
+    inputs = graph.examples(4)
     with torch.no_grad():
         before, after = (g.program.module()(**inputs) for g in (graph, rewritten))
     assert float((before - after).abs().max()) < 1e-5
@@ -79,7 +79,7 @@ def test_what_all_rewrites_do_together_is_measured(adm_model) -> None:
     from cmexport.graph import rewriting
     from cmexport.graph.rewriting import Outcome, Rewrite
 
-    def spoil(editor, classes):
+    def spoil(editor):
         """Changes the third step only, which the brief sampler doesn't have."""
         names = [n for n in editor.graph.nodes if n.op == "get_attr" and n.target == "c_noise_2"]
         if not names:

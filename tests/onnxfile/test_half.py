@@ -65,7 +65,7 @@ def model_of(text, **constants):
 
 
 def halved(model):
-    report = to_half(model)
+    report = to_half(model, tuple(model.graph.inputs[0].shape))
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     return proto, report
@@ -197,7 +197,7 @@ def test_a_constant_beyond_half_is_refused(number):
     weight = np.ones((2, 2, 1, 1))
     weight[0, 1] = number
     with pytest.raises(BackendError, match=r"fp16: constant weight .*65504.*; export in fp32") as caught:
-        to_half(model_of(text, weight=weight))
+        to_half(model_of(text, weight=weight), (1, 2, 4, 4))
     assert caught.value.exit_code == 5
 
 
@@ -211,7 +211,7 @@ def test_subgraphs_are_refused():
     }
     """
     with pytest.raises(BackendError, match="fp16: this graph has subgraphs"):
-        to_half(model_of(text))
+        to_half(model_of(text), (2,))
 
 
 def half_file(export):

@@ -7,16 +7,17 @@ import pytest
 import torch
 from support.networks import model_around, random_weights
 
-from cmexport.graph.capture import CapturedGraph, capture, example_tensors
+from cmexport.graph.capture import CapturedGraph, capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import trace
-from cmexport.model import SampleRequest, TensorSpec
+from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.onnxfile import translate as translation
 from cmexport.onnxfile.plain import is_plain
 from cmexport.onnxfile.translations import standard_translations
 from cmexport.sampling.schedules import plan_sampling
+from cmexport.signature import Output, Signature, known
 from cmexport.targets.onnx.contrib import contrib_translations
 from cmexport.targets.onnx.forms import FORMS
 
@@ -66,11 +67,11 @@ def test_other_operators_go_the_long_way(forward) -> None:
         def forward(self, noise):
             return forward(noise)
 
-    spec = TensorSpec("noise", (1, 4, 4, 4), "float32")
-    program = trace(Net(), example_tensors((spec,), None))
+    noise = torch.zeros(1, 4, 4, 4)
+    program = trace(Net(), {"noise": noise})
     assert not is_plain(program, standard_translations())
-    shape = tuple(forward(torch.zeros(spec.shape)).shape)
-    graph = CapturedGraph(program, (spec,), (TensorSpec("image", shape, "float32"),), None)
+    border = Signature((known.noise((1, 4, 4, 4)),), Output("image", tuple(forward(noise).shape)))
+    graph = CapturedGraph(program, border)
     assert translation.translate(graph, standard_translations(), 20).graph.outputs
 
 

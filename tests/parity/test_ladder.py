@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 
 from cmexport.errors import BackendError, CheckpointError
-from cmexport.model import TensorSpec
 from cmexport.parity.gates import byte_gate
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
 from cmexport.parity.ladder import Rung, climb
 from cmexport.parity.metrics import as_bytes
 from cmexport.parity.table import parity_table, verdict
+from cmexport.signature import Signature, known
 
 
 class Clock:
@@ -79,8 +79,12 @@ def house() -> House:
     return House()
 
 
+def border(pictures: tuple[int, ...]) -> Signature:
+    return Signature((known.noise(pictures),), known.finished(pictures))
+
+
 def inputs(pictures: int = 10, batch: int = 1, seed: int = 0) -> VerificationInputs:
-    return draw_inputs([TensorSpec("noise", (batch, 1, 4, 4), "float32")], None, pictures, seed)
+    return draw_inputs(border((batch, 1, 4, 4)), pictures, seed)
 
 
 def test_reference_first_then_each_rung_one_at_a_time(house: House) -> None:
@@ -231,7 +235,7 @@ def test_byte_outputs_get_the_gate_for_bytes(house: House) -> None:
 
         return draw
 
-    wide = draw_inputs([TensorSpec("noise", (1, 3, 32, 32), "float32")], None, 16)
+    wide = draw_inputs(border((1, 3, 32, 32)), 16)
     good, bad = house.rung("good", in_bytes(4e-6)), house.rung("bad", in_bytes(2e-4))  # 114 dB and 80 dB as floats
     report = climb(house.rung("torch", in_bytes(0.0)), [good, bad], wide, 100.0)
     assert report.output == "uint8"
@@ -255,8 +259,12 @@ def test_buffers_that_a_backend_reuses_are_copied(house: House, dtype: type) -> 
 @pytest.mark.parametrize(
     ("outputs", "kind", "message"),
     [
-        ({"picture": np.zeros((1, 1, 4, 4))}, BackendError, "no output 'image', only picture"),
-        ({}, BackendError, "only none"),
+        (
+            {"a": np.zeros((1, 1, 4, 4)), "b": np.zeros(1)},
+            BackendError,
+            "one output is expected.*not a, b",
+        ),
+        ({}, BackendError, "not none"),
         ({"image": np.zeros((1, 4, 4))}, BackendError, "has shape"),
         ({"image": np.zeros((2, 1, 4, 4))}, BackendError, "has shape"),
         ({"image": np.zeros((1, 1, 8, 8), np.float32)}, CheckpointError, "not the same model"),
@@ -283,7 +291,7 @@ def test_a_ladder_needs_a_rung(house: House) -> None:
 
 
 def test_a_rung_may_have_a_gate_of_its_own():
-    inputs = draw_inputs((TensorSpec("noise", (1, 3, 4, 4), "float32"),), None, 8)
+    inputs = draw_inputs(border((1, 3, 4, 4)), 8)
 
     class Off:
         def __init__(self, error):
@@ -312,7 +320,7 @@ def test_a_rung_may_have_a_gate_of_its_own():
 
 def test_bounds_of_large_models_are_looked_at_in_few_pictures(house: House) -> None:
     bound, shipped = house.constant("emulated", 1e-3), house.constant("ideal", 1e-6)
-    inputs = draw_inputs((TensorSpec("noise", (1, 3, 4, 4), "float32"),), None, 8)
+    inputs = draw_inputs(border((1, 3, 4, 4)), 8)
     rungs = [Rung(bound.name, bound.open, 40.0), shipped]
     report = climb(house.constant("reference", 0.0), rungs, inputs, 60.0, bound_pictures=2)
     assert [r.difference.pictures for r in report.rungs] == [2, 8]
@@ -341,7 +349,7 @@ def spread(house: House, name: str, errors: Callable[[int], float]) -> Rung:
 
 
 def several(pictures: int = 64) -> VerificationInputs:
-    return draw_inputs((TensorSpec("noise", (1, 3, 4, 4), "float32"),), None, pictures)
+    return draw_inputs(border((1, 3, 4, 4)), pictures)
 
 
 def test_early_rungs_settle_where_nothing_is_in_doubt() -> None:
@@ -400,12 +408,13 @@ def test_a_reference_that_takes_any_batch_draws_several_pictures_at_once() -> No
 
 def test_joined_runs_keep_each_inputs_own_picture_axis() -> None:
     house = House()
-    specs = (TensorSpec("noise", (1, 3, 4, 4), "float32"), TensorSpec("renoise", (2, 1, 3, 4, 4), "float32"))
+    both = known.noise((1, 3, 4, 4)), known.renoise(2, (1, 3, 4, 4))
+    several = Signature(both, known.finished((1, 3, 4, 4)))
 
     def draw(arrays: dict) -> dict:
         return {"image": np.tanh(arrays["noise"] + arrays["renoise"].sum(axis=0))}
 
     made = house.rung("reference", draw)
     together = Rung(made.name, made.open, pictures_at_once=8)
-    found = climb(together, [house.rung("ships", draw)], draw_inputs(specs, None, 16), 100.0)
+    found = climb(together, [house.rung("ships", draw)], draw_inputs(several, 16), 100.0)
     assert found.rungs[0].difference.identical

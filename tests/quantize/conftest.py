@@ -14,7 +14,7 @@ from torch import fx
 
 from cmexport.checkpoints import load_checkpoint
 from cmexport.demo import demo_checkpoint
-from cmexport.graph.capture import capture, example_tensors
+from cmexport.graph.capture import capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import to_module
@@ -66,7 +66,7 @@ def draw(captured, pictures=PICTURES):
     drawn = []
     with torch.no_grad():
         for seed in range(pictures):
-            inputs = example_tensors(captured.inputs, captured.classes, seed=5000 + seed)
+            inputs = captured.examples(5000 + seed)
             result = fx.Interpreter(module).run(*(inputs[n] for n in names), enable_io_processing=False)
             drawn.append(result[0] if isinstance(result, tuple | list) else result)
     return torch.cat(drawn)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from support.eight_bits import FEW, Watching, pictures
 
-from cmexport.graph.capture import example_tensors
 from cmexport.quantize.bias_correction import correct_biases
 from cmexport.quantize.codes import CONVOLUTIONS, INTEGER_PRODUCTS
 from cmexport.quantize.int8 import encode_layers, prepare
@@ -21,7 +20,7 @@ def means(captured, codes):
     layers = [c.layer for c in codes[0]]
     for picture in range(PICTURES):
         watching = Watching(captured, codes[1])
-        watching.draw(example_tensors(captured.inputs, captured.classes, SEED + picture))
+        watching.draw(captured.examples(SEED + picture))
         for layer in layers:
             for node in layer.nodes:
                 mean = watching.results[node].double().mean(dim=(0, 2, 3)) / PICTURES

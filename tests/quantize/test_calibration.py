@@ -12,7 +12,6 @@ from support.eight_bits import random
 from torch import nn
 
 from cmexport.errors import CheckpointError
-from cmexport.graph.capture import example_tensors
 from cmexport.quantize.calibration import SEED, CalibrationOptions, Extremes, calibrate
 from cmexport.quantize.layers import find_layers
 
@@ -61,7 +60,7 @@ def hooked(graph, net):
     hooks = [module.register_forward_hook(keep(name)) for name, module in net.named_children()]
     with torch.no_grad():
         for picture in range(PICTURES):
-            net(**example_tensors(graph.inputs, None, SEED + picture))
+            net(**graph.examples(SEED + picture))
     for hook in hooks:
         hook.remove()
     return kept
@@ -102,7 +101,7 @@ def test_gram_is_the_sum_of_products(found, graph, net, key):
     hook = module.register_forward_hook(keep)
     with torch.no_grad():
         for picture in range(3):
-            net(**example_tensors(graph.inputs, None, SEED + picture))
+            net(**graph.examples(SEED + picture))
     hook.remove()
     columns = []
     for x in inputs:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from support.eight_bits import FEW, Watching, pictures
 
-from cmexport.graph.capture import example_tensors
 from cmexport.quantize import layer_harm
 from cmexport.quantize.codes import INTEGER_PRODUCTS
 from cmexport.quantize.int8 import TRIAL_SEED, encode_layers, prepare
@@ -21,7 +20,7 @@ def worths(captured, prepared):
     seeds = range(TRIAL_SEED, TRIAL_SEED + 2)
     exact = pictures(captured, seeds)
     watching = Watching(captured)
-    watching.draw(example_tensors(captured.inputs, captured.classes))
+    watching.draw(captured.examples())
     found = {}
     for codes in encode_layers(prepared, lambda layer: INTEGER_PRODUCTS):
         error = float(((pictures(captured, seeds, [codes]) - exact) ** 2).mean())

@@ -15,7 +15,7 @@ from support.networks import model_around, random_weights, tiny_config
 from torch import fx
 
 from cmexport.errors import CheckpointError
-from cmexport.graph.capture import capture, example_tensors
+from cmexport.graph.capture import capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import to_module
@@ -82,7 +82,7 @@ def drawn(graph, codes, kind):
     names = [n.name for n in module.graph.nodes if n.op == "placeholder"]
     pictures = []
     for seed in range(SEED, SEED + PICTURES):
-        inputs = example_tensors(graph.inputs, graph.classes, seed)
+        inputs = graph.examples(seed)
         run = PlainRounding(module, codes, kind != "activations", kind != "weights")
         with torch.no_grad():
             pictures.append(run.run(*(inputs[n] for n in names), enable_io_processing=False)[0])

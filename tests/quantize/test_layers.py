@@ -10,7 +10,6 @@ from torch import nn
 
 from cmexport.checkpoints import load_checkpoint
 from cmexport.demo import demo_checkpoint
-from cmexport.graph.capture import example_tensors
 from cmexport.graph.evaluate import run_picture
 from cmexport.graph.tracing import to_module
 from cmexport.quantize.layers import LayerInterpreter, find_layers
@@ -147,7 +146,7 @@ def test_an_interpreter_can_change_input_weight_and_bias(toy):
         assert torch.equal(multiply(x), multiply(x, layer.weight))
         return multiply(2 * x, layer.weight.flip(0), shifts[layer.key])
 
-    inputs = example_tensors(captured.inputs, None, 4)
+    inputs = captured.examples(4)
     result = run_picture(LayerInterpreter(to_module(captured.program), layers, at), inputs)
     w = {k: m.weight.flip(0) for k, m in net.named_children()}
     a = F.conv2d(2 * inputs["noise"], w["a"], net.a.bias + shifts["a"], stride=2, padding=1)

@@ -8,7 +8,6 @@ from itertools import pairwise
 import pytest
 from support.eight_bits import Watching
 
-from cmexport.graph.capture import example_tensors
 from cmexport.quantize.calibration import SEED
 from cmexport.quantize.codes import CONVOLUTIONS, INTEGER_PRODUCTS, OutputCodes
 from cmexport.quantize.int8 import encode_layers
@@ -35,7 +34,7 @@ class RoundingOne(Watching):
 @pytest.fixture(scope="module")
 def measured(small, codes):
     """By layer key, the picture's mean squared error, on pictures whose outputs no range cuts off."""
-    inputs = [example_tensors(small.inputs, small.classes, SEED + i) for i in range(4)]
+    inputs = [small.examples(SEED + i) for i in range(4)]
     exact = [Watching(small).draw(given) for given in inputs]
     return {
         c.layer.key: sum(

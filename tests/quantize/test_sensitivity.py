@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from cmexport.graph.capture import example_tensors
 from cmexport.graph.tracing import to_module
 from cmexport.quantize.formats import PALETTES
 from cmexport.quantize.rounding import rounded
@@ -21,7 +20,7 @@ def _error(captured, values, pictures=12):
     total = 0.0
     with torch.no_grad():
         for seed in range(pictures):
-            inputs = example_tensors(captured.inputs, captured.classes, seed=900 + seed)
+            inputs = captured.examples(900 + seed)
             difference = run_unfinished(after, inputs)[0] - run_unfinished(before, inputs)[0]
             total += float((difference**2).mean()) / pictures
     return total
@@ -74,7 +73,7 @@ def test_activation_sensitivity_predicts_added_noise(demo):
         for seed in range(12):
             generator = torch.Generator().manual_seed(seed)
             noisy.extra.copy_(spread * torch.randn(noisy.extra.shape, generator=generator))
-            inputs = example_tensors(demo.inputs, demo.classes, seed=900 + seed)
+            inputs = demo.examples(900 + seed)
             difference = run_unfinished(noisy, inputs)[0] - run_unfinished(module, inputs)[0]
             total += float((difference**2).mean()) / 12
     assert total == pytest.approx(share * spread**2, rel=0.4)

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.eight_bits import FEW, pictures, random, unet
 
-from cmexport.graph.capture import example_tensors
 from cmexport.model import SampleRequest
 from cmexport.quantize.codes import CONVOLUTIONS, INTEGER_PRODUCTS
 from cmexport.quantize.int8 import encode_layers, prepare
@@ -31,7 +30,7 @@ def simulation(small):
 
 def test_inputs_are_those_of_the_seeds(small, simulation):
     for inputs, seed in zip(simulation.inputs(SEEDS), SEEDS, strict=True):
-        expected = example_tensors(small.inputs, small.classes, seed)
+        expected = small.examples(seed)
         assert set(inputs) == {"noise", "label"} == set(expected)
         assert all(torch.equal(inputs[n], expected[n]) for n in inputs)
 

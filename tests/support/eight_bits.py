@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from support.networks import model_around, random_weights
 from torch import fx
 
-from cmexport.graph.capture import capture, example_tensors
+from cmexport.graph.capture import capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import to_module
@@ -127,13 +127,13 @@ class Watching(fx.Interpreter):
 
 def pictures(captured, seeds, codes=()):
     watching = Watching(captured, codes)
-    return torch.cat([watching.draw(example_tensors(captured.inputs, captured.classes, s)) for s in seeds])
+    return torch.cat([watching.draw(captured.examples(s)) for s in seeds])
 
 
 def written(captured, path, translations=None):
     """The graph as an ONNX file, spelled for ONNX Runtime's CPU kernels."""
     model = translate(captured, {**contrib_translations(), **(translations or {})}, OPSET)
-    save(model, captured, path)
+    save(model, captured.signature, path)
     return path
 
 

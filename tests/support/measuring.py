@@ -14,7 +14,7 @@ import torch
 
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.tracing import trace
-from cmexport.model import TensorSpec
+from cmexport.signature import Choice, Input, Normal, Output, Signature
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -33,10 +33,14 @@ def toy():
             shape = tuple(module(**inputs).shape)
         return CapturedGraph(
             program=program,
-            inputs=tuple(TensorSpec(name, tuple(x.shape), str(x.dtype)[6:]) for name, x in inputs.items()),
-            outputs=(TensorSpec("image", shape, "float32"),),
-            classes=None,
+            signature=Signature(tuple(border(inputs)), Output("image", shape)),
         )
+
+    def border(inputs):
+        batch = len(next(iter(inputs.values())))
+        for name, x in inputs.items():
+            law, layout = (Normal(), ("N",)) if x.is_floating_point() and len(x) == batch else (Choice(1), ())
+            yield Input(name, tuple(x.shape), str(x.dtype)[6:], law, layout)
 
     return run
 

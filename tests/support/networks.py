@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from cmexport.graph.capture import CapturedGraph, example_tensors
+from cmexport.graph.capture import CapturedGraph
 from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest, Space
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
+from cmexport.runner import picture_of
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.base import LoweredModel
@@ -75,10 +76,10 @@ class Exported:
     folder: Path
 
     def inputs(self, seed=11):
-        tensors = example_tensors(self.captured.inputs, self.captured.classes, seed)
+        tensors = self.captured.examples(seed)
         return {name: tensor.numpy() for name, tensor in tensors.items()}
 
     def reference(self, inputs):
         plan = plan_sampling(self.model, self.request.sigmas)
         with TorchRunner(self.model, plan, self.request) as run:
-            return run(inputs)["image"]
+            return picture_of(run(inputs))

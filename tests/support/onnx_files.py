@@ -20,6 +20,7 @@ from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
+from cmexport.runner import picture_of
 from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.onnx.lower import lower
@@ -39,7 +40,7 @@ class Written(Exported):
 
     def run(self, inputs, optimization="all"):
         with OnnxRuntimeRunner(self.path, optimization, threads=1) as run:
-            return run(inputs)["image"]
+            return picture_of(run(inputs))
 
 
 def _unet(fields):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from cmexport.bench.devices.base import MeasureOptions
 from cmexport.bench.folder import job_folder
 from cmexport.bench.jobs import prepare_job
 from cmexport.export import ExportOptions, export_functions
-from cmexport.model import SampleRequest, TensorSpec, same_border
+from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet
 from cmexport.progress import Progress
+from cmexport.signature import Signature, known
 from cmexport.targets.base import LoweringOptions
 
 REQUESTS = (SampleRequest(sigmas=(80.0, 1.4), batch=2), SampleRequest(task="inpaint"))
@@ -141,7 +143,11 @@ def test_older_manifests_of_packages_are_read_with_the_packages_dtypes(artefact,
 
 
 def test_whole_numbers_of_another_width_are_the_same_border() -> None:
-    noise, label = TensorSpec("noise", (1, 3, 8, 8), "float32"), TensorSpec("label", (1,), "int64")
-    assert same_border([noise, label], [noise, TensorSpec("label", (1,), "int32")])
-    assert not same_border([noise, label], [noise, TensorSpec("label", (2,), "int32")])
-    assert not same_border([noise], [TensorSpec("noise", (1, 3, 8, 8), "float16")])
+    noise, label = known.noise((1, 3, 8, 8)), known.label(1, 3)
+
+    def border(*inputs):
+        return Signature(inputs, known.finished((1, 3, 8, 8)))
+
+    assert border(noise, label).takes_as(border(noise, replace(label, dtype="int32")))
+    assert not border(noise, label).takes_as(border(noise, replace(label, dtype="int32", shape=(2,))))
+    assert not border(noise).takes_as(border(replace(noise, dtype="float16")))

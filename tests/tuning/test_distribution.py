@@ -13,11 +13,12 @@ from cmexport.artifact import read_manifest
 from cmexport.checkpoints import load_checkpoint
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.export import ExportOptions, export_model
-from cmexport.model import SampleRequest, TensorSpec
+from cmexport.model import SampleRequest
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import as_bytes, compare
 from cmexport.progress import Progress
 from cmexport.sampling.denoiser import denoise
+from cmexport.signature import Signature, known
 from cmexport.targets.base import LoweringOptions
 from cmexport.tuning.distribution import (
     DistributionOptions,
@@ -62,8 +63,9 @@ class Toy:
 
 
 def inputs_of(batch, count, seed=5):
-    specs = [TensorSpec("noise", (batch, 3, SIDE, SIDE), "float32"), TensorSpec("label", (batch,), "int64")]
-    return draw_inputs(specs, CLASSES, count, seed)
+    pictures = (batch, 3, SIDE, SIDE)
+    border = Signature((known.noise(pictures), known.label(batch, CLASSES)), known.finished(pictures))
+    return draw_inputs(border, count, seed)
 
 
 def toy(batch, count, seed=5, **options):
@@ -255,9 +257,10 @@ def test_a_written_artefact_beside_its_checkpoint(artifact, tiny):
     found = compare_distributions(artifact, judge, None, {}, DistributionOptions(40, 3, 7), Progress())
     (report,) = found.values()
     model = load_checkpoint(tiny, {"image_size": "8", "num_head_channels": "32"})
-    specs = [TensorSpec("noise", (1, 3, 8, 8), "float32"), TensorSpec("renoise", (1, 1, 3, 8, 8), "float32")]
+    inputs = known.noise((1, 3, 8, 8)), known.renoise(1, (1, 3, 8, 8))
+    border = Signature(inputs, known.finished((1, 3, 8, 8)))
     plain = []
-    for index, run in enumerate(draw_inputs(specs, None, 40, 3)):
+    for index, run in enumerate(draw_inputs(border, 40, 3)):
         label = torch.tensor([index % 3])
         x = denoise(model, 80.0 * torch.from_numpy(run["noise"]), 80.0, label).clamp(-1, 1)
         x = x + np.sqrt(1.4**2 - 0.002**2) * torch.from_numpy(run["renoise"][0])

@@ -17,7 +17,7 @@ from cmexport.tuning import scoring
 from cmexport.tuning.frechet import Gaussian, frechet_distance
 from cmexport.tuning.scoring import Setup, Workers, score_schedules
 
-from cmexport.model import TensorSpec  # isort: skip
+from cmexport.signature import Signature, known  # isort: skip
 
 
 @pytest.fixture
@@ -39,9 +39,10 @@ SCHEDULES = [(80.0,), (80.0, 1.4)]
 
 def plain_loop(setup, sigmas):
     model = load_checkpoint(setup.checkpoint, dict(setup.overrides))
-    specs = [TensorSpec("noise", (1, 3, 8, 8), "float32"), TensorSpec("renoise", (1, 1, 3, 8, 8), "float32")]
+    inputs = known.noise((1, 3, 8, 8)), known.renoise(1, (1, 3, 8, 8))
+    border = Signature(inputs, known.finished((1, 3, 8, 8)))
     features = []
-    for index, run in enumerate(draw_inputs(specs, None, setup.pictures, setup.seed)):
+    for index, run in enumerate(draw_inputs(border, setup.pictures, setup.seed)):
         label = torch.tensor([index % 3])
         x = denoise(model, sigmas[0] * torch.from_numpy(run["noise"]), sigmas[0], label).clamp(-1, 1)
         for s in sigmas[1:]:

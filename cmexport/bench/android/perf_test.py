@@ -36,7 +36,7 @@ def input_files(job: BenchJob) -> dict[str, bytes]:
         f"model/test_data_set_0/input_{i}.pb": numpy_helper.from_array(
             job.runs[0][spec.name].astype(spec.dtype), spec.name
         ).SerializeToString()
-        for i, spec in enumerate(job.inputs)
+        for i, spec in enumerate(job.signature.inputs)
     }
 
 

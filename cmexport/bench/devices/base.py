@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from cmexport.bench.schema import ArtifactRecord, BenchRecord, DeviceRecord
-from cmexport.model import TensorSpec
 from cmexport.progress import Progress
 from cmexport.runner import Array
+from cmexport.signature import Signature
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,7 @@ class BenchJob:
         artifact: facts for the record.
         folder: where its files lie.
         files: model file first, then weights, relative to `folder` with forward slashes.
-        inputs: the graph's inputs, in its order.
-        outputs: the graph's outputs.
+        signature: the graph's border.
         runs: the inputs of each parity run, drawn by the host; run 0 is also the one that is timed.
         expected: the pictures that those runs must give, or why there are none.
         session: execution provider ("ep") and session options the artefact was made for.
@@ -110,8 +109,7 @@ class BenchJob:
     artifact: ArtifactRecord
     folder: Path
     files: tuple[str, ...]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    signature: Signature
     runs: tuple[Mapping[str, Array], ...]
     expected: ExpectedPictures | str
     session: Mapping[str, object] = field(default_factory=dict)

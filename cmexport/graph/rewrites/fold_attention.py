@@ -33,8 +33,7 @@ from cmexport.graph.rewriting import Outcome, Rewrite
 SDPA = aten.scaled_dot_product_attention.default
 
 
-def _apply(editor: Editor, classes: int | None) -> Outcome:
-    del classes
+def _apply(editor: Editor) -> Outcome:
     norms = sum(_fold_norm(editor, n) for n in list(editor.graph.nodes) if is_op(n, aten.group_norm.default))
     scales = sum(fold_query_scale(editor, n) for n in list(editor.graph.nodes) if is_op(n, SDPA))
     return Outcome(norms + scales, f"{norms} norm affines and {scales} query scales folded into projections")

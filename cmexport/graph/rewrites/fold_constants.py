@@ -9,20 +9,19 @@ from __future__ import annotations
 from torch import Tensor, fx
 
 from cmexport.graph.evaluate import PartialEvaluator
-from cmexport.graph.fxtools import Depends, Editor, aten, dependence, is_op, shape_of
+from cmexport.graph.fxtools import Editor, aten, dependence, is_op, shape_of
 from cmexport.graph.rewriting import Outcome, Rewrite
 
 
-def _apply(editor: Editor, classes: int | None) -> Outcome:
-    del classes
+def _apply(editor: Editor) -> Outcome:
     return Outcome(applied=fold_fixed_values(editor))
 
 
 def fold_fixed_values(editor: Editor) -> int:
     """Replace what depends on no input by stored constants; returns how many values that took."""
     depends = dependence(editor.graph)
-    fixed = [n for n in editor.graph.nodes if n.op == "call_function" and depends[n] is Depends.NOTHING]
-    border = [n for n in fixed if any(depends[user] is not Depends.NOTHING for user in n.users)]
+    fixed = [n for n in editor.graph.nodes if n.op == "call_function" and not depends[n]]
+    border = [n for n in fixed if any(depends[user] for user in n.users)]
     evaluator = PartialEvaluator(editor.module, {})
     folded = 0
     for node in border:

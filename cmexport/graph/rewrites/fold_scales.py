@@ -17,8 +17,7 @@ from cmexport.graph.rewriting import Outcome, Rewrite
 LINEAR_OPS = (aten.conv2d.default, aten.linear.default)
 
 
-def _apply(editor: Editor, classes: int | None) -> Outcome:
-    del classes
+def _apply(editor: Editor) -> Outcome:
     applied = 0
     # Until nothing changes: folding c_out uncovers nothing today, but an offset may follow a factor.
     while changed := sum(step(editor) for step in (_factors_before, _factors_after, _offsets_after)):

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from torch import fx
 
-from cmexport.graph.fxtools import Depends, Editor, argument, aten, dependence, is_op, shape_of
+from cmexport.graph.fxtools import Editor, argument, aten, dependence, is_op, shape_of
 from cmexport.graph.rewrites.fold_constants import fold_fixed_values
 from cmexport.graph.rewriting import Outcome, Rewrite
 
 
-def _apply(editor: Editor, classes: int | None) -> Outcome:
-    del classes
-    depends = dependence(editor.graph)
+def _apply(editor: Editor) -> Outcome:
+    depends, choices = dependence(editor.graph), {i.name for i in editor.signature.choices}
     merged = 0
     for norm in list(editor.graph.nodes):
         if not is_op(norm, aten.group_norm.default):
@@ -28,7 +27,7 @@ def _apply(editor: Editor, classes: int | None) -> Outcome:
         if product is None or total is None or total.kwargs.get("alpha", 1) != 1:
             continue
         scale, shift = _other(product, norm), _other(total, product)
-        if not all(isinstance(n, fx.Node) and depends[n] is not Depends.NOISE for n in (scale, shift)):
+        if not all(isinstance(n, fx.Node) and depends[n] <= choices for n in (scale, shift)):
             continue
         if not all(_per_channel(n, norm) for n in (scale, shift)):
             continue

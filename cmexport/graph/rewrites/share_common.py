@@ -13,8 +13,7 @@ from cmexport.graph.fxtools import Editor
 from cmexport.graph.rewriting import Outcome, Rewrite
 
 
-def _apply(editor: Editor, classes: int | None) -> Outcome:
-    del classes
+def _apply(editor: Editor) -> Outcome:
     before = sum(1 for _ in editor.graph.nodes)
     result = CSEPass()(editor.module)
     assert result is not None

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, fx
 
 from cmexport.graph.evaluate import PartialEvaluator
-from cmexport.graph.fxtools import Depends, Editor, aten, attribute, dependence, shape_of
+from cmexport.graph.fxtools import Editor, aten, attribute, dependence, shape_of
 from cmexport.graph.rewriting import Outcome, Rewrite
 
 
-def _apply(editor: Editor, classes: int | None) -> Outcome:
-    graph = editor.graph
-    label = next((n for n in graph.nodes if n.op == "placeholder" and n.name == "label"), None)
-    if label is None or classes is None:
+def _apply(editor: Editor) -> Outcome:
+    graph, choice = editor.graph, editor.signature.choice
+    if choice is None or choice.count is None:
         return Outcome(0, "no label input")
-    depends = dependence(graph)
-    branch = [n for n in graph.nodes if n.op == "call_function" and depends[n] is Depends.LABEL]
-    border = [n for n in branch if any(depends[u] is Depends.NOISE for u in n.users) and _is_tensor(n)]
+    alone, classes, depends = {choice.name}, choice.count, dependence(graph)
+    label = next(n for n in graph.nodes if n.op == "placeholder" and n.name == choice.name)
+    branch = [n for n in graph.nodes if n.op == "call_function" and depends[n] == alone]
+    border = [n for n in branch if any(depends[u] - alone for u in n.users) and _is_tensor(n)]
     batch = shape_of(label)[0]
     if not border or not all(_one_row_per_sample(n, batch) for n in border):
         return Outcome(0, "no label branch with one row per sample")

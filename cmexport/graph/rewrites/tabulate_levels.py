@@ -8,40 +8,31 @@ computed for each level in float64 and looked up.
 from __future__ import annotations
 
 import operator
+from functools import partial
 
 import torch
 from torch import Tensor, fx
 
 from cmexport.graph.evaluate import PartialEvaluator
-from cmexport.graph.fxtools import Editor, aten, shape_of
+from cmexport.graph.fxtools import Editor, aten, dependence, shape_of
 from cmexport.graph.rewriting import Outcome, Rewrite
 
 
 def rewrite(name: str, levels: int) -> Rewrite:
     """The rewrite for a graph whose input `name`, (1,) int64, counts `levels` levels."""
-
-    def apply(editor: Editor, classes: int | None) -> Outcome:
-        del classes
-        return _tabulate(editor, name, levels)
-
-    return Rewrite("tabulate_levels", "one table row per noise level for all that depends on the level alone", apply)
+    return Rewrite(
+        "tabulate_levels",
+        "one table row per noise level for all that depends on the level alone",
+        partial(_tabulate, name=name, levels=levels),
+    )
 
 
 def _tabulate(editor: Editor, name: str, levels: int) -> Outcome:
     graph = editor.graph
     level = next(n for n in graph.nodes if n.op == "placeholder" and n.name == name)
-    others = {n for n in graph.nodes if n.op == "placeholder"} - {level}
-    varying = set(others)
-    for node in graph.nodes:
-        if varying.intersection(node.all_input_nodes):
-            varying.add(node)
-    reached = {level}
-    for node in graph.nodes:
-        if reached.intersection(node.all_input_nodes) and node not in varying:
-            reached.add(node)
-    border = [
-        n for n in graph.nodes if n in reached and n is not level and varying.intersection(n.users) and _is_float(n)
-    ]
+    alone, depends = {name}, dependence(graph)
+    branch = [n for n in graph.nodes if n is not level and depends[n] == alone and _is_float(n)]
+    border = [n for n in branch if any(depends[u] - alone for u in n.users)]
     if not border:
         return Outcome(0, "nothing depends on the level alone")
     rows = [_row(editor, level, border, index) for index in range(levels)]

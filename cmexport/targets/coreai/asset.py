@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cmexport.errors import CheckpointError
-from cmexport.model import EDITED, TensorSpec
-from cmexport.targets.base import INPUT_MEANINGS, files_inside
+from cmexport.signature import Signature
+from cmexport.targets.base import files_inside
 from cmexport.targets.coreai.library import assets
 
 METADATA, PROGRAM, HASH = "metadata.json", "main.mlirb", "main.hash"
@@ -40,20 +40,20 @@ def check_asset(asset: Path) -> None:
         raise CheckpointError(f"{asset}: {PROGRAM} is damaged (its hash differs); copy the whole asset again")
 
 
-def describe(asset: Path, inputs: Sequence[TensorSpec], output: TensorSpec) -> None:
+def describe(asset: Path, signature: Signature) -> None:
     """Say in the asset what it is and what its inputs mean.
 
     Raises:
         OSError: it can't be written.
     """
-    what = "Edits a picture" if output.name == EDITED else "Draws a picture from noise"
-    form = "bytes, (N, H, W, C)" if output.dtype == "uint8" else "values from -1 to 1, (N, C, H, W)"
-    meanings = "; ".join(f"{spec.name}: {INPUT_MEANINGS[spec.name]}" for spec in inputs)
+    what = "Edits a picture" if signature.given else "Draws a picture from noise"
+    meanings = " ".join(f"Input {i.name}: {i.meaning}." for i in signature.inputs)
+    output = signature.output
 
     def change(metadata: Any) -> None:
         metadata.author = "cmexport"
         metadata.model_description = (
-            f"{what}: a consistency model with its sampler. Inputs: {meanings}. Output {output.name}: {form}."
+            f"{what}: a consistency model with its sampler. {meanings} Output {output.name}: {output.meaning}."
         )
 
     _update(asset, change)

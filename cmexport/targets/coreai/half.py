@@ -48,8 +48,7 @@ def to_half(captured: CapturedGraph) -> CapturedGraph:
         wide = editor.graph.call_function(aten.to.dtype, (picture, torch.float32))
     widened.replace_input_with(picture, wide)
     editor.clean()
-    examples = captured.examples()
-    return replace(captured, program=trace(module, {spec.name: examples[spec.name] for spec in captured.inputs}))
+    return replace(captured, program=trace(module, captured.examples()))
 
 
 def _narrow(value: Any) -> Any:

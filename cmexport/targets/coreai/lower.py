@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cmexport.errors import BackendError, first_line
 from cmexport.graph.capture import CapturedGraph
-from cmexport.targets.base import LoweredModel, LoweringOptions, Progress, without_int64
+from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
 from cmexport.targets.coreai.asset import asset_files, describe
 from cmexport.targets.coreai.half import to_half
 from cmexport.targets.coreai.library import converter, quiet
@@ -30,14 +30,13 @@ def lower(
     asset = folder / f"{name}.aimodel"
     _translate(to_half(captured) if half else captured, asset)
     progress("write")
-    describe(asset, captured.inputs, captured.outputs[0])
+    describe(asset, captured.signature)
     return LoweredModel(
         files=asset_files(asset),
         precision_plan={"default": "float16" if half else "float32", "border": "float32"},
         session={"half": half},
         tools={name: version(name) for name in ("torch", "coreai-torch", "coreai-core")},
-        inputs=without_int64(captured.inputs),
-        outputs=captured.outputs,
+        signature=captured.signature.without_int64(),
     )
 
 
@@ -49,7 +48,7 @@ def _translate(captured: CapturedGraph, asset: Path) -> None:
             program = captured.program.run_decompositions(torch_to_core.get_decomp_table())
             # RELEASE leaves out stack traces, which hold paths of this machine.
             made = torch_to_core.TorchConverter(mode=torch_to_core.TorchConverter.Mode.RELEASE)
-            made.add_exported_program(program, output_names=[spec.name for spec in captured.outputs])
+            made.add_exported_program(program, output_names=[captured.signature.output.name])
             made.to_coreai().save_asset(asset)
     except OSError:
         raise

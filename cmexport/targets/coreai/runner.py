@@ -12,7 +12,6 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from cmexport.errors import BackendError, first_line
-from cmexport.model import EDITED
 from cmexport.runner import Array
 from cmexport.targets.coreai.asset import check_asset
 from cmexport.targets.coreai.library import assets, quiet_runtime, runtime
@@ -64,7 +63,7 @@ class CoreAiRunner:
             results = self._wait(self._run(taken))
         except RuntimeError as error:
             raise BackendError(f"Core AI failed while predicting: {first_line(error)}") from error
-        return {"image" if name == EDITED else name: array for name, array in results.items()}
+        return dict(results)
 
     def __enter__(self) -> Self:
         return self

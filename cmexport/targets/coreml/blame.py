@@ -16,7 +16,7 @@ from cmexport.runner import Array
 from cmexport.targets.coreml.executor import Executor, MilProgram, read_program
 from cmexport.targets.coreml.executor.modes import WIDE, Mode
 from cmexport.targets.coreml.executor.program import MilFunction, MilOp, Reference
-from cmexport.targets.coreml.runner import as_pictures, as_taken
+from cmexport.targets.coreml.runner import as_image, as_taken
 
 # What half-precision sums and flushed subnormals may cost, emulated or on a unit that has them. Apple's own advice is
 # to expect 50 dB of half precision on a device and to look closer below 40.
@@ -159,10 +159,8 @@ class _Reader:
     def pictures(self, program: MilProgram) -> tuple[Array, Array]:
         """The finished pictures of the last run of both."""
         name = self._function.outputs[0]
-        reference, candidate = (
-            as_pictures(name, array, name in program.image_outputs)[1] for array in self._results[name]
-        )
-        return reference, candidate
+        reference, candidate = self._results[name]
+        return (as_image(reference), as_image(candidate)) if name in program.image_outputs else (reference, candidate)
 
 
 def _array(x: Tensor) -> Array:

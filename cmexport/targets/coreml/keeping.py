@@ -80,7 +80,7 @@ def convert_keeping(
 
 def _find(convert: Convert, captured: CapturedGraph, package: Path, progress: Progress) -> Kept:
     """Convert, execute, keep what fails, until nothing does or nothing more can be kept; the ladder judges the end."""
-    inputs = draw_inputs(captured.inputs, captured.classes, _PICTURES, image_noise=captured.image_noise)
+    inputs = draw_inputs(captured.signature, _PICTURES)
     selector: Selector | None = None
     names: frozenset[str] = frozenset()
     reasons: list[str] = []

@@ -18,9 +18,9 @@ import numpy as np
 from cmexport.errors import BackendError, UsageError, first_line
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.rewriting import apply_rewrites
-from cmexport.model import TensorSpec
 from cmexport.quantize.compression import RECIPES, compress
-from cmexport.targets.base import LoweredModel, LoweringOptions, Progress, without_int64
+from cmexport.signature import Output
+from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
 from cmexport.targets.coreml.compress import BITS, BITS_BEFORE_18
 from cmexport.targets.coreml.compress import register as store_compressed_pass
 from cmexport.targets.coreml.forms import forms_for
@@ -91,13 +91,13 @@ def lower(
     check_ios(options.ios)
     check_precision(options.precision, options.ios)
     check_keeping(options)
-    output = captured.outputs[0]
-    if output.dtype == "uint8":
+    output = captured.signature.output
+    if output.is_bytes:
         _check_image(output)
     ct = coremltools()
     done = {report.name for report in captured.rewrites}
     forms = [f for f in forms_for(options.ios, options.rewrites) if f.name not in done]
-    if output.dtype == "uint8":
+    if output.is_bytes:
         forms.append(IMAGE_LAYOUT)
     shaped = apply_rewrites(captured, forms, progress)
     plan: dict[str, Any] = {"default": "float32" if options.precision == "fp32" else "float16", "border": "float32"}
@@ -115,20 +115,19 @@ def lower(
 
     plan |= convert_keeping(options.keep_fp32, convert, shaped, package, progress).facts()
     progress("write")
-    describe(package, captured.inputs, output)
+    describe(package, captured.signature)
     make_deterministic(package)
     return LoweredModel(
         files=package_files(package),
         precision_plan=plan,
         session={"ios": options.ios, "half": options.precision != "fp32"},
         tools={name: version(name) for name in ("torch", "coremltools")},
+        signature=captured.signature.without_int64(),
         rewrites=shaped.rewrites[len(captured.rewrites) :],
-        inputs=without_int64(captured.inputs),
-        outputs=captured.outputs,
     )
 
 
-def _check_image(output: TensorSpec) -> None:
+def _check_image(output: Output) -> None:
     batch, _, _, channels = output.shape
     if batch != 1:
         raise UsageError(f"--batch {batch}: a Core ML image output holds one picture; use --output float for several")
@@ -154,7 +153,7 @@ def _translate(
                 convert_to="mlprogram",
                 minimum_deployment_target=getattr(ct.target, f"iOS{options.ios}"),
                 compute_precision=_compute_precision(ct, options, selector),
-                outputs=[_output_type(ct, captured.outputs[0])],
+                outputs=[_output_type(ct, captured.signature.output)],
                 pass_pipeline=passes,
                 skip_model_load=True,
                 package_dir=str(package),
@@ -172,8 +171,8 @@ def _compute_precision(ct: Any, options: LoweringOptions, selector: Selector | N
     return ct.precision.FLOAT16 if selector is None else ct.transform.FP16ComputePrecision(op_selector=selector)
 
 
-def _output_type(ct: Any, output: TensorSpec) -> Any:
-    if output.dtype != "uint8":
+def _output_type(ct: Any, output: Output) -> Any:
+    if not output.is_bytes:
         return ct.TensorType(name=output.name, dtype=np.float32)
     layout = ct.colorlayout.RGB if output.shape[-1] == 3 else ct.colorlayout.GRAYSCALE
     return ct.ImageType(name=output.name, color_layout=layout)

@@ -15,16 +15,14 @@ from typing import Any
 
 from cmexport.errors import CheckpointError
 from cmexport.files import require_file
-from cmexport.model import EDITED, TensorSpec
-from cmexport.targets.base import INPUT_MEANINGS, files_inside
+from cmexport.signature import Signature
+from cmexport.targets.base import files_inside
 from cmexport.targets.coreml.library import specification
 
 MANIFEST = "Manifest.json"
 SPECIFICATION = "Data/com.apple.CoreML/model.mlmodel"
 
 _DATE = "com.github.apple.coremltools.conversion_date"
-
-_MEANINGS = {name: f"{text[0].upper()}{text[1:]}." for name, text in INPUT_MEANINGS.items()}
 
 
 def package_of(folder: Path, files: Sequence[str]) -> Path:
@@ -37,7 +35,7 @@ def package_files(package: Path) -> tuple[str, ...]:
     return files_inside(package, MANIFEST)
 
 
-def describe(package: Path, inputs: Sequence[TensorSpec], output: TensorSpec) -> None:
+def describe(package: Path, signature: Signature) -> None:
     """Say in the package what it is and what its inputs mean; drop the date of conversion.
 
     Raises:
@@ -46,16 +44,21 @@ def describe(package: Path, inputs: Sequence[TensorSpec], output: TensorSpec) ->
     specification = _read(package)
     description = specification.description
     description.metadata.author = "cmexport"
-    what = "Edits a picture" if output.name == EDITED else "Draws a picture from noise"
+    what = "Edits a picture" if signature.given else "Draws a picture from noise"
     description.metadata.shortDescription = f"{what}: a consistency model with its sampler."
     description.metadata.userDefined.pop(_DATE, None)
-    known = {spec.name for spec in inputs}
-    form = "from 0 to 255, an image" if output.dtype == "uint8" else "values from -1 to 1, (N, C, H, W)"
+    meanings = {i.name: i.meaning for i in signature.inputs}
     for feature in description.input:
-        feature.shortDescription = _MEANINGS[feature.name] if feature.name in known else ""
+        feature.shortDescription = _sentence(meanings[feature.name])
+    output = signature.output
+    said = "finished picture, from 0 to 255, an image" if output.is_bytes else output.meaning
     for feature in description.output:
-        feature.shortDescription = f"Finished picture, {form}."
+        feature.shortDescription = _sentence(said)
     _write(package, specification)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def join_descriptions(joined: Path, packages: Mapping[str, Path]) -> None:

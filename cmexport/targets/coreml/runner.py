@@ -10,7 +10,6 @@ from typing import Any, Self
 import numpy as np
 
 from cmexport.errors import BackendError, first_line
-from cmexport.model import EDITED
 from cmexport.runner import Array
 from cmexport.targets.coreml.executor import Executor, read_program
 from cmexport.targets.coreml.executor.modes import Mode
@@ -22,12 +21,9 @@ def as_taken(inputs: Mapping[str, Array]) -> dict[str, Array]:
     return {name: a.astype(np.int32) if a.dtype == np.int64 else a for name, a in inputs.items()}
 
 
-def as_pictures(name: str, array: Array, image: bool) -> tuple[str, Array]:
-    """The output under the name and in the layout that every runner has: bytes are (N, H, W, C)."""
-    if image:
-        # Core ML makes the bytes of an image output; the graph has rounded them already.
-        array = np.clip(np.rint(array), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
-    return "image" if name == EDITED else name, array
+def as_image(array: Array) -> Array:
+    """What Core ML makes of an image output, (N, H, W, C) bytes; the graph has rounded them already."""
+    return np.clip(np.rint(array), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 class ExecutorRunner:
@@ -45,7 +41,7 @@ class ExecutorRunner:
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once."""
         results = self._run(as_taken(inputs))
-        return dict(as_pictures(name, array, name in self._images) for name, array in results.items())
+        return {n: as_image(array) if n in self._images else array for n, array in results.items()}
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +76,7 @@ class PredictRunner:
             results = self._model.predict(as_taken(inputs))
         except Exception as error:
             raise BackendError(f"Core ML failed while predicting: {first_line(error)}") from error
-        return {"image" if name == EDITED else name: _from_core_ml(value) for name, value in results.items()}
+        return {name: _from_core_ml(value) for name, value in results.items()}
 
     def __enter__(self) -> Self:
         return self

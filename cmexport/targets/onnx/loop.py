@@ -20,9 +20,10 @@ def wrap_loop(network: ir.Model, loop: CapturedLoop) -> ir.Model:
     The sample and what it carries stay in float32 between turns, whatever the network computes in. Its weights stay in
     its own graph: ONNX Runtime packs convolutions only where it finds their weights beside them.
     """
-    plan, picture = loop.plan, loop.inputs[0].shape
+    plan, noise = loop.plan, loop.signature.sample
+    picture = noise.shape
     kinds = {"float32": FLOAT, "int64": INT64}
-    border = {spec.name: _value(spec.name, kinds[spec.dtype], spec.shape) for spec in loop.inputs}
+    border = {spec.name: _value(spec.name, kinds[spec.dtype], spec.shape) for spec in loop.signature.inputs}
     body = _Part()
     turn, go_on = _value("turn", INT64, ()), _value("go_on", BOOL, ())
     sample, carried = _value("sample", FLOAT, picture), _value("carried", FLOAT, picture)
@@ -32,9 +33,9 @@ def wrap_loop(network: ir.Model, loop: CapturedLoop) -> ir.Model:
     c_in, keep, carry, add, half_keep, half_add = scalars
     indices = body.constant("levels", np.array(plan.level_indices, np.int64)[:, None])
     fed = {
-        "noise": body.op("Mul", [sample, c_in], FLOAT, picture),
+        **border,
+        noise.name: body.op("Mul", [sample, c_in], FLOAT, picture),
         LEVEL: body.op("Gather", [indices, turn], INT64, (1,)),
-        **{name: value for name, value in border.items() if name == "label"},
     }
     answer = body.inline(network.graph, fed)
 
@@ -52,9 +53,10 @@ def wrap_loop(network: ir.Model, loop: CapturedLoop) -> ir.Model:
 
     whole = _Part()
     sigma = whole.constant("sigma", np.array(plan.evaluations[0].sigma, np.float32))
-    start = whole.op("Mul", [border["noise"], sigma], FLOAT, picture)
+    start = whole.op("Mul", [border[noise.name], sigma], FLOAT, picture)
     # Times zero, not a constant: the picture's shape may be too large to store for nothing.
-    nothing = whole.op("Mul", [border["noise"], whole.constant("zero", np.array(0.0, np.float32))], FLOAT, picture)
+    zero = whole.constant("zero", np.array(0.0, np.float32))
+    nothing = whole.op("Mul", [border[noise.name], zero], FLOAT, picture)
     turns = whole.constant("evaluations", np.array(plan.steps, np.int64))
     looped = ir.node("Loop", [turns, None, start, nothing], {"body": inside}, num_outputs=2, name="sampler")
     for output, name in zip(looped.outputs, ("sampled", "left_over"), strict=True):
@@ -68,7 +70,7 @@ def wrap_loop(network: ir.Model, loop: CapturedLoop) -> ir.Model:
 
 def _finish(whole: _Part, sampled: ir.Value, loop: CapturedLoop) -> ir.Value:
     """Clamp, and bytes where they are asked for, as `sampling.samplers.to_bytes`."""
-    shape, finished = loop.inputs[0].shape, loop.outputs[0]
+    shape, finished = loop.signature.sample.shape, loop.signature.output
 
     def scalar(name: str, number: float) -> ir.Value:
         return whole.constant(name, np.array(number, np.float32))
@@ -76,7 +78,7 @@ def _finish(whole: _Part, sampled: ir.Value, loop: CapturedLoop) -> ir.Value:
     image = sampled
     if loop.plan.clamp:
         image = whole.op("Clip", [image, scalar("lowest", -1.0), scalar("highest", 1.0)], FLOAT, shape)
-    if finished.dtype != "uint8":
+    if not finished.is_bytes:
         return image
     image = whole.op("Add", [image, scalar("one", 1.0)], FLOAT, shape)
     image = whole.op("Mul", [image, scalar("half_range", 127.5)], FLOAT, shape)

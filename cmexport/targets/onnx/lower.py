@@ -19,6 +19,7 @@ from cmexport.onnxfile.stored_weights import store_weights
 from cmexport.onnxfile.translate import translate
 from cmexport.onnxfile.translations import Translations, standard_translations
 from cmexport.quantize.precision_plan import PrecisionPlan
+from cmexport.signature import Signature
 from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
 from cmexport.targets.onnx.budget import within_db, within_latency
 from cmexport.targets.onnx.buffers import limit_buffers
@@ -63,7 +64,7 @@ def lower(
     model = translate(shaped, translations, OPSET, tidy=plain)
     if options.precision == "fp16":
         progress("half precision")
-        plan = _halved(model)
+        plan = _halved(model, captured.signature)
     if options.precision in STORED_BITS:
         progress("weights")
         plan |= {"weights_only": asdict(store_weights(model, STORED_BITS[options.precision]))}
@@ -71,13 +72,12 @@ def lower(
     if profile.buffers is not None:
         limit_buffers(model, profile.buffers)
     return LoweredModel(
-        files=save(model, captured, folder / f"{name}.onnx"),
+        files=save(model, captured.signature, folder / f"{name}.onnx"),
         precision_plan=plan,
         session=profile.session(options.ep),
         tools=_tools(),
+        signature=captured.signature,
         rewrites=shaped.rewrites[len(captured.rewrites) :],
-        inputs=captured.inputs,
-        outputs=captured.outputs,
     )
 
 
@@ -99,24 +99,23 @@ def lower_loop(
     plan: dict[str, Any] = {"default": "float32"}
     if options.precision == "fp16":
         progress("half precision")
-        plan = _halved(network)
+        plan = _halved(network, loop.signature)
     progress("write")
     model = wrap_loop(network, loop)
     if profile.buffers is not None:
         limit_buffers(model, profile.buffers)
     return LoweredModel(
-        files=save(model, replace(loop.body, inputs=loop.inputs, outputs=loop.outputs), folder / f"{name}.onnx"),
+        files=save(model, loop.signature, folder / f"{name}.onnx"),
         precision_plan=plan,
         session=profile.session(options.ep),
         tools=_tools(),
-        inputs=loop.inputs,
-        outputs=loop.outputs,
+        signature=loop.signature,
     )
 
 
-def _halved(model: ir.Model) -> dict[str, Any]:
+def _halved(model: ir.Model, signature: Signature) -> dict[str, Any]:
     """To half precision in place; what the manifest says of it."""
-    report = to_half(model)
+    report = to_half(model, signature.sample.shape)
     plan = {"default": "float16", "kept_float32": report.float_nodes, **asdict(report)}
     del plan["float_nodes"]
     return plan
@@ -140,11 +139,11 @@ def _in_8_bits(
         return graph, dict(graph.facts)
     with TemporaryDirectory(prefix="cmexport-") as folder:
         plain = Path(folder) / "plain.onnx"
-        save(translate(shaped, translations, OPSET), shaped, plain)
+        save(translate(shaped, translations, OPSET), shaped.signature, plain)
 
         def write(graph: Int8Graph, name: str) -> Path:
             path = Path(folder) / f"{name}.onnx"
-            save(translate(graph.captured, {**translations, **graph.translations}, OPSET), shaped, path)
+            save(translate(graph.captured, {**translations, **graph.translations}, OPSET), shaped.signature, path)
             return path
 
         if options.budget_db is not None:

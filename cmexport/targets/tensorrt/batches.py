@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from cmexport.errors import BackendError, UsageError, first_line
 from cmexport.onnxfile.writing import write_model
-from cmexport.parity.inputs import PICTURE_AXIS
+from cmexport.signature.known import picture_axis
 
 
 def batch_name(name: str, batch: int) -> str:
@@ -112,12 +112,12 @@ def _sides(value: ir.Value) -> list[int]:
 
 
 def _pictures(value: ir.Value) -> int:
-    return _sides(value)[PICTURE_AXIS.get(value.name or "", 0)]
+    return _sides(value)[picture_axis(value.name or "")]
 
 
 def _set_pictures(value: ir.Value, batch: int) -> None:
     shape = _sides(value)
-    shape[PICTURE_AXIS.get(value.name or "", 0)] = batch
+    shape[picture_axis(value.name or "")] = batch
     value.shape = ir.Shape(shape)
 
 

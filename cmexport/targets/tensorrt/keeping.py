@@ -90,9 +90,9 @@ def find_kept(wide: ir.Model, make_half: MakeHalf, captured: CapturedGraph, prec
         precision: whose gate the pictures are to keep.
         progress: told about the stages.
     """
-    inputs = draw_inputs(captured.inputs, captured.classes, _PICTURES, seed=30_000, image_noise=captured.image_noise)
+    inputs = draw_inputs(captured.signature, _PICTURES, seed=30_000)
     gate = gate_for(precision)
-    if captured.outputs[0].dtype == "uint8":
+    if captured.signature.output.is_bytes:
         gate = byte_gate(gate)
     names: frozenset[str] = frozenset()
     reasons: list[str] = []
@@ -122,7 +122,7 @@ def look(wide: ir.Model, half: ir.Model, inputs: Sequence[Mapping[str, Array]], 
         files = [_exposed(model, names, Path(folder) / f"{i}.onnx") for i, model in enumerate((wide.clone(), half))]
         for arrays in inputs:
             # One after the other: two sessions would hold the weights twice.
-            reference, candidate = (_results(file, arrays, picture) for file in files)
+            reference, candidate = (_results(file, arrays) for file in files)
             for location, (node, name) in enumerate(zip(compared, names, strict=True)):
                 collector.add(
                     OperationPair(
@@ -158,8 +158,6 @@ def _exposed(model: ir.Model, names: Sequence[str], path: Path) -> Path:
     return path
 
 
-def _results(path: Path, arrays: Mapping[str, Array], picture: str) -> dict[str, Array]:
+def _results(path: Path, arrays: Mapping[str, Array]) -> dict[str, Array]:
     with OnnxRuntimeRunner(path, "none") as run:
-        found = run(arrays)
-    # Runners call the picture `image` whatever its name in the graph.
-    return {picture if name == "image" else name: result for name, result in found.items()}
+        return run(arrays)

@@ -98,7 +98,7 @@ def lower(
     progress("write")
     own = batch_name(name, options.batches[0]) if len(options.batches) > 1 else name
     onnx_file = folder / f"{own}.onnx"
-    files = list(save(model, captured, onnx_file))
+    files = list(save(model, captured.signature, onnx_file))
     operators = {str(n.outputs[0].name): str(n.name) for n in model.graph}
     norms = [str(n.name) for n in model.graph if n.op_type == "GroupNormalization"]
     del model
@@ -131,9 +131,7 @@ def lower(
             **{package: version(package) for package in ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")},
             **({} if library is None else {"tensorrt_rtx" if library.rtx else "tensorrt": library.version}),
         },
-        rewrites=(),
-        inputs=captured.inputs,
-        outputs=captured.outputs,
+        signature=captured.signature,
     )
 
 
@@ -162,21 +160,21 @@ def _typed(captured: CapturedGraph, options: LoweringOptions, progress: Progress
 def _halved(
     model: ir.Model, captured: CapturedGraph, options: LoweringOptions, progress: Progress
 ) -> tuple[ir.Model, HalfReport, Kept]:
-    kind = _HALF[options.precision]
+    kind, sample = _HALF[options.precision], captured.signature.sample.shape
     if options.keep_fp32 != AUTO:
         check_names(model, options.keep_fp32)
         progress("half precision")
         kept = Kept(options.keep_fp32, "named by --keep-fp32") if options.keep_fp32 else Kept()
-        return model, to_half(model, kind, kept.names, _ALSO_HALF), kept
+        return model, to_half(model, sample, kind, kept.names, _ALSO_HALF), kept
     with TemporaryDirectory(prefix="cmexport-wide-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "wide.onnx"
-        save(model, captured, path)
+        save(model, captured.signature, path)
 
         def make_half(names: frozenset[str]) -> ir.Model:
             copy = ir.load(path)
-            to_half(copy, kind, names, _ALSO_HALF)
+            to_half(copy, sample, kind, names, _ALSO_HALF)
             return copy
 
         kept = find_kept(ir.load(path), make_half, captured, options.precision, progress)
     progress("half precision")
-    return model, to_half(model, kind, kept.names, _ALSO_HALF), kept
+    return model, to_half(model, sample, kind, kept.names, _ALSO_HALF), kept

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from cmexport.errors import BackendError
-from cmexport.model import EDITED
 from cmexport.runner import Array
 from cmexport.targets.tensorrt.header import read_header
 from cmexport.targets.tensorrt.library import Library
@@ -97,7 +96,7 @@ class EngineRunner:
         self._stream.synchronize()
         self.execute()
         self._stream.synchronize()
-        return {"image" if name == EDITED else name: buffer.cpu().numpy() for name, buffer in self._outputs.items()}
+        return {name: buffer.cpu().numpy() for name, buffer in self._outputs.items()}
 
     def execute(self) -> None:
         """Queue one run on the inputs that lie on the GPU already, for timing; it returns before the run ends.

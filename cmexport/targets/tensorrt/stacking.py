@@ -8,8 +8,8 @@ from typing import Self
 
 import numpy as np
 
-from cmexport.parity.inputs import PICTURE_AXIS
 from cmexport.runner import Array, Runner
+from cmexport.signature.known import picture_axis
 
 
 class StackedRunner:
@@ -31,7 +31,7 @@ class StackedRunner:
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run as often as it takes; the pictures come back in order, without the fill."""
-        axes = {name: PICTURE_AXIS.get(name, 0) for name in inputs}
+        axes = {name: picture_axis(name) for name in inputs}
         pictures = next(array.shape[axes[name]] for name, array in inputs.items())
         runs = -(-pictures // self._batch)
         missing = runs * self._batch - pictures

@@ -55,7 +55,7 @@ class Block(nn.Module):
 def fold(network, x):
     module = to_module(trace(network.eval().requires_grad_(False), {"noise": x}))
     editor = Editor(module)
-    outcome = REWRITE.apply(editor, None)
+    outcome = REWRITE.apply(editor)
     editor.clean()
     return module, outcome
 
@@ -136,6 +136,6 @@ def test_a_computed_gamma_is_not_dropped():
     network, x, label = ComputedScale(), torch.randn(1, C, SIDE, SIDE), torch.tensor([3])
     module = to_module(trace(network.requires_grad_(False), {"noise": x, "label": label}))
     editor = Editor(module)
-    REWRITE.apply(editor, 5)
+    REWRITE.apply(editor)
     editor.clean()
     torch.testing.assert_close(module(noise=x, label=label), network(x, label))

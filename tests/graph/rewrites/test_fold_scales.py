@@ -17,7 +17,7 @@ from cmexport.sampling.preconditioning import cm
 def fold(network, **inputs):
     module = to_module(trace(network.eval().requires_grad_(False), inputs))
     editor = Editor(module)
-    outcome = REWRITE.apply(editor, None)
+    outcome = REWRITE.apply(editor)
     editor.clean()
     return module, outcome
 

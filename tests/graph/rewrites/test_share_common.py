@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cmexport.graph.fxtools import Depends, aten, dependence
+from cmexport.graph.fxtools import aten, dependence
 from cmexport.graph.rewrites.share_common import REWRITE
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import to_module
@@ -12,7 +12,7 @@ from cmexport.model import SampleRequest
 def embedding_silus(program):
     module = to_module(program)
     depends = dependence(module.graph)
-    return [n for n in module.graph.nodes if n.target is aten.silu.default and depends[n] is Depends.LABEL]
+    return [n for n in module.graph.nodes if n.target is aten.silu.default and depends[n] == {"label"}]
 
 
 def test_the_silu_of_the_embedding_is_computed_once(adm_model, captured):

@@ -35,7 +35,7 @@ def demo():
     model, request = load_checkpoint(demo_checkpoint()), SampleRequest()
     plan = plan_sampling(model)
     captured = apply_rewrites(capture(model, plan, request), REWRITES)
-    inputs = draw_inputs(captured.inputs, captured.classes, SEEDS)
+    inputs = draw_inputs(captured.signature, SEEDS)
     with TorchRunner(model, plan, request) as run:
         reference = np.concatenate([run(inputs[i])["image"] for i in range(SEEDS)])
     return captured, inputs, reference

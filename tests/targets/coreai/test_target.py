@@ -8,11 +8,14 @@ import shutil
 import numpy as np
 import pytest
 
+from cmexport.signature import Signature, known
 from cmexport.targets.base import LoweredModel
 from cmexport.targets.coreai.runner import CoreAiRunner
 from cmexport.targets.coreai.target import CoreAiTarget
 
 FILES = ("model.aimodel/main.mlirb", "model.aimodel/main.hash", "model.aimodel/metadata.json")
+
+BORDER = Signature((known.noise((1, 3, 8, 8)),), known.finished((1, 3, 8, 8)))
 
 
 def test_facts_are_stamped_into_the_metadata_and_nothing_else_changes(write, tmp_path):
@@ -39,7 +42,9 @@ def test_one_rung_with_the_precisions_own_gate(tmp_path, monkeypatch, system, na
 
 
 def test_each_task_keeps_its_asset(tmp_path):
-    lowered = {name: LoweredModel((f"{name}.aimodel/main.mlirb",), {}, {}, {}) for name in ("generate", "stroke")}
+    lowered = {
+        name: LoweredModel((f"{name}.aimodel/main.mlirb",), {}, {}, {}, BORDER) for name in ("generate", "stroke")
+    }
     target = CoreAiTarget()
     assert target.join(tmp_path, lowered) == lowered
     (rung,) = target.rungs(tmp_path, lowered["stroke"].files, {"function": "stroke"})

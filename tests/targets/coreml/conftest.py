@@ -20,6 +20,7 @@ from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
+from cmexport.runner import picture_of
 from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreml.lower import lower
@@ -61,7 +62,7 @@ class Written(Exported):
 
     def run(self, inputs, mode="ideal"):
         with ExecutorRunner(self.package, mode=mode) as run:
-            return run(inputs)["image"]
+            return picture_of(run(inputs))
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ def graph(toy):
     """The captured graph of `Hot`, its inputs and PyTorch's pictures."""
     module = Hot()
     captured = toy(module, noise=torch.zeros(1, 3, 8, 8))
-    inputs = draw_inputs(captured.inputs, None, 4)
+    inputs = draw_inputs(captured.signature, 4)
     with torch.no_grad():
         pictures = [module(torch.from_numpy(given["noise"])).numpy() for given in inputs]
     return captured, inputs, np.concatenate(pictures)
@@ -151,7 +151,7 @@ def test_a_clean_network_keeps_nothing_and_changes_nothing(export):
     assert automatic.lowered == made.lowered
     for file in made.lowered.files:
         assert (automatic.folder / file).read_bytes() == (made.folder / file).read_bytes(), file
-    inputs = draw_inputs(made.captured.inputs, None, 2)
+    inputs = draw_inputs(made.captured.signature, 2)
     found = blame_half(made.package, inputs)
     assert found.healthy
     assert found.worth_keeping == ()
@@ -170,7 +170,7 @@ def test_nothing_can_be_kept_where_everything_is_float32():
 
 def test_pictures_in_bytes_are_judged_as_bytes(export):
     made = export(SampleRequest(output="uint8"), FP16, **FLAT)
-    found = blame_half(made.package, draw_inputs(made.captured.inputs, 10, 2))
+    found = blame_half(made.package, draw_inputs(made.captured.signature, 2))
     # 45 dB of floats, once rounded to 255 levels.
     assert 44.0 < found.gate_db < 45.0
     assert found.healthy

@@ -28,7 +28,7 @@ def demo():
     target = CoreMlTarget()
     forms = target.rewrites_for(LoweringOptions())
     captured = apply_rewrites(capture(model, plan, request), [*REWRITES, *forms])
-    inputs = draw_inputs(captured.inputs, captured.classes, 8)
+    inputs = draw_inputs(captured.signature, 8)
     with TorchRunner(model, plan, request) as run:
         reference = np.concatenate([run(inputs[i])["image"] for i in range(8)])
     return target, captured, inputs, reference

@@ -18,7 +18,7 @@ NAMES = ("a", "b", "c", "d", "e")
 def find(toy, monkeypatch, tmp_path):
     """A function: what is kept if executions find these operations one after the other, and the names of each round."""
     captured = toy(nn.Conv2d(3, 3, 1), **{"input": torch.zeros(1, 3, 4, 4)})
-    monkeypatch.setattr(keeping, "draw_inputs", lambda *_, image_noise: [])
+    monkeypatch.setattr(keeping, "draw_inputs", lambda *_: [])
 
     def run(*rounds):
         converted, executed = [], iter(rounds)

@@ -10,6 +10,8 @@ import pytest
 
 from cmexport.errors import UsageError
 from cmexport.model import SampleRequest
+from cmexport.runner import picture_of
+from cmexport.signature import Signature, known
 from cmexport.targets.base import LoweredModel, LoweringOptions
 from cmexport.targets.coreml.runner import ExecutorRunner
 from cmexport.targets.coreml.target import CoreMlTarget
@@ -18,6 +20,8 @@ FP16 = LoweringOptions(precision="fp16")
 GENERATE, INPAINT = SampleRequest(), SampleRequest(task="inpaint", sigmas=(80.0, 1.4))
 FLAT = {"channel_mult": (1,)}
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
+
+BORDER = Signature((known.noise((1, 3, 8, 8)),), known.finished((1, 3, 8, 8)))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +63,7 @@ def test_each_function_draws_its_own_tasks_pictures(joined, export, psnr, reques
     session = {**lowered[request_.task].session, "function": request_.task}
     shipped = target.rungs(folder, lowered[request_.task].files, session)[-1]
     with shipped.open() as run:
-        found = run(inputs)["image"]
+        found = picture_of(run(inputs))
     assert psnr(made.reference(inputs), found) >= 60.0
     # The same operations on the same weights: what it drew alone.
     assert np.array_equal(found, made.run(inputs))
@@ -67,7 +71,8 @@ def test_each_function_draws_its_own_tasks_pictures(joined, export, psnr, reques
 
 def test_below_ios_18_each_task_keeps_its_package(tmp_path):
     lowered = {
-        name: LoweredModel((f"{name}.mlpackage/Manifest.json",), {}, {"ios": 17}, {}) for name in ("generate", "stroke")
+        name: LoweredModel((f"{name}.mlpackage/Manifest.json",), {}, {"ios": 17}, {}, BORDER)
+        for name in ("generate", "stroke")
     }
     target = CoreMlTarget()
     assert target.join(tmp_path, lowered) == lowered
@@ -90,7 +95,7 @@ def test_facts_are_stamped_into_the_description_and_nothing_else_changes(export,
     assert all(f.shortDescription for f in (*description.input, *description.output))
     inputs = made.inputs()
     with ExecutorRunner(tmp_path / "model.mlpackage") as run:
-        assert np.array_equal(run(inputs)["image"], made.run(inputs))
+        assert np.array_equal(picture_of(run(inputs)), made.run(inputs))
 
 
 def test_identifiers_come_from_the_content(export):

@@ -35,7 +35,7 @@ class Written:
         self.lowered = TARGET.lower_loop(rewrite_loop(self.loop, rewrites), options, folder, lambda _: None)
         self.path = folder / self.lowered.files[0]
         rng = np.random.default_rng(3)
-        self.inputs = {s.name: rng.standard_normal(s.shape).astype(np.float32) for s in self.loop.inputs}
+        self.inputs = {s.name: rng.standard_normal(s.shape).astype(np.float32) for s in self.loop.signature.inputs}
         if "label" in self.inputs:
             self.inputs["label"] = np.arange(len(self.inputs["noise"])) % classes
 

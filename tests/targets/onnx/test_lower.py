@@ -47,7 +47,8 @@ def check(exported, precision, psnr):
         if expected.dtype == np.uint8:
             levels = np.abs(image.astype(int) - expected.astype(int))
             assert levels.max() <= 1
-            assert levels.mean() < (0.002 if precision == "fp32" else 0.1)
+            # One byte of 384 may round the other way.
+            assert levels.mean() < (0.003 if precision == "fp32" else 0.1)
         else:
             assert psnr(expected, image) >= GATES_DB[precision], optimization
 

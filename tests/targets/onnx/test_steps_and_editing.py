@@ -29,7 +29,7 @@ def request_for(task, steps=2, **fields):
 def inputs_of(exported, seed=3):
     rng = np.random.default_rng(seed)
     made = {}
-    for spec in exported.captured.inputs:
+    for spec in exported.captured.signature.inputs:
         made[spec.name] = rng.standard_normal(spec.shape).astype(np.float32)
         if spec.name == "label":
             made[spec.name] = rng.integers(0, 10, spec.shape)
@@ -120,7 +120,7 @@ def test_half_precision_stays_inside_its_gate(export, psnr, task):
 def test_the_names_at_the_border_of_the_file(export, task):
     exported = export(request_for(task, batch=2))
     session = ort.InferenceSession(exported.path, providers=["CPUExecutionProvider"])
-    assert [i.name for i in session.get_inputs()] == [s.name for s in exported.captured.inputs]
+    assert [i.name for i in session.get_inputs()] == list(exported.captured.signature.names)
     assert [o.name for o in session.get_outputs()] == ["edited"]
     assert {i.type for i in session.get_inputs() if i.name != "label"} == {"tensor(float)"}
 

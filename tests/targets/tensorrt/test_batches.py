@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 from cmexport.errors import BackendError, UsageError
 from cmexport.model import SampleRequest
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
+from cmexport.runner import picture_of
 from cmexport.targets.tensorrt.batches import batch_name, batch_of_name, captured_first, parse_batches, rebatch
 
 
@@ -23,15 +24,15 @@ def test_another_batch_draws_the_same_pictures(export, precision, fields):
     written = export(precision, SampleRequest(batch=2, **fields))
     pairs = [written.inputs(seed) for seed in range(2)]
     with OnnxRuntimeRunner(written.path) as run:
-        expected = np.concatenate([run(inputs)["image"] for inputs in pairs])
+        expected = np.concatenate([picture_of(run(inputs)) for inputs in pairs])
     for batch in (4, 1):
         rebatch(written.path, f"model-b{batch}", batch)
     four = _stack(pairs)
     with OnnxRuntimeRunner(written.folder / "model-b4.onnx") as run:
-        found = run(four)["image"]
+        found = picture_of(run(four))
     first = {n: np.take(a, [0], axis=1 if n == "renoise" else 0) for n, a in four.items()}
     with OnnxRuntimeRunner(written.folder / "model-b1.onnx") as run:
-        assert np.abs(run(first)["image"] - expected[:1]).max() < (1e-4 if precision == "fp32" else 0.05)
+        assert np.abs(picture_of(run(first)) - expected[:1]).max() < (1e-4 if precision == "fp32" else 0.05)
     # Quantized graphs may turn a code over where sums come in another order.
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < (1e-4 if precision == "fp32" else 0.05)
@@ -44,7 +45,7 @@ def test_every_batch_gets_a_file_and_a_rung(export, psnr):
     inputs = written.inputs()
     for rung in written.rungs[1::2]:
         with rung.open() as run:
-            assert psnr(written.reference(inputs), run(inputs)["image"]) > 60
+            assert psnr(written.reference(inputs), picture_of(run(inputs))) > 60
     assert onnx.load(written.folder / "model-b4.onnx").graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
 
 

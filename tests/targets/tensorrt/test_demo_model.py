@@ -26,7 +26,7 @@ def demo():
     model = load_checkpoint(demo_checkpoint())
     plan = plan_sampling(model)
     graph = apply_rewrites(capture(model, plan, SampleRequest()), REWRITES)
-    inputs = draw_inputs(graph.inputs, graph.classes, 1)[0]
+    inputs = draw_inputs(graph.signature, 1)[0]
     with TorchRunner(model, plan, SampleRequest()) as run:
         return graph, inputs, run(inputs)["image"]
 

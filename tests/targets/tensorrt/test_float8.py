@@ -79,7 +79,7 @@ def test_the_plan_reaches_as_far_as_activations_do(captured):
             return result
 
     draw = torch.Generator().manual_seed(20_000)
-    inputs = {s.name: torch.randn(s.shape, generator=draw) for s in graph.inputs if s.name == "noise"}
+    inputs = {s.name: torch.randn(s.shape, generator=draw) for s in graph.signature.inputs if s.name == "noise"}
     with torch.no_grad():
         Watching(to_module(graph.program)).run(*inputs.values(), torch.zeros(1, dtype=torch.int64))
     for name, scale in plan.scales.items():

@@ -22,8 +22,7 @@ TRANSPOSE, CHUNK = aten.transpose.int, aten.chunk.default
 FUSED_BATCH_LIMIT = 10
 
 
-def _fused(editor: Editor, classes: int | None) -> Outcome:
-    del classes
+def _fused(editor: Editor) -> Outcome:
     found = [n for n in list(editor.graph.nodes) if is_op(n, SDPA) and _is_plain(n)]
     for node in found:
         if shape_of(node)[0] < FUSED_BATCH_LIMIT:
@@ -34,8 +33,7 @@ def _fused(editor: Editor, classes: int | None) -> Outcome:
     return Outcome(len(found))
 
 
-def _matmul(editor: Editor, classes: int | None) -> Outcome:
-    del classes
+def _matmul(editor: Editor) -> Outcome:
     found = [n for n in list(editor.graph.nodes) if is_op(n, SDPA) and _is_plain(n)]
     for node in found:
         _as_products(editor, node)

@@ -10,9 +10,9 @@ from cmexport.graph.fxtools import Editor, aten, is_op, shape_of
 from cmexport.graph.rewriting import Outcome, Rewrite
 
 
-def _apply(editor: Editor, classes: int | None) -> Outcome:
-    del classes
-    noise = next((n for n in editor.graph.nodes if n.op == "placeholder" and n.name == "renoise"), None)
+def _apply(editor: Editor) -> Outcome:
+    later = editor.signature.later_noise
+    noise = next((n for n in editor.graph.nodes if later is not None and n.name == later.name), None)
     picks = [] if noise is None else [n for n in noise.users if is_op(n, aten.select.int) and n.args[1] == 0]
     if noise is None or not picks or len(shape_of(noise)) != 5:
         return Outcome(0)

@@ -13,8 +13,7 @@ from cmexport.graph.rewriting import Outcome, Rewrite
 CASTS = (aten.to.dtype, aten._to_copy.default)
 
 
-def _apply(editor: Editor, classes: int | None) -> Outcome:
-    del classes
+def _apply(editor: Editor) -> Outcome:
     output = next(n for n in editor.graph.nodes if n.op == "output")
     (cast,) = output.all_input_nodes
     permute = cast.args[0]

@@ -17,8 +17,7 @@ from cmexport.graph.rewriting import Outcome, Rewrite
 RESHAPES = (aten.reshape.default, aten.view.default, aten.unsqueeze.default)
 
 
-def _apply(editor: Editor, classes: int | None) -> Outcome:
-    del classes
+def _apply(editor: Editor) -> Outcome:
     lookups = [n for n in list(editor.graph.nodes) if is_op(n, aten.embedding.default)]
     return Outcome(sum(_columns(editor, n) for n in lookups))
 

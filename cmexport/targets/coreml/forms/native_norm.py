@@ -17,8 +17,7 @@ from cmexport.graph.rewriting import Outcome, Rewrite
 GROUP_NORM = aten.group_norm.default
 
 
-def _apply(editor: Editor, classes: int | None) -> Outcome:
-    del classes
+def _apply(editor: Editor) -> Outcome:
     return Outcome(sum(_replace(editor, n) for n in list(editor.graph.nodes) if is_op(n, GROUP_NORM)))
 
 

@@ -31,8 +31,7 @@ class _Projection:
     channel_major: bool
 
 
-def _apply(editor: Editor, classes: int | None) -> Outcome:
-    del classes
+def _apply(editor: Editor) -> Outcome:
     return Outcome(sum(_pack(editor, n) for n in list(editor.graph.nodes) if is_op(n, SDPA)))
 
 

@@ -77,7 +77,7 @@ def lower_for_npu(
     quantized.graph.sort()
     progress("write")
     return LoweredModel(
-        files=save(quantized, shaped, folder / f"{name}.onnx"),
+        files=save(quantized, shaped.signature, folder / f"{name}.onnx"),
         precision_plan={
             "default": "uint16",
             "weights": "int8",
@@ -89,9 +89,7 @@ def lower_for_npu(
         },
         session=profile.session(options.ep, OPSET),
         tools={package: version(package) for package in ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")},
-        rewrites=(),
-        inputs=shaped.inputs,
-        outputs=shaped.outputs,
+        signature=shaped.signature,
     )
 
 
@@ -112,7 +110,7 @@ def _rounded(
 def _float_model(captured: CapturedGraph) -> onnx.ModelProto:
     with TemporaryDirectory(prefix="cmexport-") as folder:
         path = Path(folder) / "float.onnx"
-        if len(save(translate(captured, npu_translations(), OPSET), captured, path)) > 1:
+        if len(save(translate(captured, npu_translations(), OPSET), captured.signature, path)) > 1:
             raise BackendError(
                 "--ep qnn: ONNX Runtime's tool can't quantize weights beyond 2 GB; use a smaller network"
             )

@@ -12,7 +12,6 @@ from support.eight_bits import exact_conv, exact_linear, random, run_file, spell
 from support.measuring import toy
 from torch import nn
 
-from cmexport.graph.capture import example_tensors
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import to_module
 from cmexport.quantize.calibration import CalibrationOptions
@@ -96,7 +95,7 @@ def test_a_convolution_is_that_of_whole_numbers_in_torch_and_in_the_file(toy, tm
     net = Conv(**CASES[case])
     graph = toy(net, torch.zeros(2, 8, 6, 5))
     eight, codes = in_8_bits(graph, bias_seed=9)
-    inputs = example_tensors(graph.inputs, None, 3)
+    inputs = graph.examples(3)
     x = F.interpolate(inputs["noise"], scale_factor=2.0) if net.up else inputs["noise"]
     pad = net.conv.padding
     # Zeros around the picture are exact, so padding by hand is padding.
@@ -127,7 +126,7 @@ def test_an_upsampled_picture_that_others_read_stays(toy, tmp_path):
 
     graph = toy(Both(), torch.zeros(1, 16, 4, 4))
     eight, _ = in_8_bits(graph)
-    inputs = example_tensors(graph.inputs, None, 3)
+    inputs = graph.examples(3)
     assert float((run_graph(eight, inputs) - run_graph(graph, inputs)).abs().max()) < 0.1
     path = written(eight, tmp_path / "m.onnx", spelled())
     torch.testing.assert_close(run_file(path, inputs), run_graph(eight, inputs), rtol=1e-5, atol=1e-4)
@@ -172,7 +171,7 @@ def test_values_leave_attention_in_the_steps_of_the_projection_that_reads_them(b
     net, graph, eight, codes = block
     assert {c.layer.role for c in codes.values()} == {"attention", "linear"}
     by_role = {c.layer.role: c for c in codes.values()}
-    inputs = example_tensors(graph.inputs, None, 5)
+    inputs = graph.examples(5)
     tokens = inputs["noise"].flatten(2).transpose(1, 2)
     mixed = attended(by_role["attention"], net.qkv.bias.detach(), tokens)
     y = exact_linear(by_role["linear"], mixed.float(), net.proj.bias.detach())
@@ -199,7 +198,7 @@ def test_a_projection_in_float_reads_plain_values(block, tmp_path):
     net, graph, _, codes = block
     only = next(c for c in codes.values() if c.layer.role == "attention")
     eight = with_layers(graph, [only], signed=False)
-    inputs = example_tensors(graph.inputs, None, 6)
+    inputs = graph.examples(6)
     mixed = attended(only, net.qkv.bias.detach(), inputs["noise"].flatten(2).transpose(1, 2))
     y = F.linear(mixed, net.proj.weight.detach().flatten(1).double(), net.proj.bias.detach().double())
     expected = y.transpose(1, 2).reshape(inputs["noise"].shape) + inputs["noise"]
@@ -212,7 +211,7 @@ def test_a_projection_alone_rounds_its_own_input(block, tmp_path):
     net, graph, _, codes = block
     only = next(c for c in codes.values() if c.layer.role == "linear")
     eight = with_layers(graph, [only], signed=False)
-    inputs = example_tensors(graph.inputs, None, 6)
+    inputs = graph.examples(6)
     tokens = inputs["noise"].flatten(2).transpose(1, 2).double()
     qkv = F.linear(tokens, net.qkv.weight.detach().flatten(1).double(), net.qkv.bias.detach().double())
     q, k, v = (part.transpose(1, 2) for part in qkv.reshape(2, -1, 3, HEADS, WIDTH).unbind(2))
@@ -237,7 +236,7 @@ def test_a_linear_layer_of_its_own(toy, tmp_path):
 
     graph = toy(Net(), torch.zeros(2, 32, 3, 2))
     eight, codes = in_8_bits(graph, bias_seed=1)
-    inputs = example_tensors(graph.inputs, None, 2)
+    inputs = graph.examples(2)
     expected = exact_linear(codes["one"], inputs["noise"].flatten(2).transpose(1, 2))
     found = run_graph(eight, inputs).double()
     # x / step + zero and its rounding differ in the last bit from rounding first.
@@ -249,7 +248,7 @@ def test_a_linear_layer_of_its_own(toy, tmp_path):
 
 def test_the_given_graph_keeps_its_own(block):
     net, graph, _, _ = block
-    inputs = example_tensors(graph.inputs, None, 1)
+    inputs = graph.examples(1)
     torch.testing.assert_close(run_graph(graph, inputs), net(inputs["noise"]), rtol=1e-4, atol=1e-4)
 
 

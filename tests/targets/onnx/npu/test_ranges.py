@@ -7,7 +7,6 @@ import onnxruntime as ort
 import pytest
 
 from cmexport.errors import CheckpointError
-from cmexport.graph.capture import example_tensors
 from cmexport.targets.onnx.npu.ranges import observed_ranges
 
 SMALL = {"channel_mult": (1,), "attention_downsampling": (), "num_head_channels": 16}
@@ -22,7 +21,7 @@ def drawn_limits(proto, captured, seeds):
     names = ["image", *(v.name for v in values)]
     found = {}
     for seed in seeds:
-        inputs = {k: v.numpy() for k, v in example_tensors(captured.inputs, captured.classes, seed).items()}
+        inputs = {k: v.numpy() for k, v in captured.examples(seed).items()}
         for name, value in zip(names, session.run(names, inputs), strict=True):
             low, high = found.get(name, (0.0, 0.0))
             found[name] = (min(low, value.min()), max(high, value.max()))

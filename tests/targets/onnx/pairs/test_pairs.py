@@ -13,7 +13,6 @@ from support.eight_bits import exact_conv, random, run_file, spelled, written
 from support.measuring import toy
 from torch import nn
 
-from cmexport.graph.capture import example_tensors
 from cmexport.graph.tracing import to_module
 from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.quantize.codes import CONVOLUTIONS, with_bias
@@ -82,7 +81,7 @@ def test_pairs_are_whole_numbers_in_torch_and_in_the_file(convs, tmp_path, signe
     if alone:
         graph = _only_first(net, graph)
     eight = with_layers(graph, codes, signed=signed)
-    inputs = example_tensors(graph.inputs, None, 21)
+    inputs = graph.examples(21)
     expected = in_whole_numbers(net, codes, inputs["noise"])
     step = float(codes[-1].output.step.max())
     found = run_graph(eight, inputs)
@@ -112,12 +111,10 @@ class First(nn.Module):
 
 def _only_first(net, graph):
     from cmexport.graph.capture import CapturedGraph, trace
-    from cmexport.model import TensorSpec
+    from cmexport.signature import Output, Signature, known
 
     program = trace(First(net).eval().requires_grad_(False), {"noise": torch.zeros(2, 8, 6, 7)})
-    return CapturedGraph(
-        program, (TensorSpec("noise", (2, 8, 6, 7), "float32"),), (TensorSpec("image", (2, 40, 6, 7), "float32"),), None
-    )
+    return CapturedGraph(program, Signature((known.noise((2, 8, 6, 7)),), Output("image", (2, 40, 6, 7))))
 
 
 def test_the_file_is_plain_onnx_that_the_reference_evaluator_runs(convs, tmp_path):
@@ -125,7 +122,7 @@ def test_the_file_is_plain_onnx_that_the_reference_evaluator_runs(convs, tmp_pat
     eight = with_layers(graph, codes[:2], signed=False)
     model = onnx.load(written(eight, tmp_path / "m.onnx", {**spelled(), torch.ops.aten.silu.default: _silu}))
     assert {n.domain for n in model.graph.node} == {""}
-    inputs = example_tensors(graph.inputs, None, 21)
+    inputs = graph.examples(21)
     (found,) = ReferenceEvaluator(model).run(None, {n: v.numpy() for n, v in inputs.items()})
     x = F.silu(in_whole_numbers(net, codes[:2], inputs["noise"]))
     rest = F.conv2d(x, net.c.weight.double(), net.c.bias.double())
@@ -147,7 +144,7 @@ def test_onnx_runtime_makes_one_integer_convolution_of_each(convs, tmp_path):
     before = [n.op_type for n in onnx.load(path).graph.node]
     assert before.count("Conv") == len(codes)
     assert before.count("QuantizeLinear") == 2 * len(codes)
-    run_file(path, example_tensors(graph.inputs, None, 2), "extended", tmp_path / "optimized.onnx")
+    run_file(path, graph.examples(2), "extended", tmp_path / "optimized.onnx")
     after = [n.op_type for n in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert after.count("QLinearConv") == len(codes)
     assert after.count("Conv") == 0

@@ -17,8 +17,8 @@ from cmexport.quantize.calibration import CalibrationOptions, calibrate
 from cmexport.quantize.layers import find_layers
 from cmexport.quantize.simulation import Simulation
 from cmexport.quantize.weights import find_weights
-from cmexport.sampling.made_up import hole, made_up_picture
 from cmexport.sampling.schedules import plan_sampling
+from cmexport.signature.made_up import hole, made_up_picture
 
 EDITING = ("inpaint", "colorize", "superres", "stroke", "denoise")
 
@@ -41,7 +41,7 @@ def graphs():
 
 def drawn(graph, seed: int) -> dict[str, np.ndarray]:
     """As verification, benchmarks and previews draw a picture; labels there follow the picture's number."""
-    (run,) = draw_inputs(graph.inputs, graph.classes, 1, seed, image_noise=graph.image_noise)
+    (run,) = draw_inputs(graph.signature, 1, seed)
     return {name: array for name, array in run.items() if name != "label"}
 
 
@@ -86,12 +86,12 @@ def test_sensitivities_are_taken_at_the_same_pictures(graphs, monkeypatch) -> No
 
 
 def test_noise_and_labels_are_what_they_always_were() -> None:
-    graph = graph_for("inpaint", batch=2)
-    inputs = graph.examples(seed=5)
+    """Calibrations, and so the bytes of exports, rest on them."""
+    inputs = graph_for("inpaint").examples(5)
     generator = torch.Generator().manual_seed(5)
-    assert torch.equal(inputs["noise"], torch.randn((2, 3, 8, 8), generator=generator))
-    assert torch.equal(inputs["renoise"], torch.randn((1, 2, 3, 8, 8), generator=generator))
-    assert inputs["label"].tolist() == [2, 0]
+    assert torch.equal(inputs["noise"], torch.randn((1, 3, 8, 8), generator=generator))
+    assert torch.equal(inputs["renoise"], torch.randn((1, 1, 3, 8, 8), generator=generator))
+    assert inputs["label"].tolist() == [2]
 
 
 def test_pictures_are_soft_and_masks_have_one_hole() -> None:

@@ -1,0 +1,38 @@
+"""The border of a sampler's graph: which inputs a request leaves to the app, and what comes out."""
+
+from __future__ import annotations
+
+from cmexport.errors import UsageError
+from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.sampling.editing import check_editing
+from cmexport.sampling.schedules import SamplingPlan
+from cmexport.signature import Signature, known
+
+
+def border_of(model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest) -> Signature:
+    """Names, shapes, dtypes and laws for this request, inputs in the order of `SamplerGraph.forward`.
+
+    Raises:
+        UsageError: a label for an unconditional model, a label out of range, a batch below 1, or a task that doesn't
+            fit the model.
+    """
+    classes = model.conditioning.classes
+    if request.batch < 1:
+        raise UsageError(f"--batch {request.batch}: must be at least 1")
+    if request.label is not None:
+        if classes is None:
+            raise UsageError(f"--label {request.label}: this model is unconditional and takes no label")
+        if not 0 <= request.label < classes:
+            raise UsageError(f"--label {request.label}: out of range, this model has labels 0 to {classes - 1}")
+    task = check_editing(model, request, plan.steps)
+    picture = (request.batch, model.channels, model.space.height, model.space.width)
+    inputs = [known.noise(picture)] if task.adds_noise else []
+    if plan.renoised:
+        inputs.append(known.renoise(plan.renoised, picture))
+    if classes is not None and request.label is None:
+        inputs.append(known.label(request.batch, classes))
+    inputs += task.given(picture, plan.sigmas[0])
+    output = known.finished(
+        picture, inputs, as_bytes=request.output == "uint8", clamp=plan.clamp, put_back=task.put_back
+    )
+    return Signature(tuple(inputs), output)

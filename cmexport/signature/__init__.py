@@ -1,0 +1,9 @@
+"""The border of a graph: what it takes and gives, by name, and the law that each input is drawn from.
+
+Everything that feeds a graph asks here: parity, calibration, sensitivities, previews, bench, the targets' descriptions.
+"""
+
+from cmexport.signature.border import Input, Output, Signature
+from cmexport.signature.laws import Choice, Hole, Law, Normal, Photo
+
+__all__ = ["Choice", "Hole", "Input", "Law", "Normal", "Output", "Photo", "Signature"]

@@ -1,0 +1,103 @@
+"""What an app feeds an input, one picture at a time: the law that verification, calibration and timing draw from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmexport.runner import Array
+from cmexport.signature.made_up import hole, made_up_picture
+
+
+class Law:
+    """How one picture's part of an input is drawn."""
+
+    stand_in = False
+    """Whether it only stands in for something of the user's own, a photo, which `sample` then has to be given."""
+
+    @property
+    def count(self) -> int | None:
+        """How many values there are, 0 to count - 1; None where they can't be listed."""
+        return None
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:
+        """The part of picture `index`, of `shape`, without the axis that counts pictures."""
+        raise NotImplementedError
+
+    def between(self, first: Array, second: Array, weight: float) -> Array:  # noqa: ARG002
+        """What lies on the way from `first` (weight 0) to `second` (1); `first` where there is no way."""
+        return first
+
+
+@dataclass(frozen=True)
+class Normal(Law):
+    """Standard normal noise of unit variance: exactly what a sampler is fed."""
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
+        """One `randn`."""
+        noise: Array = torch.randn(tuple(shape), generator=generator).numpy()
+        return noise
+
+    def between(self, first: Array, second: Array, weight: float) -> Array:
+        """On the sphere; see `interpolate`."""
+        mixed: Array = interpolate(torch.from_numpy(first), torch.from_numpy(second), weight).numpy()
+        return mixed
+
+
+@dataclass(frozen=True)
+class Choice(Law):
+    """One of `size` whole numbers; pictures take them in turn."""
+
+    size: int
+
+    @property
+    def count(self) -> int:
+        """All of them can be listed."""
+        return self.size
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
+        """`index` modulo the size; nothing random."""
+        return np.full(shape, index % self.size)
+
+
+@dataclass(frozen=True)
+class Photo(Law):
+    """A picture to edit, (C, H, W) in [-1, 1], with noise of standard deviation `noise` on it already."""
+
+    noise: float = 0.0
+    stand_in = True
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
+        """A made-up one."""
+        return made_up_picture(shape, generator, self.noise)
+
+
+@dataclass(frozen=True)
+class Hole(Law):
+    """A mask (1, H, W): 1 where the picture is kept, 0 in a hole."""
+
+    stand_in = True
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
+        """A hole of half the height and width somewhere."""
+        return hole(shape, generator)
+
+
+def interpolate(first: Tensor, second: Tensor, weight: float) -> Tensor:
+    """Spherical interpolation of two noises of one shape; weight 0 is `first`, 1 is `second`.
+
+    z = sin((1-w) psi)/sin(psi) z_0 + sin(w psi)/sin(psi) z_1 with psi the angle between them (Song et al. 2023,
+    appendix D): unlike a straight line it keeps the norm, so every z is as likely as a drawn one.
+    """
+    a, b = first.double(), second.double()
+    cosine = float((a * b).sum() / (a.norm() * b.norm()))
+    angle = math.acos(max(-1.0, min(1.0, cosine)))
+    if math.sin(angle) < 1e-9:
+        return first if weight < 0.5 else second
+    mixed = (math.sin((1.0 - weight) * angle) * a + math.sin(weight * angle) * b) / math.sin(angle)
+    return mixed.to(first.dtype)
