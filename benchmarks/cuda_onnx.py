@@ -28,9 +28,8 @@ from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import compare
 from cmexport.runner import picture_of
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.sampling.samplers import SamplerGraph
-from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.tensorrt.checking import engine_runner
 from cmexport.verification import checkpoint_of, request_of
 
@@ -84,10 +83,10 @@ def main():
     asked = parser.parse_args()
     manifest = read_manifest(asked.folder)
     model, request = checkpoint_of(manifest, None, {}), request_of(manifest)
-    plan = plan_sampling(model, request.sigmas)
-    captured = apply_rewrites(capture(model, plan, request), REWRITES)
+    resolved = resolve(model, request)
+    captured = apply_rewrites(capture(resolved), REWRITES)
     inputs = list(draw_inputs(captured.signature, asked.seeds))
-    with TorchRunner(model, plan, request) as run:
+    with TorchRunner(resolved) as run:
         expected = np.concatenate([picture_of(run(arrays)) for arrays in inputs])
     record = {
         "artifact": asked.folder.name,
@@ -112,7 +111,7 @@ def main():
         }
     difference = compare(expected, found)
     record["typed"] |= {"mean_db": difference.mean_db, "min_db": difference.min_db, "max_abs": difference.max_abs}
-    sampler = SamplerGraph(model, plan, request).eval().requires_grad_(False).cuda()
+    sampler = resolved.module().requires_grad_(False).cuda()
     for name, module in (("eager", sampler), ("compile", torch.compile(sampler, mode="reduce-overhead"))):
         for kind in (torch.float32, torch.float16):
 

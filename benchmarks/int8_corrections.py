@@ -22,7 +22,6 @@ from cmexport.demo import demo_checkpoint
 from cmexport.graph.capture import capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
-from cmexport.model import SampleRequest
 from cmexport.quantize.bias_correction import correct_biases
 from cmexport.quantize.codes import (
     CONVOLUTIONS,
@@ -37,7 +36,7 @@ from cmexport.quantize.int8 import Prepared, prepare
 from cmexport.quantize.output_rounding import SPARED, most_harmful_outputs
 from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.quantize.simulation import Simulation, psnr_db
-from cmexport.sampling.schedules import plan_sampling
+from cmexport.sampling.methods import resolve
 from cmexport.targets.onnx.forms import FORMS
 from cmexport.targets.onnx.int8 import PACKED
 
@@ -79,7 +78,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=64)
     count = parser.parse_args().pictures
     model = load_checkpoint(demo_checkpoint())
-    captured = apply_rewrites(capture(model, plan_sampling(model), SampleRequest()), [*REWRITES, *FORMS])
+    captured = apply_rewrites(capture(resolve(model)), [*REWRITES, *FORMS])
     everything = PrecisionPlan({})
     layers_in_8_bits = prepare(captured, replace(everything, layers=_all_int8(captured)), operators=PACKED)
     simulation = Simulation(captured)

@@ -20,9 +20,8 @@ from cmexport.parity.gates import byte_gate
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import PictureDifference, compare
 from cmexport.runner import Array, Runner, picture_of
-from cmexport.sampling.border import border_of
-from cmexport.sampling.chosen import plan_request
 from cmexport.sampling.editing import task_named
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.signature import Signature
 from cmexport.verification import artifact_rungs, gate_of, request_of, signature_of
@@ -45,8 +44,8 @@ class PictureSource:
 
 def source_from_model(model: ConsistencyModel, request: SampleRequest) -> PictureSource:
     """The PyTorch reference of a checkpoint."""
-    plan = plan_request(model, request)
-    return PictureSource(border_of(model, plan, request), partial(TorchRunner, model, plan, request), request)
+    sampler = resolve(model, request)
+    return PictureSource(sampler.signature, partial(TorchRunner, sampler), request)
 
 
 def source_from_artifact(folder: Path, function: str | None = None) -> PictureSource:

@@ -45,9 +45,8 @@ from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.naming import shown_name
 from cmexport.parity.ladder import ParityReport
 from cmexport.progress import Progress
-from cmexport.sampling.chosen import plan_request
-from cmexport.sampling.heun import HeunPlan
-from cmexport.sampling.schedules import SamplingPlan
+from cmexport.sampling.methods import resolve
+from cmexport.sampling.resolved import Sampler
 from cmexport.targets.base import LoopingTarget, LoweredModel, LoweringOptions
 from cmexport.targets.registry import target_named
 from cmexport.verification import Reference, VerifyOptions, gate_of, verify_rungs
@@ -133,31 +132,33 @@ def export_functions(
     names = [request.task for request in requests]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"--task {','.join(names)}: {twice[0]} comes twice")
-    final = out / artifact_name(_name(model, requests[0]), target.name, options.lowering.precision)
-    replacement = Replacement(_subject(model, requests, options), options.overwrite)
+    samplers = [resolve(model, request) for request in requests]
+    final = out / artifact_name(samplers[0].name, target.name, options.lowering.precision)
+    replacement = Replacement(_subject(samplers, options), options.overwrite)
     if options.verify is not None:
         # A failed gate is known hours later: said now, not then.
         replacement.check(reject_name(final))
     with staged_folder(final, replacement.check) as staged:
-        drafts = {r.task: _lower(model, r, options, staged.path, tell, len(requests) > 1) for r in requests}
+        several = len(samplers) > 1
+        drafts = {s.request.task: _lower(s, options, staged.path, tell, several) for s in samplers}
         return_free_memory()
-        if len(drafts) > 1:
+        if several:
             joined = target.join(staged.path, {name: draft.lowered for name, draft in drafts.items()})
             drafts = {name: replace(draft, lowered=joined[name]) for name, draft in drafts.items()}
-        manifest, reports = _verify_and_describe(model, drafts, options, staged.path, tell)
+        manifest, reports = _verify_and_describe(drafts, options, staged.path, tell)
         write_manifest(staged.path, manifest)
         if not all(report.passed for report in reports.values()):
             staged.reject()
     return ExportResult(folder=staged.final, manifest=manifest, parities=reports, replaced=replacement.replaced)
 
 
-def _subject(model: ConsistencyModel, requests: Sequence[SampleRequest], options: ExportOptions) -> Subject:
+def _subject(samplers: Sequence[Sampler], options: ExportOptions) -> Subject:
     """What tells this export from others that would have the same name."""
 
-    def graph(request: SampleRequest) -> dict[str, Any]:
-        plan = plan_request(model, request)
+    def graph(sampler: Sampler) -> dict[str, Any]:
+        request, plan = sampler.request, sampler.plan
         return {
-            "steps": len(plan.evaluations),
+            "steps": plan.steps,
             "sigmas": plan.sigmas,
             "label": "an input" if request.label is None else request.label,
             "patch": request.patch,
@@ -167,74 +168,63 @@ def _subject(model: ConsistencyModel, requests: Sequence[SampleRequest], options
             "ep": options.lowering.ep if options.target == "onnx" else None,
         }
 
+    model = samplers[0].model
     settings = {s.name: s.value for s in model.settings}
-    return Subject(model.source.sha256, {request.task: graph(request) for request in requests}, settings, __version__)
-
-
-def _name(model: ConsistencyModel, request: SampleRequest) -> str:
-    """The checkpoint's, and the sampler's where it isn't the model's own: `cm_cifar10-heun18`."""
-    name = model.source.name
-    return name if request.sampler == "consistency" else f"{name}-{request.sampler}{len(request.sigmas)}"
+    return Subject(model.source.sha256, {s.request.task: graph(s) for s in samplers}, settings, __version__)
 
 
 @dataclass(frozen=True)
 class _Draft:
     """A graph that is written but not verified: `captured` is the one before rewrites."""
 
-    request: SampleRequest
-    plan: SamplingPlan
+    sampler: Sampler
     captured: CapturedGraph | CapturedLoop
     account: tuple[RewriteReport, ...]
     lowered: LoweredModel
 
 
-def _lower(
-    model: ConsistencyModel, request: SampleRequest, options: ExportOptions, folder: Path, tell: Progress, several: bool
-) -> _Draft:
-    target, lowering = target_named(options.target), options.lowering
+def _lower(sampler: Sampler, options: ExportOptions, folder: Path, tell: Progress, several: bool) -> _Draft:
+    target, lowering, task = target_named(options.target), options.lowering, sampler.request.task
     named = select((*REWRITES, *target.own_rewrites), lowering.rewrites)
     rewrites = [*(r for r in REWRITES if r in named), *target.rewrites_for(lowering)]
-    prefix = f"{request.task}: " if several else ""
+    prefix = f"{task}: " if several else ""
 
     def step(name: str) -> None:
         tell.step(prefix + name)
 
     step("capture")
-    plan = plan_request(model, request)
-    if isinstance(plan, HeunPlan):
-        return _lower_loop(model, request, plan, rewrites, options, folder, step)
-    captured = capture(model, plan, request)
+    if sampler.plan.looped:
+        return _lower_loop(sampler, rewrites, options, folder, step)
+    captured = capture(sampler)
     rewritten = apply_rewrites(captured, rewrites, step)
-    lowered = target.lower(rewritten, lowering, folder, step, request.task if several else "model")
+    lowered = target.lower(rewritten, lowering, folder, step, task if several else "model")
     # Folded weights end here: they would stay in memory while the ladder opens its runtimes.
-    return _Draft(request, plan, captured, (*rewritten.rewrites, *lowered.rewrites), lowered)
+    return _Draft(sampler, captured, (*rewritten.rewrites, *lowered.rewrites), lowered)
 
 
 def _lower_loop(
-    model: ConsistencyModel,
-    request: SampleRequest,
-    plan: HeunPlan,
+    sampler: Sampler,
     rewrites: Sequence[Rewrite],
     options: ExportOptions,
     folder: Path,
     step: Callable[[str], None],
 ) -> _Draft:
-    target = target_named(options.target)
+    target, name = target_named(options.target), sampler.request.sampler
     if not isinstance(target, LoopingTarget):
-        raise UsageError(f"--sampler heun: not for {target.name}; `cmexport onnx` writes it")
+        raise UsageError(f"--sampler {name}: not for {target.name}; `cmexport onnx` writes it")
     if (precision := options.lowering.precision) not in target.loop_precisions:
         raise UsageError(
-            f"--sampler heun: {target.name} has it in {' and '.join(target.loop_precisions)}, not in {precision}; "
+            f"--sampler {name}: {target.name} has it in {' and '.join(target.loop_precisions)}, not in {precision}; "
             "integers and their plans are for one and few steps"
         )
-    captured = capture_loop(model, plan, request)
+    captured = capture_loop(sampler)
     rewritten = rewrite_loop(captured, rewrites, step)
     lowered = target.lower_loop(rewritten, options.lowering, folder, step)
-    return _Draft(request, plan, captured, rewritten.rewrites, lowered)
+    return _Draft(sampler, captured, rewritten.rewrites, lowered)
 
 
 def _verify_and_describe(
-    model: ConsistencyModel, drafts: Mapping[str, _Draft], options: ExportOptions, folder: Path, tell: Progress
+    drafts: Mapping[str, _Draft], options: ExportOptions, folder: Path, tell: Progress
 ) -> tuple[Manifest, dict[str, ParityReport]]:
     """The manifest, and the parity report of every graph that was verified, by name."""
     target = target_named(options.target)
@@ -247,13 +237,13 @@ def _verify_and_describe(
             session = {**draft.lowered.session, "function": name} if several else draft.lowered.session
             expendable = options.expendable and index == len(drafts) - 1
             reports[name] = verify_rungs(
-                Reference(model, draft.plan, draft.request, draft.captured, expendable),
+                Reference(draft.sampler, draft.captured, expendable),
                 target.rungs(folder, draft.lowered.files, session),
                 gate_of(options.lowering.precision, draft.lowered.precision_plan),
                 options.verify,
                 tell,
             )
-        manifests[name] = _describe(model, draft, options, reports.get(name))
+        manifests[name] = _describe(draft, options, reports.get(name))
     previews = {name: "preview.png" if i == 0 else f"preview-{name}.png" for i, name in enumerate(reports)}
     # Only metadata is appended after verification; stamping checks the file it leaves.
     for files in dict.fromkeys(draft.lowered.files for draft in drafts.values()):
@@ -301,15 +291,16 @@ def _function(name: str, manifest: Manifest, files: tuple[str, ...]) -> Function
     return FunctionRecord(name=name, files=files, **fields)
 
 
-def _describe(model: ConsistencyModel, draft: _Draft, options: ExportOptions, parity: ParityReport | None) -> Manifest:
+def _describe(draft: _Draft, options: ExportOptions, parity: ParityReport | None) -> Manifest:
     """The manifest of one graph, but for its files."""
+    sampler, lowered = draft.sampler, draft.lowered
+    model, request, plan = sampler.model, sampler.request, sampler.plan
     source, noise = model.source, model.noise
-    request, plan, lowered = draft.request, draft.plan, draft.lowered
     return Manifest(
         schema_version=1,
         cmexport_version=__version__,
         created=datetime.now(UTC).replace(microsecond=0),
-        name=_name(model, request),
+        name=sampler.name,
         target=options.target,
         precision=options.lowering.precision,
         task=request.task,

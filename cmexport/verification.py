@@ -15,9 +15,9 @@ from cmexport.checkpoints.consent import remembered
 from cmexport.checkpoints.own_module import module_file
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, UsageError
-from cmexport.graph.capture import CapturedGraph, capture
+from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.exact import ExactRunner
-from cmexport.graph.looping import CapturedLoop, ExactLoopRunner, capture_loop
+from cmexport.graph.looping import CapturedLoop, ExactLoopRunner, capture_sampler
 from cmexport.memory import drop_weights
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.gates import gate_for
@@ -25,11 +25,11 @@ from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.ladder import ParityReport, Rung, climb
 from cmexport.progress import Progress
 from cmexport.runner import Runner
-from cmexport.sampling.chosen import plan_request
 from cmexport.sampling.editing import task_named
-from cmexport.sampling.heun import HeunPlan, levels_of
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.sampling.schedules import SamplingPlan
+from cmexport.sampling.resolved import Sampler
+from cmexport.sampling.schedules import levels_of
 from cmexport.signature import Output, Signature, known
 from cmexport.targets.registry import target_named
 
@@ -68,21 +68,19 @@ class VerifyOptions:
 
 @dataclass(frozen=True)
 class Reference:
-    """What an artefact must equal: the model, its sampler's constants, the request, and the graph before rewrites.
+    """What an artefact must equal: the sampler, and its graph before rewrites.
 
     `expendable` says that the model is not needed after the reference pictures: its weights are then freed before a
     runtime loads its own copies, and the model can't be used again.
     """
 
-    model: ConsistencyModel
-    plan: SamplingPlan
-    request: SampleRequest
+    sampler: Sampler
     captured: CapturedGraph | CapturedLoop
     expendable: bool = False
 
     def exact(self) -> Runner:
         """A runner in float64; a large model is released when it closes, since the ladder runs it once."""
-        release = self.release if self.model.parameters * self.plan.steps > _LARGE_MODEL else lambda: None
+        release = self.release if self.sampler.work > _LARGE_MODEL else lambda: None
         if isinstance(self.captured, CapturedLoop):
             return ExactLoopRunner(self.captured, release)
         return ExactRunner(self.captured, release)
@@ -90,35 +88,23 @@ class Reference:
     def release(self) -> None:
         """Free the weights, if they are expendable."""
         if self.expendable:
-            drop_weights([*self.model.network.parameters(), *self.captured.weights.values()])
-
-
-def capture_request(
-    model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest
-) -> CapturedGraph | CapturedLoop:
-    """The plan's sampler as a graph, or as a loop around one.
-
-    Raises:
-        UsageError: see `border_of`.
-    """
-    return capture_loop(model, plan, request) if isinstance(plan, HeunPlan) else capture(model, plan, request)
+            drop_weights([*self.sampler.model.network.parameters(), *self.captured.weights.values()])
 
 
 def verify_rungs(
     reference: Reference, rungs: tuple[Rung, ...], gate_db: float, options: VerifyOptions, progress: Progress
 ) -> ParityReport:
     """Climb the ladder: PyTorch float32, float64 on a few pictures, then every rung of the target."""
-    captured, model = reference.captured, reference.model
-    cost = model.parameters * reference.plan.steps
+    sampler, cost = reference.sampler, reference.sampler.work
     large, chosen_freely = cost > _LARGE_MODEL, options.large_model_budget_s is not None
     report = climb(
         Rung(
             "PyTorch float32",
-            partial(TorchRunner, model, reference.plan, reference.request),
+            partial(TorchRunner, sampler),
             pictures_at_once=1 if large else _PICTURES_AT_ONCE,
         ),
         rungs,
-        draw_inputs(captured.signature, options.pictures, options.seed),
+        draw_inputs(sampler.signature, options.pictures, options.seed),
         gate_db,
         exact=Rung("PyTorch float64", reference.exact),
         exact_pictures=1 if cost > _COSTLY_MODEL else 4,
@@ -163,16 +149,16 @@ def signature_of(manifest: Manifest) -> Signature:
 
 def request_of(manifest: Manifest) -> SampleRequest:
     """The request an artefact was exported for."""
-    sampler, signature = manifest.sampling.sampler, signature_of(manifest)
+    signature = signature_of(manifest)
     return SampleRequest(
-        sigmas=manifest.sampling.sigmas if sampler == "consistency" else levels_of(manifest.sampling.sigmas),
+        sigmas=levels_of(manifest.sampling.sigmas),
         label=manifest.label,
         batch=signature.batch,
         output="uint8" if signature.output.is_bytes else "float",
         task=manifest.task,
         patch=manifest.patch,
         schedule=manifest.sampling.schedule,
-        sampler=sampler,
+        sampler=manifest.sampling.sampler,
     )
 
 
@@ -292,14 +278,12 @@ def _verify_graph(
     *,
     expendable: bool,
 ) -> ParityReport:
-    request = request_of(manifest)
-    plan = plan_request(model, request)
-    captured = capture_request(model, plan, request)
-    if not captured.signature.takes_as(signature_of(manifest)):
+    sampler = resolve(model, request_of(manifest))
+    if not sampler.signature.takes_as(signature_of(manifest)):
         raise CheckpointError(
             f"{model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "
             f"{', '.join(f'{t.name} {t.shape}' for t in manifest.inputs)}"
         )
-    reference = Reference(model, plan, request, captured, expendable)
+    reference = Reference(sampler, capture_sampler(sampler), expendable)
     gate = gate_of(manifest.precision, manifest.precision_plan)
     return verify_rungs(reference, artifact_rungs(folder, manifest), gate, options, progress)

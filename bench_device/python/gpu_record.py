@@ -111,8 +111,7 @@ def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None, sa
     from cmexport.parity.gates import gate_for
     from cmexport.parity.inputs import draw_inputs
     from cmexport.runner import picture_of
-    from cmexport.sampling.border import border_of
-    from cmexport.sampling.chosen import plan_request, sampler_module
+    from cmexport.sampling.methods import resolve
     from cmexport.sampling.reference import TorchRunner
 
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -120,10 +119,10 @@ def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None, sa
     counter = counter or NvmlCounter(nvml_facts(("gpu0",)), Reading)
     model = load_checkpoint(checkpoint, {})
     request = SampleRequest(batch=batch, sampler=sampler)
-    plan = plan_request(model, request)
-    signature = border_of(model, plan, request)
+    resolved = resolve(model, request)
+    signature = resolved.signature
     drawn = draw_inputs(signature, batch)
-    with TorchRunner(model, plan, request) as reference:
+    with TorchRunner(resolved) as reference:
         expected = picture_of(reference(drawn[0]))
 
     outcome = Outcome()
@@ -163,7 +162,7 @@ def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None, sa
     )
     before = torch.cuda.memory_allocated() / 1e6 if on_gpu else None
     start = time.perf_counter()
-    work = Workload(torch, sampler_module(model, plan, request), list(drawn), device)
+    work = Workload(torch, resolved.module(), list(drawn), device)
     tell("load", ms=(time.perf_counter() - start) * 1e3, cold=True)
     start = time.perf_counter()
     pictures = work.run()
@@ -210,7 +209,7 @@ def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None, sa
             size_bytes=path.stat().st_size,
             target="torch",
             precision="fp32",
-            steps=plan.steps,
+            steps=resolved.plan.steps,
             task="generate",
             batch=batch,
             checkpoint_sha256=model.source.sha256,

@@ -31,6 +31,7 @@ from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.networks.adm_unet import AdmUnet
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.onnx.providers import OPSET
@@ -117,7 +118,7 @@ class Exports:
         """The steps of `cmexport.export.export_model` without verification: the harness compares pictures itself."""
         if label not in self._rewritten:
             request = SampleRequest(batch=batch, label=label)
-            captured = capture(model, plan_sampling(model, request.sigmas), request)
+            captured = capture(resolve(model, request))
             self._rewritten[label] = apply_rewrites(captured, REWRITES)
         with tempfile.TemporaryDirectory(dir=path.parent) as staging:
             lowered = target_named("onnx").lower(self._rewritten[label], lowering, Path(staging), lambda _: None)

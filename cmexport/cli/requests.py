@@ -14,17 +14,9 @@ from cmexport.cli.options import PROJECT_FILE, ScheduleText, parse_set, read_pro
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
-from cmexport.sampling.chosen import SAMPLERS
 from cmexport.sampling.editing import task_named
-from cmexport.sampling.heun import HEUN_STEPS, heun_schedule
-from cmexport.sampling.schedules import (
-    EDITING_STEPS,
-    EXPORTED_EDITING_STEPS,
-    Schedule,
-    default_schedule,
-    schedule_for_steps,
-    sigmas_at,
-)
+from cmexport.sampling.methods import method_named
+from cmexport.sampling.schedules import EDITING_STEPS, EXPORTED_EDITING_STEPS, Schedule, sigmas_at
 from cmexport.verification import VerifyOptions
 
 
@@ -79,6 +71,7 @@ def resolve_schedule(
     task: str = "generate",
     tuned: Sequence[float] = (),
     editing_steps: int = EDITING_STEPS,
+    sampler: str = "consistency",
 ) -> Schedule:
     """The levels a schedule means, and how they were chosen.
 
@@ -88,26 +81,27 @@ def resolve_schedule(
         task: decides where sampling starts when no levels are given.
         tuned: levels from the project file; used for task "generate" where the number of steps is not said or the same.
         editing_steps: see `default_schedule`.
+        sampler: key into `sampling.methods.METHODS`.
 
     Raises:
-        UsageError: two forms at once, text that is no number, or an impossible schedule.
+        UsageError: two forms at once, text that is no number, or an impossible schedule; also see `method_named`.
     """
+    method = method_named(sampler, task)
     given = [n for n in ("steps", "timesteps", "sigmas") if getattr(schedule, n) is not None]
     if len(given) > 1:
         raise UsageError(f"give one schedule: --{given[0]} and --{given[1]} contradict each other")
     if schedule.levels is not None and schedule.timesteps is None:
         raise UsageError("--levels only says what --timesteps counts in; for the model's own N use --set levels=N")
     if schedule.sigmas is not None:
-        return Schedule(tuple(_numbers("--sigmas", schedule.sigmas, float)), "--sigmas")
+        return Schedule(tuple(_numbers("--sigmas", schedule.sigmas, float)), f"--sigmas{method.ending}")
     if schedule.timesteps is not None:
         indices = tuple(_numbers("--timesteps", schedule.timesteps, int))
         levels = schedule.levels or model.noise.levels
-        return Schedule(sigmas_at(model.noise, indices, levels), f"--timesteps {schedule.timesteps} of {levels} levels")
-    if tuned and task == "generate" and schedule.steps in (None, len(tuned)):
+        origin = f"--timesteps {schedule.timesteps} of {levels} levels{method.ending}"
+        return Schedule(sigmas_at(model.noise, indices, levels), origin)
+    if tuned and method.tuned and task == "generate" and schedule.steps in (None, len(tuned)):
         return Schedule(tuple(tuned), f"tuned, from {PROJECT_FILE}")
-    if schedule.steps is not None:
-        return schedule_for_steps(model, schedule.steps, task)
-    return default_schedule(model, task, editing_steps)
+    return method.spaced(model, schedule.steps, task, editing_steps)
 
 
 def _numbers(option: str, text: str, kind: type) -> list[Any]:
@@ -141,11 +135,7 @@ def build_request(
     if output not in ("float", "uint8"):
         raise UsageError(f"--output {output}: known are float and uint8")
     task_named(task)
-    check_sampler(sampler, task)
-    if sampler == "heun":
-        chosen = resolve_heun_schedule(model, schedule)
-    else:
-        chosen = resolve_schedule(model, schedule, task, tuned, editing_steps)
+    chosen = resolve_schedule(model, schedule, task, tuned, editing_steps, sampler)
     if chosen.origin.startswith("tuned"):
         console.remark(f"sigmas {', '.join(f'{s:.7g}' for s in chosen.sigmas)}: {chosen.origin}")
     return SampleRequest(
@@ -158,32 +148,6 @@ def build_request(
         schedule=chosen.origin,
         sampler=sampler,
     )
-
-
-def check_sampler(sampler: str, task: str) -> None:
-    """Refuse a sampler that is unknown, or can't do the task.
-
-    Raises:
-        UsageError: says which tasks there are.
-    """
-    if sampler not in SAMPLERS:
-        raise UsageError(f"--sampler {sampler}: known are {', '.join(SAMPLERS)}")
-    if sampler == "heun" and task != "generate":
-        raise UsageError(
-            f"--sampler heun --task {task}: Heun's method only generates; editing takes the consistency one"
-        )
-
-
-def resolve_heun_schedule(model: ConsistencyModel, schedule: ScheduleText) -> Schedule:
-    """The levels of Heun's method: as given, else `--steps` Karras levels.
-
-    Raises:
-        UsageError: two forms at once, text that is no number, or an impossible number of steps.
-    """
-    if schedule.sigmas is None and schedule.timesteps is None and schedule.levels is None:
-        return heun_schedule(model, HEUN_STEPS if schedule.steps is None else schedule.steps)
-    chosen = resolve_schedule(model, schedule)
-    return Schedule(chosen.sigmas, f"{chosen.origin}, then 0: Heun's method")
 
 
 def build_requests(

@@ -12,10 +12,8 @@ from torch.export import ExportedProgram
 
 from cmexport.graph.tracing import trace
 from cmexport.graph.unrolling import trace_evaluation, trace_unrolled
-from cmexport.model import ConsistencyModel, SampleRequest
-from cmexport.sampling.border import border_of
+from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.samplers import SamplerGraph
-from cmexport.sampling.schedules import SamplingPlan
 from cmexport.signature import Signature
 
 BRIEF_STEPS = 2
@@ -73,37 +71,26 @@ class CapturedGraph:
         return weights
 
 
-def capture(model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest) -> CapturedGraph:
-    """Trace the sampler once; every sigma is a Python float by now, so the graph holds numbers, not formulas.
-
-    Raises:
-        UsageError: see `border_of`.
-    """
-    if plan.steps == 1:
-        return _captured(model, plan, request, trace)
+def capture(sampler: Sampler) -> CapturedGraph:
+    """Trace the sampler once; every sigma is a Python float by now, so the graph holds numbers, not formulas."""
+    steps = sampler.plan.steps
+    if steps == 1:
+        return _captured(sampler, trace)
     # One trace for all steps of the sampler, and of the brief one.
-    unrolled = partial(trace_unrolled, evaluation=_trace_network(model, request))
-    whole = _captured(model, plan, request, unrolled)
-    if plan.steps <= BRIEF_STEPS:
-        return whole
-    ends = replace(plan, evaluations=(plan.evaluations[0], plan.evaluations[-1]))
-    return replace(whole, brief=_captured(model, ends, request, unrolled))
+    unrolled = partial(trace_unrolled, evaluation=_trace_network(sampler))
+    whole = _captured(sampler, unrolled)
+    return whole if steps <= BRIEF_STEPS else replace(whole, brief=_captured(sampler.with_ends(), unrolled))
 
 
 def _captured(
-    model: ConsistencyModel,
-    plan: SamplingPlan,
-    request: SampleRequest,
-    record: Callable[[SamplerGraph, Mapping[str, Tensor]], ExportedProgram],
+    sampler: Sampler, record: Callable[[SamplerGraph, Mapping[str, Tensor]], ExportedProgram]
 ) -> CapturedGraph:
-    signature = border_of(model, plan, request)
-    sampler = SamplerGraph(model, plan, request).eval().requires_grad_(False)
-    return CapturedGraph(record(sampler, signature.examples()), signature)
+    module = SamplerGraph(sampler).eval().requires_grad_(False)
+    return CapturedGraph(record(module, sampler.signature.examples()), sampler.signature)
 
 
-def _trace_network(model: ConsistencyModel, request: SampleRequest) -> ExportedProgram:
+def _trace_network(sampler: Sampler) -> ExportedProgram:
     """The network as every step evaluates it."""
-    space = model.space
-    x = torch.zeros(request.batch, space.channels, space.height, space.width)
-    label = None if model.conditioning.classes is None else torch.zeros(request.batch, dtype=torch.int64)
+    model, x = sampler.model, torch.zeros(sampler.signature.sample.shape)
+    label = None if model.conditioning.classes is None else torch.zeros(len(x), dtype=torch.int64)
     return trace_evaluation(model.network, x, torch.zeros(1, dtype=torch.float64), label)

@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from cmexport.graph.capture import CapturedGraph, RewriteReport
+from cmexport.graph.capture import CapturedGraph, RewriteReport, capture
 from cmexport.graph.evaluate import exact_picture
 from cmexport.graph.exact import ExactRunner
 from cmexport.graph.rewrites import tabulate_levels
 from cmexport.graph.rewriting import Rewrite, apply_rewrites
 from cmexport.graph.tracing import trace
-from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.runner import Array
-from cmexport.sampling.border import border_of
-from cmexport.sampling.heun import HeunPlan, label_of
+from cmexport.sampling.heun import label_of
+from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.samplers import to_bytes
+from cmexport.sampling.schedules import SamplingPlan
 from cmexport.signature import Choice, Input, Output, Signature
 
 LEVEL = "level"
@@ -40,7 +40,7 @@ class CapturedLoop:
     """
 
     body: CapturedGraph
-    plan: HeunPlan
+    plan: SamplingPlan
     signature: Signature
 
     @property
@@ -59,10 +59,11 @@ class _Evaluation(nn.Module):
 
     c_noise: Tensor
 
-    def __init__(self, model: ConsistencyModel, plan: HeunPlan, request: SampleRequest) -> None:
+    def __init__(self, sampler: Sampler) -> None:
         super().__init__()
-        self.network = model.network
-        self.baked_label = request.label
+        plan = sampler.plan
+        self.network = sampler.model.network
+        self.baked_label = sampler.request.label
         values = dict(zip(plan.level_indices, (e.c_noise for e in plan.evaluations), strict=True))
         c_noise = torch.tensor([values[index] for index in range(len(plan.levels))], dtype=torch.float64)
         self.register_buffer("c_noise", c_noise, persistent=False)
@@ -73,18 +74,19 @@ class _Evaluation(nn.Module):
         return result
 
 
-def capture_loop(model: ConsistencyModel, plan: HeunPlan, request: SampleRequest) -> CapturedLoop:
-    """Trace one evaluation.
-
-    Raises:
-        UsageError: see `border_of`.
-    """
-    signature = border_of(model, plan, request)
+def capture_loop(sampler: Sampler) -> CapturedLoop:
+    """Trace one evaluation."""
+    signature = sampler.signature
     noise, *label = signature.inputs
-    level = Input(LEVEL, (1,), "int64", Choice(len(plan.levels)), layout=("1",))
+    level = Input(LEVEL, (1,), "int64", Choice(len(sampler.plan.levels)), layout=("1",))
     border = Signature((noise, level, *label), Output("answer", noise.shape))
-    evaluation = _Evaluation(model, plan, request).eval().requires_grad_(False)
-    return CapturedLoop(CapturedGraph(trace(evaluation, border.examples()), border), plan, signature)
+    evaluation = _Evaluation(sampler).eval().requires_grad_(False)
+    return CapturedLoop(CapturedGraph(trace(evaluation, border.examples()), border), sampler.plan, signature)
+
+
+def capture_sampler(sampler: Sampler) -> CapturedGraph | CapturedLoop:
+    """The sampler as a graph, or as a loop around one."""
+    return capture_loop(sampler) if sampler.plan.looped else capture(sampler)
 
 
 def rewrite_loop(

@@ -23,7 +23,7 @@ from cmexport.quantize.int8 import LARGE_MODEL, LARGE_MODEL_CALIBRATION, prepare
 from cmexport.quantize.layer_scores import LayerScorer, LayerScores
 from cmexport.quantize.layers import Layer
 from cmexport.quantize.precision_plan import FLOAT, INT8, PrecisionPlan
-from cmexport.sampling.schedules import plan_sampling
+from cmexport.sampling.methods import resolve
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def captured_graph(model: ConsistencyModel, request: SampleRequest, progress: Pr
     """The graph that every target starts from: captured and rewritten, without any target's own forms."""
     step = (progress or Progress()).step
     step("capture")
-    return apply_rewrites(capture(model, plan_sampling(model, request.sigmas), request), list(REWRITES), step)
+    return apply_rewrites(capture(resolve(model, request)), list(REWRITES), step)
 
 
 def score_layers(

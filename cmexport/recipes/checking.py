@@ -252,8 +252,8 @@ def _schedule_faults(recipe: Recipe) -> Iterator[Fault]:
                 yield Fault((*path, "timesteps"), "timesteps must end in 0, as in diffusers: [22, 0]")
             elif top is not None and schedule.timesteps[0] > top:
                 yield Fault((*path, "timesteps"), f"timesteps of {schedule.levels} levels start at {top} at most")
-        if schedule.sampler == "heun" and schedule.steps is None:
-            yield Fault((*path, "sampler"), 'sampler = "heun" needs steps, e.g. steps = 18')
+        if not schedule.is_own and schedule.steps is None:
+            yield Fault((*path, "sampler"), f'sampler = "{schedule.sampler}" needs steps, e.g. steps = 18')
 
 
 def _target_faults(document: Document, recipe: Recipe, name: str, target: Target) -> Iterator[Fault]:
@@ -282,7 +282,7 @@ def _target_faults(document: Document, recipe: Recipe, name: str, target: Target
         if schedule in (target.schedules or ())[:index]:
             yield Fault((*path, "schedules", index), f'"{schedule}" comes twice')
         found = recipe.schedules.get(schedule)
-        if found is None or found.sampler == "consistency":
+        if found is None or found.is_own:
             continue
         if kind != "onnx":
             yield Fault((*path, "schedules", index), f"{kind} has no {found.sampler} sampler; onnx has")

@@ -150,7 +150,7 @@ class _Planner:
         schedule = Schedule() if name is None else self._recipe.schedules[name]
         return _options(
             [
-                ("--sampler", None if schedule.sampler == "consistency" else schedule.sampler),
+                ("--sampler", None if schedule.is_own else schedule.sampler),
                 ("--steps", schedule.steps),
                 ("--timesteps", schedule.timesteps),
                 ("--levels", schedule.levels),

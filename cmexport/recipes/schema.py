@@ -110,6 +110,11 @@ class Schedule(Part):
         default="consistency", description="heun: the deterministic sampler of diffusion, a baseline."
     )
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is for the sampler that the models are made for, the default."""
+        return self.sampler == Schedule().sampler
+
 
 class Target(Part):
     """What is exported: one artefact for each precision and schedule."""

@@ -14,65 +14,20 @@ and one loop body serves predictor, corrector and the last step alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from cmexport.errors import UsageError
-from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.model import ConsistencyModel
 from cmexport.sampling.preconditioning import c_noise_at, scalings_at
+from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.samplers import to_bytes
-from cmexport.sampling.schedules import MAX_STEPS, Evaluation, SamplingPlan, Schedule, karras_levels
+from cmexport.sampling.schedules import MAX_STEPS, Evaluation, Move, SamplingPlan, Schedule, karras_levels
 
 HEUN_STEPS = 18
 """EDM's own choice for CIFAR-10 (its table 2): 35 evaluations."""
-
-
-@dataclass(frozen=True)
-class Move:
-    """What one evaluation does to the sample and to what it carries; see the module's docstring."""
-
-    keep: float
-    carried: float
-    add: float
-    half_keep: float
-    half_add: float
-
-    def after(self, x: Tensor, z: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
-        """The sample and what it carries, once the network has answered."""
-        return (
-            self.keep * x + self.carried * z + self.add * answer,
-            self.half_keep * x + self.half_add * answer,
-        )
-
-
-@dataclass(frozen=True)
-class HeunPlan(SamplingPlan):
-    """All constants of N Heun steps: `evaluations` has 2 N - 1 entries, `moves` one for each."""
-
-    moves: tuple[Move, ...]
-
-    @property
-    def levels(self) -> tuple[float, ...]:
-        """The N levels, descending; each but the first is evaluated twice."""
-        return levels_of(self.sigmas)
-
-    @property
-    def renoised(self) -> int:
-        """None: the method is deterministic."""
-        return 0
-
-    @property
-    def level_indices(self) -> tuple[int, ...]:
-        """For each evaluation, which of `levels` it is at."""
-        return tuple((index + 1) // 2 for index in range(self.steps))
-
-
-def levels_of(sigmas: Sequence[float]) -> tuple[float, ...]:
-    """The levels behind the sigmas evaluated."""
-    return tuple(dict.fromkeys(sigmas))
 
 
 def heun_schedule(model: ConsistencyModel, steps: int = HEUN_STEPS) -> Schedule:
@@ -89,7 +44,7 @@ def heun_schedule(model: ConsistencyModel, steps: int = HEUN_STEPS) -> Schedule:
     )
 
 
-def plan_heun(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> HeunPlan:
+def plan_heun(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> SamplingPlan:
     """Fold the constants of Heun's method.
 
     Args:
@@ -121,7 +76,7 @@ def plan_heun(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> HeunPlan
             evaluations.extend([_evaluation(model, target), _evaluation(model, target)])
             keep, add = _slope(model, target)
             moves.append(Move(step / 2 * keep, 1.0, step / 2 * add, 0.0, 0.0))
-    return HeunPlan(tuple(evaluations), renoise="none", clamp=model.clamp, moves=tuple(moves))
+    return SamplingPlan(tuple(evaluations), renoise="none", clamp=model.clamp, moves=tuple(moves))
 
 
 def _slope(model: ConsistencyModel, sigma: float) -> tuple[float, float]:
@@ -148,12 +103,12 @@ class HeunSampler(nn.Module):
     Only the finished picture is clamped: a clamp in between would bend the curve that Heun's method follows.
     """
 
-    def __init__(self, model: ConsistencyModel, plan: HeunPlan, request: SampleRequest) -> None:
+    def __init__(self, sampler: Sampler) -> None:
         super().__init__()
-        self.network = model.network
-        self.plan = plan
-        self.output = request.output
-        self.baked_label = request.label
+        self.network = sampler.model.network
+        self.plan = sampler.plan
+        self.as_bytes = sampler.signature.output.is_bytes
+        self.baked_label = sampler.request.label
 
     def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Sample; (N, C, H, W) in [-1, 1] out, or (N, H, W, C) bytes for output "uint8"."""
@@ -164,7 +119,7 @@ class HeunSampler(nn.Module):
             arguments = (evaluation.c_in * x, c_noise) if label is None else (evaluation.c_in * x, c_noise, label)
             x, z = move.after(x, z, self.network(*arguments))
         x = x.clamp(-1.0, 1.0) if self.plan.clamp else x
-        return to_bytes(x) if self.output == "uint8" else x
+        return to_bytes(x) if self.as_bytes else x
 
 
 def label_of(noise: Tensor, label: Tensor | None, baked: int | None) -> Tensor | None:

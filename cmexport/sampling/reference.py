@@ -9,19 +9,16 @@ from typing import Self
 import numpy as np
 import torch
 
-from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.runner import Array
-from cmexport.sampling.border import border_of
-from cmexport.sampling.chosen import sampler_module
-from cmexport.sampling.schedules import SamplingPlan
+from cmexport.sampling.resolved import Sampler
 
 
 class TorchRunner:
     """The sampler in eager float32 on the CPU."""
 
-    def __init__(self, model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest) -> None:
-        self._sampler = sampler_module(model, plan, request)
-        self._output = border_of(model, plan, request).output.name
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler.module()
+        self._output = sampler.signature.output.name
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once on arrays named as the graph's inputs."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cmexport.model import ConsistencyModel, SampleRequest
-from cmexport.sampling.editing import check_editing
-from cmexport.sampling.schedules import SamplingPlan
+from cmexport.sampling.editing import task_named
+from cmexport.sampling.resolved import Sampler
 
 
 class SamplerGraph(nn.Module):
@@ -27,16 +26,16 @@ class SamplerGraph(nn.Module):
     (N, C, H, W) in [-1, 1], or (N, H, W, C) bytes for output "uint8".
     """
 
-    def __init__(self, model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest) -> None:
+    def __init__(self, sampler: Sampler) -> None:
         super().__init__()
-        self.network = model.network
-        self.plan = plan
-        self.output = request.output
+        request, task = sampler.request, task_named(sampler.request.task)
+        self.network = sampler.model.network
+        self.plan = sampler.plan
+        self.as_bytes = sampler.signature.output.is_bytes
         self.baked_label = request.label
-        task = check_editing(model, request, plan.steps)
         self.adds_noise = task.adds_noise
         self.editing = None if task.build is None else task.build(request)
-        for step, evaluation in enumerate(plan.evaluations):
+        for step, evaluation in enumerate(self.plan.evaluations):
             self.register_buffer(
                 f"c_noise_{step}", torch.tensor([evaluation.c_noise], dtype=torch.float64), persistent=False
             )
@@ -66,9 +65,7 @@ class SamplerGraph(nn.Module):
             x = x + evaluation.noise_std * renoise[step - 1]
             x = evaluation.c_skip * x + evaluation.c_out * self._network(evaluation.c_in * x, step, label)
             x = self._keep(self._clamp(x), image, mask)
-        if self.output == "uint8":
-            return to_bytes(x)
-        return x
+        return to_bytes(x) if self.as_bytes else x
 
     def _start(self, noise: Tensor | None, image: Tensor | None, mask: Tensor | None) -> tuple[Tensor, float]:
         """The first sample, divided by a number."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
 
+from torch import Tensor
+
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, NoiseRange
 from cmexport.sampling.preconditioning import c_noise_at, scalings_at
@@ -35,12 +37,35 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Move:
+    """What one evaluation does to the sample and to what it carries; see `sampling.heun`."""
+
+    keep: float
+    carried: float
+    add: float
+    half_keep: float
+    half_add: float
+
+    def after(self, x: Tensor, z: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
+        """The sample and what it carries, once the network has answered."""
+        return (
+            self.keep * x + self.carried * z + self.add * answer,
+            self.half_keep * x + self.half_add * answer,
+        )
+
+
+@dataclass(frozen=True)
 class SamplingPlan:
-    """All constants of one K-step sampler: `evaluations` in order, then the closing level sigma_min."""
+    """All constants of one sampler: `evaluations` in order, then the closing level.
+
+    `moves`, one for each evaluation, are of samplers that run as a loop around one copy of the network; without them
+    every evaluation has a copy of its own, and the later ones take fresh noise.
+    """
 
     evaluations: tuple[Evaluation, ...]
     renoise: str
     clamp: bool
+    moves: tuple[Move, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -53,9 +78,29 @@ class SamplingPlan:
         return tuple(e.sigma for e in self.evaluations)
 
     @property
+    def looped(self) -> bool:
+        """Whether it runs as a loop."""
+        return bool(self.moves)
+
+    @property
     def renoised(self) -> int:
-        """How many evaluations take fresh noise: all but the first."""
-        return self.steps - 1
+        """How many evaluations take fresh noise: all but the first, or none."""
+        return 0 if self.looped else self.steps - 1
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The levels, descending; a loop may evaluate some twice."""
+        return levels_of(self.sigmas)
+
+    @property
+    def level_indices(self) -> tuple[int, ...]:
+        """For each evaluation, which of `levels` it is at."""
+        return tuple(self.levels.index(sigma) for sigma in self.sigmas)
+
+
+def levels_of(sigmas: Sequence[float]) -> tuple[float, ...]:
+    """The levels behind the sigmas evaluated."""
+    return tuple(dict.fromkeys(sigmas))
 
 
 RENOISE_RULES: Mapping[str, Callable[[float, NoiseRange], float]] = MappingProxyType(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -19,16 +19,16 @@ import numpy as np
 
 from cmexport.artifact import Manifest, read_manifest
 from cmexport.errors import CheckpointError, UsageError
-from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.model import ConsistencyModel
 from cmexport.parity.gates import byte_gate
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
 from cmexport.parity.ladder import Rung
 from cmexport.parity.metrics import channels_last, compare, psnr_db
 from cmexport.progress import Progress
 from cmexport.runner import Array, Runner, picture_of
-from cmexport.sampling.border import border_of
-from cmexport.sampling.chosen import plan_request
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
+from cmexport.sampling.resolved import Sampler
 from cmexport.signature import Signature
 from cmexport.tuning.frechet import Gaussian, Moments, frechet_distance
 from cmexport.tuning.jackknife import BLOCKS, Estimate, blocks_of, jackknife
@@ -229,35 +229,34 @@ def _compare_graph(
     options: DistributionOptions,
     progress: Progress,
 ) -> DistributionReport:
-    request = request_of(manifest)
-    _check_fit(manifest, model, request)
+    sampler = resolve(model, request_of(manifest))
+    _check_fit(manifest, sampler)
     shipped = artifact_rungs(folder, manifest)[-1]
-    reference = _reference(model, request, options)
+    reference = _reference(sampler, options)
     candidate = Side(shipped.name, shipped.open, _inputs(signature_of(manifest), options))
     gate = gate_of(manifest.precision, manifest.precision_plan)
     return compare_sides(
         *(reference, candidate, jury, options.count),
-        gate_db=gate if request.output == "float" else byte_gate(gate),
-        label=request.label,
+        gate_db=byte_gate(gate) if sampler.signature.output.is_bytes else gate,
+        label=sampler.request.label,
         progress=progress,
     )
 
 
-def _check_fit(manifest: Manifest, model: ConsistencyModel, request: SampleRequest) -> None:
-    wanted = border_of(model, plan_request(model, request), request)
-    if not wanted.takes_as(signature_of(manifest)):
+def _check_fit(manifest: Manifest, sampler: Sampler) -> None:
+    if not sampler.signature.takes_as(signature_of(manifest)):
         raise CheckpointError(
-            f"{model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "
+            f"{sampler.model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "
             f"{', '.join(f'{t.name} {t.shape}' for t in manifest.inputs)}"
         )
 
 
-def _reference(model: ConsistencyModel, request: SampleRequest, options: DistributionOptions) -> Side:
-    plan = plan_request(model, request)
-    batch = options.batch or max(1, min(_BATCH, _BATCH_PIXELS // (model.space.height * model.space.width)))
-    wide = replace(request, batch=batch)
-    opened = Rung("PyTorch float32", partial(TorchRunner, model, plan, wide))
-    return Side(opened.name, opened.open, _inputs(border_of(model, plan, wide), options))
+def _reference(sampler: Sampler, options: DistributionOptions) -> Side:
+    space = sampler.model.space
+    batch = options.batch or max(1, min(_BATCH, _BATCH_PIXELS // (space.height * space.width)))
+    wide = sampler.with_batch(batch)
+    opened = Rung("PyTorch float32", partial(TorchRunner, wide))
+    return Side(opened.name, opened.open, _inputs(wide.signature, options))
 
 
 def _inputs(signature: Signature, options: DistributionOptions) -> VerificationInputs:

@@ -15,9 +15,8 @@ from cmexport.errors import BackendError
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.inputs import draw_inputs
 from cmexport.runner import picture_of
-from cmexport.sampling.border import border_of
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.sampling.schedules import plan_sampling
 from cmexport.tuning.features import Judge, load_judge
 from cmexport.tuning.frechet import Moments, add_up, frechet_distance
 
@@ -130,10 +129,10 @@ def judged(
 ) -> Moments:
     """Moments of `count` pictures from `first` on; picture i comes from seed + i."""
     request = SampleRequest(sigmas=sigmas, batch=min(_BATCH, count))
-    plan = plan_sampling(model, sigmas)
+    sampler = resolve(model, request)
     moments = []
-    inputs = draw_inputs(border_of(model, plan, request), count, seed, first=first)
-    with TorchRunner(model, plan, request) as runner, torch.no_grad():
+    inputs = draw_inputs(sampler.signature, count, seed, first=first)
+    with TorchRunner(sampler) as runner, torch.no_grad():
         for index, run in enumerate(inputs):
             start = index * request.batch
             pictures = torch.from_numpy(picture_of(runner(run)))[: count - start]

@@ -10,8 +10,8 @@ from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnetConfig
 from cmexport.networks.ctm_unet import CtmUnet
 from cmexport.sampling.deterministic import DeterministicGraph, plan_jumps
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.samplers import SamplerGraph
-from cmexport.sampling.schedules import plan_sampling
 
 FIELDS = {"num_head_channels": "32", "image_size": "16"}
 
@@ -76,7 +76,7 @@ def published_g(network, x, t, s, d=0.5):
 
 def test_one_step(model):
     assert model.source.format.startswith("ctm")
-    graph = SamplerGraph(model, plan_sampling(model), SampleRequest(batch=2))
+    graph = SamplerGraph(resolve(model, SampleRequest(batch=2)))
     with torch.no_grad():
         got = graph(X, label=LABEL)
         expected = published_g(model.network, 80.0 * X.double(), 80.0, 0.002).clamp(-1, 1)
@@ -95,7 +95,7 @@ def test_exact_steps(model):
 def test_gamma_one_renoises_from_sigma_min(model):
     """gamma = 1: jump to sigma_min, then add sqrt(t^2 - sigma_min^2) z."""
     z = torch.randn(X.shape, generator=torch.Generator().manual_seed(3))
-    graph = SamplerGraph(model, plan_sampling(model, (80.0, 2.0)), SampleRequest(batch=2))
+    graph = SamplerGraph(resolve(model, SampleRequest(sigmas=(80.0, 2.0), batch=2)))
     with torch.no_grad():
         got = graph(X, renoise=z[None], label=LABEL)
         x = published_g(model.network, 80.0 * X.double(), 80.0, 0.002).clamp(-1, 1)

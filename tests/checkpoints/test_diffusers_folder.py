@@ -12,8 +12,9 @@ from cmexport.checkpoints import load_checkpoint
 from cmexport.checkpoints.diffusers_folder import is_hub_id
 from cmexport.errors import BackendError, CheckpointError, UsageError
 from cmexport.model import SampleRequest
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.samplers import SamplerGraph
-from cmexport.sampling.schedules import karras_levels, plan_sampling
+from cmexport.sampling.schedules import karras_levels
 
 UNETS = {
     "imagenet": {"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 32, "num_class_embeds": 6},
@@ -84,7 +85,7 @@ def test_two_steps_equal_the_pipeline(name, form, tmp_path, monkeypatch):
 
     model = load_checkpoint(tmp_path)
     levels = karras_levels(model.noise, model.noise.levels)
-    graph = SamplerGraph(model, plan_sampling(model, (levels[0], levels[22])), SampleRequest(batch=3))
+    graph = SamplerGraph(resolve(model, SampleRequest(sigmas=(levels[0], levels[22]), batch=3)))
     with torch.no_grad():
         image = graph(noise, renoise=renoise[None], label=labels)
     got = (image / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
@@ -127,7 +128,7 @@ def test_third_party_pipeline(tmp_path):
     with torch.no_grad():
         raw = made.unet(s * x, torch.tensor([s, s])).sample
     expected = d**2 / ((s - e) ** 2 + d**2) * s * x + d * s / (s**2 + d**2) ** 0.5 * raw
-    graph = SamplerGraph(model, plan_sampling(model), SampleRequest(batch=2))
+    graph = SamplerGraph(resolve(model, SampleRequest(batch=2)))
     with torch.no_grad():
         assert (graph(x) - expected.clamp(-1, 1)).abs().max() < 1e-5
 
@@ -284,7 +285,7 @@ def test_a_rectangle_equals_diffusers_network_and_scheduler(stated, tmp_path, mo
     model = load_checkpoint(tmp_path)
     assert (model.space.height, model.space.width, model.image_size) == (height, width, (height, width))
     levels = karras_levels(model.noise, model.noise.levels)
-    graph = SamplerGraph(model, plan_sampling(model, (levels[0], levels[22])), SampleRequest(batch=2))
+    graph = SamplerGraph(resolve(model, SampleRequest(sigmas=(levels[0], levels[22]), batch=2)))
     with torch.no_grad():
         image = graph(noise, renoise=renoise[None])
     got = (image / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
@@ -380,7 +381,7 @@ def test_scale_shift_without_a_norm_is_sound_since_pull_request_4863(tmp_path, m
     expected = two_steps(made, monkeypatch, noise, renoise, None)
     model = load_checkpoint(tmp_path)
     levels = karras_levels(model.noise, model.noise.levels)
-    graph = SamplerGraph(model, plan_sampling(model, (levels[0], levels[22])), SampleRequest(batch=2))
+    graph = SamplerGraph(resolve(model, SampleRequest(sigmas=(levels[0], levels[22]), batch=2)))
     with torch.no_grad():
         got = (graph(noise, renoise=renoise[None]) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     assert abs(got - expected).max() < 1e-5

@@ -19,8 +19,8 @@ from cmexport.model import SampleRequest
 from cmexport.networks.dhariwal_unet import DhariwalUnet, DhariwalUnetConfig
 from cmexport.networks.meta import on_meta
 from cmexport.networks.song_unet import SongUnet, SongUnetConfig
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.samplers import SamplerGraph
-from cmexport.sampling.schedules import plan_sampling
 
 SONG = {
     "image_size": 16,
@@ -290,7 +290,7 @@ def test_f_is_the_published_formula(name, snapshot):
         return d**2 / ((s - e) ** 2 + d**2) * x + (s - e) * d / math.sqrt(s**2 + d**2) * predicted
 
     expected = f(f(80.0 * noise.double(), 80.0) + 0.821 * renoise.double(), 0.821)
-    graph = SamplerGraph(model, plan_sampling(model, (80.0, 0.821)), SampleRequest(batch=2))
+    graph = SamplerGraph(resolve(model, SampleRequest(sigmas=(80.0, 0.821), batch=2)))
     with torch.no_grad():
         got = graph(noise, renoise=renoise[None], label=label)
     assert (got - expected).abs().max() < 1e-4

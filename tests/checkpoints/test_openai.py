@@ -18,8 +18,9 @@ from cmexport.errors import CheckpointError, UsageError
 from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.networks.meta import on_meta
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.samplers import SamplerGraph
-from cmexport.sampling.schedules import karras_levels, plan_sampling
+from cmexport.sampling.schedules import karras_levels
 
 VARIANTS = {
     "released_imagenet": {"num_classes": 7},
@@ -190,7 +191,7 @@ def test_f_is_what_diffusers_computes(variant, adm, save):
     ).images
 
     model = load_checkpoint(save(network.state_dict()), told(config))
-    graph = SamplerGraph(model, plan_sampling(model), SampleRequest(batch=2))
+    graph = SamplerGraph(resolve(model, SampleRequest(batch=2)))
     with torch.no_grad():
         image = graph(noise, label=labels) if labels is not None else graph(noise)
     got = (image / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
@@ -222,7 +223,7 @@ def test_two_steps_equal_diffusers_timesteps_22_0(adm, save, monkeypatch):
 
     model = load_checkpoint(save(network.state_dict()), told(network.config))
     levels = karras_levels(model.noise, 40)
-    graph = SamplerGraph(model, plan_sampling(model, (levels[0], levels[22])), SampleRequest(batch=3))
+    graph = SamplerGraph(resolve(model, SampleRequest(sigmas=(levels[0], levels[22]), batch=3)))
     with torch.no_grad():
         image = graph(noise, renoise=renoise, label=labels)
     got = (image / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
@@ -406,7 +407,7 @@ def test_a_rectangle_equals_diffusers_network(adm, save):
     unet.load_state_dict(to_diffusers(network.state_dict(), config), strict=True)
     model = load_checkpoint(save(network.state_dict()), {"image_size": "16x32", "num_head_channels": "32"})
     x = torch.randn(2, 3, 16, 32, generator=torch.Generator().manual_seed(0))
-    graph = SamplerGraph(model, plan_sampling(model), SampleRequest(batch=2))
+    graph = SamplerGraph(resolve(model, SampleRequest(batch=2)))
     time = torch.tensor([250 * math.log(80.0)], dtype=torch.float64)
     with torch.no_grad():
         got, raw = graph(x), unet(x * 80 / (80.0**2 + 0.25) ** 0.5, time).sample

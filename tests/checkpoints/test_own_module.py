@@ -9,8 +9,8 @@ from torch import nn
 from cmexport.checkpoints import load, load_checkpoint
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.model import SampleRequest
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.samplers import SamplerGraph
-from cmexport.sampling.schedules import plan_sampling
 
 
 class Tiny(nn.Module):
@@ -30,7 +30,7 @@ def test_load_and_sample():
     spec = {"image_size": 8, "in_channels": 2, "num_classes": 4, "precond": "edm", "c_noise": "0.25ln", "clamp": False}
     model = load(network, spec)
     noise, label = torch.randn(2, 2, 8, 8), torch.tensor([3, 0])
-    got = SamplerGraph(model, plan_sampling(model), SampleRequest(batch=2))(noise, label=label)
+    got = SamplerGraph(resolve(model, SampleRequest(batch=2)))(noise, label=label)
     s, d = 80.0, 0.5
     x = s * noise.double()
     net = Tiny(classes=4).double().eval()

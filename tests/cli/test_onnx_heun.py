@@ -9,7 +9,7 @@ import pytest
 
 from cmexport.checkpoints import load_checkpoint
 from cmexport.cli.options import ScheduleText
-from cmexport.cli.requests import resolve_heun_schedule
+from cmexport.cli.requests import resolve_schedule
 
 FIELDS = {"image_size": "8", "num_head_channels": "32"}
 SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
@@ -64,7 +64,10 @@ def test_bench_counts_the_evaluations(folder) -> None:
 
 def test_steps_and_levels_are_the_users(tiny_checkpoint, cmexport, tmp_path) -> None:
     # One export takes seconds; --steps alone decides on levels, and on nothing else.
-    assert len(resolve_heun_schedule(load_checkpoint(tiny_checkpoint, FIELDS), ScheduleText(steps=4)).sigmas) == 4
+    assert (
+        len(resolve_schedule(load_checkpoint(tiny_checkpoint, FIELDS), ScheduleText(steps=4), sampler="heun").sigmas)
+        == 4
+    )
     common = ("onnx", tiny_checkpoint, *SETTINGS, "-o", tmp_path, "--sampler", "heun", "--no-verify", "--json")
     given = cmexport(*common, "--sigmas", "40,2,0.1", "--fp16").json
     assert given["folder"].endswith("tiny-heun3-onnx-fp16")

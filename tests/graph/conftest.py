@@ -19,7 +19,7 @@ from cmexport.graph.evaluate import unclamped_picture
 from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
-from cmexport.sampling.schedules import plan_sampling
+from cmexport.sampling.methods import resolve
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -121,7 +121,7 @@ def captured():
         key = id(model), request
         if key not in made:
             # The model is kept too, so that its id stays taken.
-            made[key] = model, capture(model, plan_sampling(model, request.sigmas), request)
+            made[key] = model, capture(resolve(model, request))
         return made[key][1]
 
     return run

@@ -11,7 +11,7 @@ from cmexport.graph.fxtools import Editor
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.tracing import to_module, trace
 from cmexport.model import SampleRequest
-from cmexport.sampling.schedules import plan_sampling
+from cmexport.sampling.methods import resolve
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def rewritten(adm_model):
     """A rewritten module, with its inputs."""
     model = adm_model()
     request = SampleRequest(sigmas=(80.0,), batch=2)
-    graph = capture(model, plan_sampling(model, request.sigmas), request)
+    graph = capture(resolve(model, request))
     module = to_module(graph.program)
     editor = Editor(module)
     for rewrite in REWRITES:

@@ -9,9 +9,8 @@ from torch import fx
 from cmexport.errors import UsageError
 from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
-from cmexport.sampling.border import border_of
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.samplers import SamplerGraph
-from cmexport.sampling.schedules import plan_sampling
 from cmexport.signature import known
 
 TWO_STEPS = (80.0, 1.3823680064)
@@ -19,7 +18,7 @@ TWO_STEPS = (80.0, 1.3823680064)
 
 def border(model, **request):
     request = SampleRequest(**request)
-    return border_of(model, plan_sampling(model, request.sigmas), request)
+    return resolve(model, request).signature
 
 
 def test_the_border_of_each_request(adm_model):
@@ -71,7 +70,7 @@ def test_the_program_is_the_sampler(adm_model, captured, output):
     graph = captured(model, request)
     inputs = graph.examples()
     with torch.no_grad():
-        expected = SamplerGraph(model, plan_sampling(model, TWO_STEPS), request)(**inputs)
+        expected = SamplerGraph(resolve(model, request))(**inputs)
     assert torch.equal(graph.program.module(check_guards=False)(**inputs), expected)
     image = graph.signature.output
     assert image.name == "image"

@@ -10,8 +10,7 @@ from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
-from cmexport.sampling.border import border_of
-from cmexport.sampling.schedules import plan_sampling
+from cmexport.sampling.methods import resolve
 
 BORDER = {
     "generate": ["noise", "renoise", "label"],
@@ -72,4 +71,4 @@ def test_example_masks_are_zeros_and_ones(adm_model, captured):
 def test_the_border_refuses_what_the_sampler_would(adm_model, fields, words):
     model = adm_model()
     with pytest.raises(UsageError, match=words):
-        border_of(model, plan_sampling(model), SampleRequest(**fields))
+        resolve(model, SampleRequest(**fields))

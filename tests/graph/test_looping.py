@@ -14,14 +14,15 @@ from cmexport.graph.looping import LEVEL, ExactLoopRunner, capture_loop, rewrite
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
-from cmexport.sampling.heun import HeunSampler, plan_heun
+from cmexport.sampling.heun import HeunSampler
+from cmexport.sampling.methods import resolve
 
 SIGMAS = (80.0, 9.0, 1.4, 0.3, 0.002)
 
 
 def loop_of(model, **fields):
     request = SampleRequest(sigmas=SIGMAS, sampler="heun", **fields)
-    return capture_loop(model, plan_heun(model, SIGMAS), request)
+    return capture_loop(resolve(model, request))
 
 
 def worst(module, model, loop, label):
@@ -86,7 +87,7 @@ def test_in_float64_it_is_the_reference_in_float64(adm_model, output):
     with ExactLoopRunner(loop, lambda: closed.append(True)) as run:
         got = torch.from_numpy(run(inputs)["image"])
     wide = copy.copy(model.network)
-    exact = HeunSampler(model, loop.plan, SampleRequest(output=output))
+    exact = HeunSampler(resolve(model, SampleRequest(sigmas=SIGMAS, sampler="heun", output=output)))
     exact.network = copy.deepcopy(wide).double()
     with torch.no_grad():
         expected = exact(torch.from_numpy(inputs["noise"]).double(), torch.from_numpy(inputs["label"]))

@@ -11,6 +11,7 @@ from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import to_module, trace
 from cmexport.model import SampleRequest
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.samplers import SamplerGraph
 from cmexport.sampling.schedules import plan_sampling
 
@@ -37,9 +38,8 @@ def described(node):
 def test_unrolled_is_what_tracing_all_steps_gives(adm_model, fields, request_fields) -> None:
     model = adm_model(**fields)
     request = SampleRequest(sigmas=(80.0, 5.0, 1.2), **request_fields)
-    plan = plan_sampling(model, request.sigmas)
-    graph = capture(model, plan, request)
-    sampler = SamplerGraph(model, plan, request).eval().requires_grad_(False)
+    graph = capture(resolve(model, request))
+    sampler = SamplerGraph(resolve(model, request)).eval().requires_grad_(False)
     whole = trace(sampler, graph.examples())
     # A trace names constants after their kind; an assembled program holds c_noise among its weights.
     assert lines(graph.program) == lines(assemble(to_module(whole), graph.examples()))
@@ -51,7 +51,7 @@ def test_unrolled_is_what_tracing_all_steps_gives(adm_model, fields, request_fie
 def test_the_network_is_back_in_its_place(adm_model) -> None:
     model = adm_model()
     request = SampleRequest(sigmas=(80.0, 5.0))
-    sampled = capture(model, plan_sampling(model, request.sigmas), request)
+    sampled = capture(resolve(model, request))
     x, c_noise = torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.float64)
     assert model.network(x, c_noise, torch.zeros(1, dtype=torch.int64)).shape == x.shape
     assert sampled.weights["network.out.2.weight"] is dict(model.network.named_parameters())["out.2.weight"]
@@ -61,7 +61,7 @@ def test_rewrites_of_many_steps_are_measured_on_the_first_and_the_last(adm_model
     model = adm_model()
     request = SampleRequest(sigmas=(80.0, 20.0, 5.0, 1.2))
     plan = plan_sampling(model, request.sigmas)
-    graph = capture(model, plan, request)
+    graph = capture(resolve(model, request))
     assert plan.steps > BRIEF_STEPS
     assert graph.brief is not None
     assert graph.brief.signature.later_noise.shape[0] == 1
@@ -89,6 +89,6 @@ def test_what_all_rewrites_do_together_is_measured(adm_model) -> None:
 
     model = adm_model(fresh=True, seed=7)
     request = SampleRequest(sigmas=(80.0, 20.0, 5.0, 1.2))
-    graph = capture(model, plan_sampling(model, request.sigmas), request)
+    graph = capture(resolve(model, request))
     with pytest.raises(RuntimeError, match="all rewrites together"):
         rewriting.apply_rewrites(graph, [Rewrite("spoil", "", spoil)])

@@ -16,7 +16,7 @@ from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.onnxfile import translate as translation
 from cmexport.onnxfile.plain import is_plain
 from cmexport.onnxfile.translations import standard_translations
-from cmexport.sampling.schedules import plan_sampling
+from cmexport.sampling.methods import resolve
 from cmexport.signature import Output, Signature, known
 from cmexport.targets.onnx.contrib import contrib_translations
 from cmexport.targets.onnx.forms import FORMS
@@ -46,7 +46,7 @@ def written(model: ir.Model) -> bytes:
 )
 def test_both_ways_write_the_same_bytes(model, monkeypatch, fields) -> None:
     request = SampleRequest(**{"sigmas": (80.0,), **fields})
-    graph = apply_rewrites(capture(model, plan_sampling(model, request.sigmas), request), [*REWRITES, *FORMS])
+    graph = apply_rewrites(capture(resolve(model, request)), [*REWRITES, *FORMS])
     assert is_plain(graph.program, contrib_translations())
     short = translation.translate(graph, contrib_translations(), 20)
     monkeypatch.setattr(translation, "is_plain", lambda *_: False)

@@ -23,7 +23,7 @@ from cmexport.quantize.int8 import prepare
 from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.quantize.sensitivity import weight_sensitivity
 from cmexport.quantize.weights import find_weights
-from cmexport.sampling.schedules import plan_sampling
+from cmexport.sampling.methods import resolve
 
 __all__ = ["toy"]
 
@@ -39,14 +39,14 @@ def _one_thread():
 def demo():
     model = load_checkpoint(demo_checkpoint())
     request = SampleRequest()
-    return apply_rewrites(capture(model, plan_sampling(model, ()), request), list(REWRITES))
+    return apply_rewrites(capture(resolve(model, request)), list(REWRITES))
 
 
 @pytest.fixture(scope="session")
 def two_steps():
     model = load_checkpoint(demo_checkpoint())
     request = SampleRequest(sigmas=(80.0, 1.4))
-    return apply_rewrites(capture(model, plan_sampling(model, request.sigmas), request), list(REWRITES))
+    return apply_rewrites(capture(resolve(model, request)), list(REWRITES))
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from cmexport.quantize.codes import CONVOLUTIONS, INTEGER_PRODUCTS, RoundingOpti
 from cmexport.quantize.layer_scores import KINDS, SEED, KindScore, LayerScorer, decibels, structural_similarity
 from cmexport.quantize.layers import find_layers
 from cmexport.quantize.simulation import Simulation, psnr_db
-from cmexport.sampling.schedules import plan_sampling
+from cmexport.sampling.methods import resolve
 
 PICTURES = 3
 
@@ -36,7 +36,7 @@ def graph():
     """Two steps, so that every layer has two nodes."""
     model = model_around(random_weights(AdmUnet(tiny_config()), 3), 8, 3)
     request = SampleRequest(sigmas=(80.0, 1.4))
-    return apply_rewrites(capture(model, plan_sampling(model, request.sigmas), request), list(REWRITES))
+    return apply_rewrites(capture(resolve(model, request)), list(REWRITES))
 
 
 @pytest.fixture(scope="module")

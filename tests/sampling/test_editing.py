@@ -15,9 +15,9 @@ from torch import nn
 from cmexport.errors import UsageError
 from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest, Space
 from cmexport.sampling.editing import TASKS, Colorize, Inpaint, Superres, check_editing
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.samplers import SamplerGraph
-from cmexport.sampling.schedules import plan_sampling
 
 E, D, SIZE = 0.002, 0.5, 8
 NOISE = NoiseRange(sigma_min=E, sigma_max=80.0, sigma_data=D, rho=7.0, levels=40)
@@ -115,7 +115,7 @@ def picture(seed, batch, channels=3, size=SIZE):
 
 
 def run(subject, request, inputs):
-    sampler = SamplerGraph(subject, plan_sampling(subject, request.sigmas), request)
+    sampler = SamplerGraph(resolve(subject, request))
     with torch.no_grad():
         return sampler(**{name: torch.from_numpy(value) for name, value in inputs.items()}).numpy()
 
@@ -144,7 +144,7 @@ def test_editing_is_algorithm_4(task, steps, patch, batch, clamp, rule, seed):
 
     np.testing.assert_allclose(run(subject, request, inputs), expected, rtol=0, atol=1e-10)
     single = {name: value.astype(np.float32) for name, value in inputs.items()}
-    with TorchRunner(subject, plan_sampling(subject, sigmas), request) as runner:
+    with TorchRunner(resolve(subject, request)) as runner:
         (image,) = runner(single).values()
     assert image.dtype == np.float32
     # Without the clamp this network's pictures reach 5, and over 39 steps rounding errors grow to 2.1e-5 of that; the

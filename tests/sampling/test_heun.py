@@ -13,8 +13,10 @@ from torch import nn
 
 from cmexport.errors import UsageError
 from cmexport.model import SampleRequest
-from cmexport.sampling.heun import HeunSampler, heun_schedule, levels_of, plan_heun
+from cmexport.sampling.heun import HeunSampler, heun_schedule, plan_heun
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.preconditioning import PRECONDITIONINGS, scalings_at
+from cmexport.sampling.schedules import levels_of
 
 Z = torch.randn((2, 3, 4, 4), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
@@ -57,7 +59,7 @@ def algorithm_1(made, sigmas, noise, label=None):
 def test_it_is_algorithm_1(precond, classes):
     made, label = model(precond, classes), None if classes is None else torch.tensor([1, 7])
     plan = plan_heun(made)
-    got = HeunSampler(made, plan, SampleRequest(sampler="heun"))(Z, label)
+    got = HeunSampler(resolve(made, SampleRequest(sampler="heun")))(Z, label)
     expected = algorithm_1(made, plan.levels, Z, label)
     assert float((got - expected).abs().max() / expected.abs().max()) < 1e-11
     assert len(plan.levels) == 18
@@ -70,7 +72,7 @@ def test_any_levels(sigmas):
     sigmas, made = sorted(sigmas, reverse=True), model()
     plan = plan_heun(made, sigmas)
     expected = algorithm_1(made, sigmas, Z)
-    got = HeunSampler(made, plan, SampleRequest(sampler="heun"))(Z)
+    got = HeunSampler(resolve(made, SampleRequest(sigmas=sigmas, sampler="heun")))(Z)
     assert float((got - expected).abs().max() / expected.abs().max()) < 1e-10
     assert list(levels_of(plan.sigmas)) == sigmas
     assert [plan.levels[i] for i in plan.level_indices] == list(plan.sigmas)
@@ -87,7 +89,7 @@ def test_it_is_diffusers_scheduler():
     x = plan.sigmas[0] * Z
     for sigma, timestep in zip(plan.sigmas, scheduler.timesteps, strict=True):
         x = scheduler.step((x - picture(made, x, sigma, None)) / sigma, timestep, x).prev_sample
-    got = HeunSampler(made, plan, SampleRequest(sampler="heun"))(Z)
+    got = HeunSampler(resolve(made, SampleRequest(sigmas=heun_schedule(made, 6).sigmas, sampler="heun")))(Z)
     assert float((got - x).abs().max() / x.abs().max()) < 1e-11
 
 
@@ -101,9 +103,10 @@ def test_more_steps_come_closer_to_the_curve():
 
 def test_labels_are_baked_and_pictures_finished():
     made = model(classes=10, clamp=True)
-    plan = plan_heun(made, (80.0, 3.0, 0.1))
-    free = HeunSampler(made, plan, SampleRequest(sampler="heun"))(Z, torch.tensor([4, 4]))
-    baked = HeunSampler(made, plan, SampleRequest(sampler="heun", label=4, output="uint8"))(Z)
+    free = HeunSampler(resolve(made, SampleRequest(sigmas=(80.0, 3.0, 0.1), sampler="heun")))(Z, torch.tensor([4, 4]))
+    baked = HeunSampler(resolve(made, SampleRequest(sigmas=(80.0, 3.0, 0.1), sampler="heun", label=4, output="uint8")))(
+        Z
+    )
     assert float(free.abs().max()) == 1.0
     assert torch.equal(baked, ((free + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1))
 

@@ -10,9 +10,9 @@ from cmexport.errors import UsageError
 from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest, Space
 from cmexport.sampling.denoiser import denoise
 from cmexport.sampling.deterministic import DeterministicGraph, plan_jumps
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.preconditioning import PRECONDITIONINGS, c_noise_at, scalings_at
 from cmexport.sampling.samplers import SamplerGraph
-from cmexport.sampling.schedules import plan_sampling
 
 NOISE = NoiseRange(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, rho=7.0, levels=40)
 GENERATOR = torch.Generator().manual_seed(0)
@@ -56,14 +56,14 @@ def test_trigflow_two_steps():
         pictures.append(math.cos(t) * x - math.sin(t) * d * call(x / d, t))
     made = model("trigflow", "arctan_0.5")
     sigmas = tuple(d * math.tan(t) for t in times)
-    graph = SamplerGraph(made, plan_sampling(made, sigmas), SampleRequest(batch=2))
+    graph = SamplerGraph(resolve(made, SampleRequest(sigmas=sigmas, batch=2)))
     assert torch.allclose(graph(Z, renoise=Z2[None]), pictures[-1], atol=1e-9)
 
 
 def test_meanflow_one_step():
     """z_1 = e, x = e - u(e, t = 1): sigma_max stands for infinity, 1e8 is 1 within float32."""
     made = model("meanflow", "flow", NoiseRange(1e-4, 1e8, 0.5, 7.0, 2))
-    graph = SamplerGraph(made, plan_sampling(made), SampleRequest(batch=2))
+    graph = SamplerGraph(resolve(made, SampleRequest(batch=2)))
     assert torch.allclose(graph(Z), Z - call(Z, 1.0), atol=1e-6)
 
 

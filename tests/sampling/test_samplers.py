@@ -15,9 +15,10 @@ from torch import nn
 
 from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest, Space
 from cmexport.sampling.denoiser import denoise
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.samplers import SamplerGraph, to_bytes
-from cmexport.sampling.schedules import karras_levels, plan_sampling
+from cmexport.sampling.schedules import karras_levels
 
 OPENAI = NoiseRange(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, rho=7.0, levels=40)
 
@@ -102,14 +103,14 @@ def test_the_sampler_is_algorithm_1(indices, batch, labelled, preconditioning, r
     if labelled == "input":
         inputs["label"] = label
     expected = algorithm_1(sigmas, noise, renoise, label, preconditioning=preconditioning, rule=rule, clamp=clamp)
-    sampler = SamplerGraph(subject, plan_sampling(subject, sigmas), request)
+    sampler = SamplerGraph(resolve(subject, request))
     with torch.no_grad():
         exact = sampler(**{name: torch.from_numpy(value) for name, value in inputs.items()})
     assert exact.dtype is torch.float64
     np.testing.assert_allclose(exact.numpy(), expected, rtol=0, atol=1e-11)
 
     single = {name: v.astype(np.float32) if v.dtype == np.float64 else v for name, v in inputs.items()}
-    with TorchRunner(subject, plan_sampling(subject, sigmas), request) as runner:
+    with TorchRunner(resolve(subject, request)) as runner:
         image = runner(single)["image"]
     assert image.dtype == np.float32
     np.testing.assert_allclose(image, expected, rtol=0, atol=1e-5)
@@ -118,7 +119,7 @@ def test_the_sampler_is_algorithm_1(indices, batch, labelled, preconditioning, r
 def test_one_step_is_the_denoiser_at_sigma_max():
     subject = model(clamp=False)
     noise = torch.from_numpy(draw((2, 3, 8, 8), 0))
-    sampler = SamplerGraph(subject, plan_sampling(subject), SampleRequest(batch=2))
+    sampler = SamplerGraph(resolve(subject, SampleRequest(batch=2)))
     torch.testing.assert_close(sampler(noise), denoise(subject, 80.0 * noise, 80.0), rtol=0, atol=1e-13)
 
 
@@ -158,8 +159,8 @@ def test_bytes_come_in_the_layout_of_pictures():
     subject = model()
     request = SampleRequest(batch=2, output="uint8")
     noise = torch.from_numpy(draw((2, 3, 8, 8), 1)).float()
-    got = SamplerGraph(subject, plan_sampling(subject), request)(noise)
-    floats = SamplerGraph(subject, plan_sampling(subject), SampleRequest(batch=2))(noise)
+    got = SamplerGraph(resolve(subject, request))(noise)
+    floats = SamplerGraph(resolve(subject, SampleRequest(batch=2)))(noise)
     assert got.shape == (2, 8, 8, 3)
     assert torch.equal(got, to_bytes(floats))
 
@@ -219,7 +220,7 @@ def test_the_sampler_is_the_diffusers_pipeline(pipeline, timesteps):
         output_type="np",
     ).images
     subject = model(network=Wrapped(pipeline.unet), space=Space(3, 16, 16), conditioning=Conditioning(4))
-    sampler = SamplerGraph(subject, plan_sampling(subject, sigmas), SampleRequest(sigmas=sigmas, batch=2))
+    sampler = SamplerGraph(resolve(subject, SampleRequest(sigmas=sigmas, batch=2)))
     inputs = {"noise": noise, "label": label, **({"renoise": renoise} if steps > 1 else {})}
     with torch.no_grad():
         image = sampler(**inputs)

@@ -17,7 +17,7 @@ from cmexport.quantize.calibration import CalibrationOptions, calibrate
 from cmexport.quantize.layers import find_layers
 from cmexport.quantize.simulation import Simulation
 from cmexport.quantize.weights import find_weights
-from cmexport.sampling.schedules import plan_sampling
+from cmexport.sampling.methods import resolve
 from cmexport.signature.made_up import hole, made_up_picture
 
 EDITING = ("inpaint", "colorize", "superres", "stroke", "denoise")
@@ -27,7 +27,7 @@ def graph_for(task: str, batch: int = 1):
     sigmas = (0.5,) if task == "denoise" else (5.0, 1.0)
     request = SampleRequest(sigmas=sigmas, task=task, patch=2 if task == "superres" else None, batch=batch)
     model = model_around(random_weights(AdmUnet(tiny_config(3)), 0), 8, 3)
-    return capture(model, plan_sampling(model, sigmas), request)
+    return capture(resolve(model, request))
 
 
 @pytest.fixture(scope="module")

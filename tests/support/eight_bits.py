@@ -18,7 +18,7 @@ from cmexport.onnxfile.saving import save
 from cmexport.onnxfile.translate import translate
 from cmexport.quantize.calibration import CalibrationOptions, Extremes, LayerStatistics
 from cmexport.quantize.layers import Layer, WeightedOperator
-from cmexport.sampling.schedules import plan_sampling
+from cmexport.sampling.methods import resolve
 from cmexport.targets.onnx.contrib import contrib_translations
 from cmexport.targets.onnx.integer.spelling import integer_translations
 from cmexport.targets.onnx.pairs.spelling import paired_translations
@@ -38,7 +38,7 @@ def unet(request=None, seed=0, **fields):
     config = AdmUnetConfig(**{**sizes, **heads, **fields})
     model = model_around(random_weights(AdmUnet(config), seed), config.image_size, config.num_classes)
     request = request or SampleRequest()
-    return apply_rewrites(capture(model, plan_sampling(model, request.sigmas), request), REWRITES)
+    return apply_rewrites(capture(resolve(model, request)), REWRITES)
 
 
 def a_layer(weight, kind="conv", role="spatial", key="a", node="n", transposed=False):

@@ -11,8 +11,8 @@ from cmexport.graph.capture import CapturedGraph
 from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest, Space
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.runner import picture_of
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.base import LoweredModel
 
 NOISE = NoiseRange(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, rho=7.0, levels=40)
@@ -80,6 +80,5 @@ class Exported:
         return {name: tensor.numpy() for name, tensor in tensors.items()}
 
     def reference(self, inputs):
-        plan = plan_sampling(self.model, self.request.sigmas)
-        with TorchRunner(self.model, plan, self.request) as run:
+        with TorchRunner(resolve(self.model, self.request)) as run:
             return picture_of(run(inputs))

@@ -21,7 +21,7 @@ from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.runner import picture_of
-from cmexport.sampling.schedules import plan_sampling
+from cmexport.sampling.methods import resolve
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.onnx.lower import lower
 
@@ -76,7 +76,7 @@ def export(tmp_path_factory):
         model = models[which]
         plain = options.rewrites == "none"
         if (which, request, plain) not in captures:
-            graph = capture(model, plan_sampling(model, request.sigmas), request)
+            graph = capture(resolve(model, request))
             captures[which, request, plain] = apply_rewrites(graph, () if plain else REWRITES)
         captured = captures[which, request, plain]
         if (which, request, options) not in made:
@@ -93,7 +93,7 @@ def demo(tmp_path_factory):
     """A function: the packaged demo model, lowered for the CPU at a precision."""
     model = load_checkpoint(demo_checkpoint())
     request = SampleRequest()
-    captured = apply_rewrites(capture(model, plan_sampling(model), request), REWRITES)
+    captured = apply_rewrites(capture(resolve(model, request)), REWRITES)
     made = {}
 
     def run(precision):

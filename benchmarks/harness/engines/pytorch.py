@@ -32,12 +32,11 @@ class PyTorch:
     def load(self) -> None:
         from cmexport.checkpoints import load_checkpoint
         from cmexport.model import SampleRequest
-        from cmexport.sampling.samplers import SamplerGraph
-        from cmexport.sampling.schedules import plan_sampling
+        from cmexport.sampling.methods import resolve
 
         model = load_checkpoint(Path(self._spec.path), self._spec.overrides)
         request = SampleRequest(batch=self._spec.shape[0])
-        self._sampler: Any = SamplerGraph(model, plan_sampling(model, request.sigmas), request).eval()
+        self._sampler: Any = resolve(model, request).module()
         noise, labels = inputs_for(self._spec)
         self._inputs: dict[str, Any] = {"noise": self._torch.from_numpy(noise)}
         if labels is not None:

@@ -22,8 +22,8 @@ from cmexport.graph.capture import capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.onnx.lower import lower
 
@@ -77,8 +77,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 def test_the_demo_draws_the_right_picture(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     model, request = load_checkpoint(demo_checkpoint()), SampleRequest()
-    plan = plan_sampling(model)
-    captured = apply_rewrites(capture(model, plan, request), REWRITES)
+    captured = apply_rewrites(capture(resolve(model, request)), REWRITES)
     lower(captured, LoweringOptions(precision="fp32", ep="web"), folder, lambda _: None)
     noise = np.random.default_rng(7).standard_normal((1, 3, 32, 32), np.float32)
     (folder / "noise.bin").write_bytes(noise.tobytes())
@@ -90,7 +89,7 @@ def test_the_demo_draws_the_right_picture(served: tuple[Path, str], tmp_path: Pa
         browser.close()
     assert answer != "no adapter", "this Chromium has no SwiftShader for WebGPU"
     found = np.frombuffer(base64.b64decode(answer), np.float32).reshape(noise.shape)
-    with TorchRunner(model, plan, request) as reference:
+    with TorchRunner(resolve(model, request)) as reference:
         wanted = reference({"noise": noise, "label": np.array([3])})["image"]
     error = float(np.mean((found.astype(np.float64) - wanted) ** 2))
     assert 10 * np.log10(4 / error) > 100

@@ -17,7 +17,7 @@ from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.runner import picture_of
-from cmexport.sampling.schedules import plan_sampling
+from cmexport.sampling.methods import resolve
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreai.runner import CoreAiRunner
 from cmexport.targets.coreai.target import CoreAiTarget
@@ -60,7 +60,7 @@ def write(tmp_path_factory):
         key = request, precision, classes, len(rewrites)
         if key not in made:
             model = models.setdefault(classes, _model(classes))
-            captured = apply_rewrites(capture(model, plan_sampling(model, request.sigmas), request), rewrites)
+            captured = apply_rewrites(capture(resolve(model, request)), rewrites)
             folder = tmp_path_factory.mktemp("coreai")
             lowered = CoreAiTarget().lower(captured, LoweringOptions(precision=precision), folder, lambda _: None)
             made[key] = Written(model, request, captured, lowered, folder)

@@ -13,8 +13,8 @@ from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import compare
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreai.target import CoreAiTarget
 from cmexport.targets.coreml.target import CoreMlTarget
@@ -33,10 +33,9 @@ def _draw(target, captured, precision, folder, inputs, count):
 @pytest.fixture(scope="module")
 def demo():
     model, request = load_checkpoint(demo_checkpoint()), SampleRequest()
-    plan = plan_sampling(model)
-    captured = apply_rewrites(capture(model, plan, request), REWRITES)
+    captured = apply_rewrites(capture(resolve(model, request)), REWRITES)
     inputs = draw_inputs(captured.signature, SEEDS)
-    with TorchRunner(model, plan, request) as run:
+    with TorchRunner(resolve(model, request)) as run:
         reference = np.concatenate([run(inputs[i])["image"] for i in range(SEEDS)])
     return captured, inputs, reference
 

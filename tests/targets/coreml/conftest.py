@@ -21,7 +21,7 @@ from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.runner import picture_of
-from cmexport.sampling.schedules import plan_sampling
+from cmexport.sampling.methods import resolve
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreml.lower import lower
 from cmexport.targets.coreml.runner import ExecutorRunner
@@ -101,7 +101,7 @@ def rewritten(small_model):
         key = request, tuple(sorted(fields.items()))
         if key not in made:
             model = small_model(**fields)
-            made[key] = model, apply_rewrites(capture(model, plan_sampling(model, request.sigmas), request), REWRITES)
+            made[key] = model, apply_rewrites(capture(resolve(model, request)), REWRITES)
         return made[key]
 
     return build

@@ -14,8 +14,8 @@ from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import compare
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreml.runner import ExecutorRunner
 from cmexport.targets.coreml.target import CoreMlTarget
@@ -24,12 +24,11 @@ from cmexport.targets.coreml.target import CoreMlTarget
 @pytest.fixture(scope="module")
 def demo():
     model, request = load_checkpoint(demo_checkpoint()), SampleRequest()
-    plan = plan_sampling(model)
     target = CoreMlTarget()
     forms = target.rewrites_for(LoweringOptions())
-    captured = apply_rewrites(capture(model, plan, request), [*REWRITES, *forms])
+    captured = apply_rewrites(capture(resolve(model, request)), [*REWRITES, *forms])
     inputs = draw_inputs(captured.signature, 8)
-    with TorchRunner(model, plan, request) as run:
+    with TorchRunner(resolve(model, request)) as run:
         reference = np.concatenate([run(inputs[i])["image"] for i in range(8)])
     return target, captured, inputs, reference
 

@@ -11,8 +11,8 @@ import torch
 from cmexport.errors import BackendError, UsageError
 from cmexport.graph.capture import capture
 from cmexport.model import SampleRequest
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreml import lower as lowering
 from cmexport.targets.coreml.lower import lower
@@ -145,11 +145,10 @@ def test_files_are_all_of_the_package_manifest_first(export):
 
 def test_without_rewrites_the_stock_lowering_is_right_too(psnr, tmp_path, small_model):
     model, request = small_model(**FLAT), SampleRequest()
-    plan = plan_sampling(model)
-    graph = capture(model, plan, request)
+    graph = capture(resolve(model, request))
     lower(graph, LoweringOptions(rewrites="none"), tmp_path, lambda _: None)
     inputs = {"noise": np.random.default_rng(0).standard_normal((1, 3, 8, 8), np.float32), "label": np.array([4])}
-    with TorchRunner(model, plan, request) as reference, ExecutorRunner(tmp_path / "model.mlpackage") as run:
+    with TorchRunner(resolve(model, request)) as reference, ExecutorRunner(tmp_path / "model.mlpackage") as run:
         assert psnr(reference(inputs)["image"], run(inputs)["image"]) >= 110.0
 
 

@@ -17,7 +17,7 @@ from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet
 from cmexport.onnxfile import saving
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
-from cmexport.sampling.heun import plan_heun
+from cmexport.sampling.methods import resolve
 from cmexport.targets.base import LoopingTarget, LoweringOptions
 from cmexport.targets.onnx.target import OnnxTarget
 from cmexport.targets.registry import TARGETS
@@ -30,7 +30,7 @@ class Written:
     def __init__(self, folder, options, classes, precond="edm", **fields):
         self.model = model_around(random_weights(AdmUnet(tiny_config(classes)), 0), 8, classes, preconditioning=precond)
         self.request = SampleRequest(sigmas=SIGMAS, sampler="heun", **fields)
-        self.loop = capture_loop(self.model, plan_heun(self.model, SIGMAS), self.request)
+        self.loop = capture_loop(resolve(self.model, self.request))
         rewrites = () if options.rewrites == "none" else (*REWRITES, *TARGET.rewrites_for(options))
         self.lowered = TARGET.lower_loop(rewrite_loop(self.loop, rewrites), options, folder, lambda _: None)
         self.path = folder / self.lowered.files[0]

@@ -21,7 +21,7 @@ from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet
 from cmexport.quantize.calibration import CalibrationOptions
-from cmexport.sampling.schedules import plan_sampling
+from cmexport.sampling.methods import resolve
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.tensorrt.lower import lower
 from cmexport.targets.tensorrt.target import TensorRtTarget
@@ -73,7 +73,7 @@ def captured(tiny_model):
     def run(request=None):
         request = request or SampleRequest()
         if request not in made:
-            graph = capture(tiny_model, plan_sampling(tiny_model, request.sigmas), request)
+            graph = capture(resolve(tiny_model, request))
             made[request] = apply_rewrites(graph, REWRITES)
         return made[request]
 

@@ -9,14 +9,13 @@ from cmexport.demo import demo_checkpoint
 from cmexport.graph.capture import capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
-from cmexport.model import SampleRequest
 from cmexport.parity.gates import gate_for
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import compare
 from cmexport.quantize.codes import RoundingOptions
 from cmexport.quantize.precision_plan import PrecisionPlan
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.tensorrt.target import TensorRtTarget
 
@@ -24,10 +23,9 @@ from cmexport.targets.tensorrt.target import TensorRtTarget
 @pytest.fixture(scope="module")
 def demo():
     model = load_checkpoint(demo_checkpoint())
-    plan = plan_sampling(model)
-    graph = apply_rewrites(capture(model, plan, SampleRequest()), REWRITES)
+    graph = apply_rewrites(capture(resolve(model)), REWRITES)
     inputs = draw_inputs(graph.signature, 1)[0]
-    with TorchRunner(model, plan, SampleRequest()) as run:
+    with TorchRunner(resolve(model)) as run:
         return graph, inputs, run(inputs)["image"]
 
 

@@ -9,11 +9,10 @@ from cmexport.errors import UsageError
 from cmexport.graph.capture import capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
-from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.onnxfile.emulation import EmulatedHalfRunner
+from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.tensorrt.lower import check, lower
 
@@ -35,12 +34,12 @@ def hot():
     for name in ("weight", "bias"):
         network.state_dict()[f"input_blocks.1.0.in_layers.2.{name}"].mul_(3e5)
     model = model_around(network, 8, None)
-    return model, apply_rewrites(capture(model, plan_sampling(model), SampleRequest()), REWRITES)
+    return model, apply_rewrites(capture(resolve(model)), REWRITES)
 
 
 def _picture(model, folder):
     noise = {"noise": torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)).numpy()}
-    with TorchRunner(model, plan_sampling(model), SampleRequest()) as run:
+    with TorchRunner(resolve(model)) as run:
         expected = run(noise)["image"]
     with EmulatedHalfRunner(folder / "model.onnx") as run:
         return expected, run(noise)["image"]

@@ -1,0 +1,93 @@
+"""A sampler with everything decided: which model, which numbers, which border."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.sampling.border import border_of
+from cmexport.sampling.schedules import SamplingPlan, Schedule
+from cmexport.signature import Signature
+
+
+@dataclass(frozen=True)
+class Method:
+    """One `--sampler`; they are registered in `sampling.methods`.
+
+    Attributes:
+        plan: folds the constants for the levels it is given; none means its own.
+        spaced: its levels for a number of steps (None: its own number), a task, and the number of steps that editing
+            takes where nobody says.
+        module: the PyTorch reference.
+        ending: what it does after the last level, for the account of the schedule; "" for the closing of the model.
+        edits: whether it does tasks besides "generate".
+        tuned: whether the levels that `cmexport tune` finds are for it.
+        in_name: whether artefacts are called after it, because it isn't what the model was trained for.
+    """
+
+    plan: Callable[[ConsistencyModel, Sequence[float]], SamplingPlan]
+    spaced: Callable[[ConsistencyModel, int | None, str, int], Schedule]
+    module: Callable[[Sampler], nn.Module]
+    ending: str = ""
+    edits: bool = True
+    tuned: bool = True
+    in_name: bool = False
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A request resolved for a model, once; everything after it reads and nothing decides again.
+
+    What finishes the pictures has no noun of its own: `plan.clamp` and `signature.output` say it.
+
+    Attributes:
+        model: supplies the network.
+        request: what was asked for.
+        plan: float64 constants of every evaluation.
+        signature: border of the graph.
+        method: how it samples.
+    """
+
+    model: ConsistencyModel
+    request: SampleRequest
+    plan: SamplingPlan
+    signature: Signature
+    method: Method
+
+    @classmethod
+    def of(cls, model: ConsistencyModel, request: SampleRequest, method: Method) -> Sampler:
+        """Decide everything.
+
+        Raises:
+            UsageError: levels out of order or out of range; also see `border_of`.
+        """
+        plan = method.plan(model, request.sigmas)
+        return cls(model, request, plan, border_of(model, plan, request), method)
+
+    @property
+    def name(self) -> str:
+        """What artefacts are called after: the checkpoint, and the method where it is not the model's own."""
+        name = self.model.source.name
+        return f"{name}-{self.request.sampler}{len(self.request.sigmas)}" if self.method.in_name else name
+
+    @property
+    def work(self) -> int:
+        """Weights, counted once for each evaluation: what a picture costs."""
+        return self.model.parameters * self.plan.steps
+
+    def module(self) -> nn.Module:
+        """The PyTorch reference; its inputs are named as the graph's."""
+        return self.method.module(self).eval()
+
+    def with_batch(self, batch: int) -> Sampler:
+        """The same for another number of pictures."""
+        request = replace(self.request, batch=batch)
+        return replace(self, request=request, signature=self.signature.with_batch(batch))
+
+    def with_ends(self) -> Sampler:
+        """The first and the last evaluation only."""
+        plan = replace(self.plan, evaluations=(self.plan.evaluations[0], self.plan.evaluations[-1]))
+        return replace(self, plan=plan, signature=border_of(self.model, plan, self.request))
