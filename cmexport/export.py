@@ -340,7 +340,7 @@ def _describe(draft: _Draft, options: ExportOptions, parity: ParityReport | None
             sampler=request.sampler,
         ),
         label=request.label,
-        classes=model.conditioning.classes,
+        classes=model.classes,
         inputs=tuple(TensorRecord.of(each) for each in lowered.signature.inputs),
         outputs=(TensorRecord.of(lowered.signature.output),),
         precision_plan=dict(lowered.precision_plan),

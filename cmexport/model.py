@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from cmexport.naming import model_name
+from cmexport.signature import Input, known
 
 SettingValue = bool | int | float | str | tuple[int | float, ...] | None
 
@@ -39,10 +41,37 @@ class NoiseRange:
 
 
 @dataclass(frozen=True)
-class Conditioning:
-    """What besides noise the network takes: `classes` labels 0 .. classes-1, or none."""
+class Condition:
+    """What the network is called with by name, besides a sample and its noise level.
 
-    classes: int | None = None
+    What an app may feed is the input's law: `Choice` for classes (or a closed list of prompts: what depends on it alone
+    is tabulated), `Range` for a difficulty or a guidance scale, `Tokens` for a prompt.
+
+    Attributes:
+        name: the network's keyword.
+        input: what the graph takes for it, with a batch of 1.
+        encode: makes of the input what the network is called with, once for all steps: a text encoder, the embedding
+            of a guidance scale. None: the input itself.
+    """
+
+    name: str
+    input: Input
+    encode: nn.Module | None = None
+
+    def of(self, given: Tensor) -> Tensor:
+        """What the network is called with."""
+        return given if self.encode is None else self.encode(given)
+
+    def example(self, pictures: int) -> Tensor:
+        """What the network is called with for so many pictures, equal ones."""
+        drawn = self.input.drawn.draw(self.input.picture_shape, torch.Generator().manual_seed(0), 0)
+        with torch.no_grad():
+            return self.of(torch.from_numpy(self.input.stack([drawn] * pictures)))
+
+
+def class_labels(classes: int | None) -> tuple[Condition, ...]:
+    """The condition of networks with class labels 0 .. classes-1; none for those without."""
+    return () if classes is None else (Condition("label", known.label(1, classes)),)
 
 
 @dataclass(frozen=True)
@@ -96,6 +125,29 @@ class Space:
 
 
 @dataclass(frozen=True)
+class Codec:
+    """From the space that is sampled in to pictures, where these differ.
+
+    Attributes:
+        decoder: latents (N, c, h, w) to pictures (N, C, H, W) in [-1, 1], or slightly beyond.
+        channels: C of the pictures.
+        factor: sides of a picture over those of its latents.
+        scale, shift: the decoder takes z / scale + shift, z of about unit variance.
+    """
+
+    decoder: nn.Module
+    channels: int
+    factor: int
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures in [-1, 1]."""
+        pictures: Tensor = self.decoder(latents * (1.0 / self.scale) + self.shift)
+        return pictures.clamp(-1.0, 1.0)
+
+
+@dataclass(frozen=True)
 class CheckpointSource:
     """Which bytes the weights were read from.
 
@@ -131,18 +183,19 @@ class ConsistencyModel:
     """A network and everything needed to sample from it.
 
     Attributes:
-        network: F, in eval mode, float32. Called as `network(x, c_noise)` or `network(x, c_noise, label)` with x
-            (N, C, H, W), c_noise (1,) float64 and label (N,) int64; returns (N, C, H, W).
+        network: F, in eval mode, float32. Called as `network(x, c_noise, **conditions)` with x (N, C, H, W), c_noise
+            (1,) float64 and, by name, what `conditions` says: `label` (N,) int64; returns (N, C, H, W).
         architecture: name and keyword arguments of the network, as plain data for the manifest.
-        space: channels, height and width of the pictures.
+        space: where the noise lives: channels, height and width of the pictures, or of their latents.
         preconditioning: key into `sampling.preconditioning.PRECONDITIONINGS`.
         c_noise: key into `sampling.preconditioning.C_NOISE`.
         noise: the trained noise range.
-        conditioning: what the network takes besides noise.
+        conditions: what the network is called with besides, in the order of the graph's inputs.
         renoise: key into `sampling.schedules.RENOISE_RULES`.
         clamp: whether every evaluation's picture is clamped to [-1, 1].
         source: the file the weights came from.
         settings: every constant with its origin, in the order `inspect` shows them.
+        codec: decodes what is sampled; None where pictures are.
     """
 
     network: nn.Module
@@ -151,11 +204,28 @@ class ConsistencyModel:
     preconditioning: str
     c_noise: str
     noise: NoiseRange
-    conditioning: Conditioning
+    conditions: tuple[Condition, ...]
     renoise: str
     clamp: bool
     source: CheckpointSource
     settings: tuple[Setting, ...] = field(default=())
+    codec: Codec | None = None
+
+    @property
+    def choice(self) -> Input | None:
+        """The input that picks a class, if the model is class-conditional."""
+        return next((c.input for c in self.conditions if c.input.count is not None), None)
+
+    @property
+    def classes(self) -> int | None:
+        """How many there are; None for an unconditional model."""
+        return None if self.choice is None else self.choice.count
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """Everything that has weights."""
+        encoders = (c.encode for c in self.conditions if c.encode is not None)
+        return (self.network, *encoders, *(() if self.codec is None else (self.codec.decoder,)))
 
     @property
     def channels(self) -> int:
@@ -174,8 +244,8 @@ class ConsistencyModel:
 
     @property
     def parameters(self) -> int:
-        """Number of weights in the network."""
-        return sum(p.numel() for p in self.network.parameters())
+        """Number of weights."""
+        return sum(p.numel() for module in self.modules for p in module.parameters())
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ class Reference:
     def release(self) -> None:
         """Free the weights, if they are expendable."""
         if self.expendable:
-            drop_weights([*self.sampler.model.network.parameters(), *self.captured.weights.values()])
+            modules = self.sampler.model.modules
+            drop_weights([*(p for m in modules for p in m.parameters()), *self.captured.weights.values()])
 
 
 def verify_rungs(
@@ -160,6 +161,21 @@ def request_of(manifest: Manifest) -> SampleRequest:
         schedule=manifest.sampling.schedule,
         sampler=manifest.sampling.sampler,
     )
+
+
+def sampler_of(model: ConsistencyModel, manifest: Manifest) -> Sampler:
+    """What an artefact was exported from, out of its checkpoint.
+
+    Raises:
+        CheckpointError: they don't belong together.
+    """
+    sampler = resolve(model, request_of(manifest))
+    if not sampler.signature.takes_as(signature_of(manifest)):
+        raise CheckpointError(
+            f"{model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "
+            f"{', '.join(f'{t.name} {t.shape}' for t in manifest.inputs)}"
+        )
+    return sampler
 
 
 def checkpoint_of(
@@ -278,12 +294,7 @@ def _verify_graph(
     *,
     expendable: bool,
 ) -> ParityReport:
-    sampler = resolve(model, request_of(manifest))
-    if not sampler.signature.takes_as(signature_of(manifest)):
-        raise CheckpointError(
-            f"{model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "
-            f"{', '.join(f'{t.name} {t.shape}' for t in manifest.inputs)}"
-        )
+    sampler = sampler_of(model, manifest)
     reference = Reference(sampler, capture_sampler(sampler), expendable)
     gate = gate_of(manifest.precision, manifest.precision_plan)
     return verify_rungs(reference, artifact_rungs(folder, manifest), gate, options, progress)

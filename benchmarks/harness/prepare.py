@@ -68,7 +68,7 @@ def _naive(network: nn.Module, model: ConsistencyModel, batch: int, path: Path, 
     exact = names[1] == "c_noise"  # our network computes its time embedding in float64, diffusers in float32
     time = torch.tensor([c_noise], dtype=torch.float64 if exact else torch.float32)
     inputs = [torch.randn(batch, model.channels, model.space.height, model.space.width), time]
-    if model.conditioning.classes is not None:
+    if model.classes is not None:
         inputs.append(torch.zeros(batch, dtype=torch.int64))
     torch.onnx.export(
         network.eval().requires_grad_(False),
@@ -133,7 +133,7 @@ def _work(model: ConsistencyModel, batch: int, path: Path) -> None:
     facts = {
         "parameters": model.parameters,
         "shape": [batch, model.channels, model.space.height, model.space.width],
-        "classes": model.conditioning.classes,
+        "classes": model.classes,
         "flops": flops.model_dump(),
         "products": [[*shape, count] for shape, count in products.items()],
         "loop": asdict(loop),

@@ -35,7 +35,7 @@ def measure_work(model: ConsistencyModel, batch: int) -> tuple[FlopRecord, Count
     hooks = [m.register_forward_hook(note) for m in model.network.modules() if isinstance(m, nn.Conv2d)]
     x = torch.zeros(batch, model.channels, model.space.height, model.space.width)
     inputs = [x, torch.ones(1, dtype=torch.float64)]
-    if model.conditioning.classes is not None:
+    if model.classes is not None:
         inputs.append(torch.zeros(batch, dtype=torch.int64))
     counter = FlopCounterMode(display=False)
     # The math backend spells attention out as products, whichever fused kernel this machine would take.

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from cmexport.checkpoints.settings import SamplingConstants
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, Space
+from cmexport.model import CheckpointSource, ConsistencyModel, Space, class_labels
 
 
 def assemble(
@@ -29,7 +29,7 @@ def assemble(
         preconditioning=constants.preconditioning,
         c_noise=constants.c_noise,
         noise=constants.noise,
-        conditioning=Conditioning(classes),
+        conditions=class_labels(classes),
         renoise=constants.renoise,
         clamp=constants.clamp,
         source=source,

@@ -35,11 +35,11 @@ def boundary_error(model: ConsistencyModel, *, whole: bool = False) -> float:
     sigma = model.noise.sigma_min if model.preconditioning in _AT_SIGMA_MIN else 0.0
     shape = (1, space.channels, min(space.height, most), min(space.width, most))
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    label = None if model.conditioning.classes is None else torch.zeros(1, dtype=torch.int64)
+    conditions = {c.name: c.example(1) for c in model.conditions}
     if model.preconditioning in _NOWHERE:
-        result = denoise(model, x, model.noise.sigma_min, label)
+        result = denoise(model, x, model.noise.sigma_min, **conditions)
         return 0.0 if torch.isfinite(result).all() else float("nan")
-    return (denoise(model, x, sigma, label) - x).abs().max().item()
+    return (denoise(model, x, sigma, **conditions) - x).abs().max().item()
 
 
 def require_boundary(model: ConsistencyModel, *, whole: bool = False) -> ConsistencyModel:

@@ -1,7 +1,7 @@
 """Anyone's own network: `my_module.py:build` on the command line, `cmexport.load(network, spec)` in Python.
 
 The network is called as `network(x, c_noise)` or `network(x, c_noise, label)`, x (N, C, H, W) float32, c_noise (1,)
-float64, label (N,) int64, and returns (N, C, H, W).
+float64, label (N,) int64, and returns (N, C, H, W). What it calls the third is its own affair.
 """
 
 from __future__ import annotations
@@ -132,6 +132,7 @@ def _wrap(
     if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in network.parameters()):
         network = copy.deepcopy(network).float()
     network = network.eval().requires_grad_(False)
+    network.register_forward_pre_hook(_by_position, with_kwargs=True)
     digest, size_bytes = hashlib.sha256(), 0
     for name, tensor in sorted(network.state_dict().items()):
         if tensor.is_floating_point():
@@ -150,6 +151,12 @@ def _wrap(
         settings=chosen,
     )
     return require_boundary(model, whole=True)
+
+
+def _by_position(network: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Conditions are passed by name everywhere; others than we call them otherwise."""
+    del network
+    return (*given, *named.values()), {}
 
 
 def _texts(spec: Mapping[str, Any]) -> dict[str, str]:

@@ -198,12 +198,14 @@ def _rebuilt(network: AdmUnet, config: AdmUnetConfig) -> AdmUnet:
 
 
 def _error(model: ConsistencyModel, pictures: Tensor, labels: Tensor | None) -> float:
-    classes, count = model.conditioning.classes, len(pictures)
-    if classes is not None and labels is None:
-        labels = torch.arange(count) * classes // count
+    count, choice = len(pictures), model.choice
+    conditions = {c.name: c.example(count) for c in model.conditions}
+    if choice is not None and choice.count is not None:
+        spread = torch.arange(count) * choice.count // count if labels is None else labels
+        conditions |= {c.name: c.of(spread) for c in model.conditions if c.input is choice}
     noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
     errors = [
-        (denoise(model, pictures + sigma * noise, sigma, labels) - pictures).abs().mean().item()
+        (denoise(model, pictures + sigma * noise, sigma, **conditions) - pictures).abs().mean().item()
         for sigma in PROBE_SIGMAS
     ]
     return sum(errors) / len(errors)
@@ -212,9 +214,8 @@ def _error(model: ConsistencyModel, pictures: Tensor, labels: Tensor | None) -> 
 def _spread(model: ConsistencyModel, samples: int) -> float:
     space = model.space
     noise = torch.randn(samples, space.channels, space.height, space.width, generator=torch.Generator().manual_seed(0))
-    classes = model.conditioning.classes
-    label = None if classes is None else torch.zeros(samples, dtype=torch.int64)
-    drawn = denoise(model, model.noise.sigma_max * noise, model.noise.sigma_max, label)
+    conditions = {c.name: c.example(samples) for c in model.conditions}
+    drawn = denoise(model, model.noise.sigma_max * noise, model.noise.sigma_max, **conditions)
     return drawn.clamp(-1, 1).std(dim=0).mean().item()
 
 

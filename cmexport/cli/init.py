@@ -64,8 +64,8 @@ def command(
     subject = Subject(
         name=model.source.name,
         file=None if checkpoint is None else os.path.relpath(checkpoint, target.parent),
-        what=_what(model.space, model.conditioning.classes),
-        classes=model.conditioning.classes,
+        what=_what(model.space, model.classes),
+        classes=model.classes,
         assumed=[s for s in model.settings if (s.ambiguous or s.name in chosen) and _settable(s)],
         sigmas=tuned_two_steps(model.source.name, model.noise),
         weights=chosen_weights(model.settings),

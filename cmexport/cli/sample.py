@@ -183,7 +183,7 @@ def _source(
     folder = artifact_folder(subject)
     if folder is None:
         model = open_checkpoint(subject, assignments, weights=weights, strict=strict)
-        if label is not None and model.conditioning.classes is None:
+        if label is not None and model.classes is None:
             raise UsageError(f"--label {label}: this model is unconditional and takes no label")
         request = build_request(
             *(model, schedule, None, 1, "float"), task=task or "generate", patch=patch, tuned=tuned_sigmas(subject)

@@ -92,5 +92,5 @@ def _captured(
 def _trace_network(sampler: Sampler) -> ExportedProgram:
     """The network as every step evaluates it."""
     model, x = sampler.model, torch.zeros(sampler.signature.sample.shape)
-    label = None if model.conditioning.classes is None else torch.zeros(len(x), dtype=torch.int64)
-    return trace_evaluation(model.network, x, torch.zeros(1, dtype=torch.float64), label)
+    conditions = {c.name: c.example(len(x)) for c in model.conditions}
+    return trace_evaluation(model.network, x, torch.zeros(1, dtype=torch.float64), conditions)

@@ -18,9 +18,8 @@ from cmexport.graph.rewrites import tabulate_levels
 from cmexport.graph.rewriting import Rewrite, apply_rewrites
 from cmexport.graph.tracing import trace
 from cmexport.runner import Array
-from cmexport.sampling.heun import label_of
 from cmexport.sampling.resolved import Sampler
-from cmexport.sampling.samplers import to_bytes
+from cmexport.sampling.samplers import Conditions, to_bytes
 from cmexport.sampling.schedules import SamplingPlan
 from cmexport.signature import Choice, Input, Output, Signature
 
@@ -63,23 +62,23 @@ class _Evaluation(nn.Module):
         super().__init__()
         plan = sampler.plan
         self.network = sampler.model.network
-        self.baked_label = sampler.request.label
+        self.conditions = Conditions(sampler)
         values = dict(zip(plan.level_indices, (e.c_noise for e in plan.evaluations), strict=True))
         c_noise = torch.tensor([values[index] for index in range(len(plan.levels))], dtype=torch.float64)
         self.register_buffer("c_noise", c_noise, persistent=False)
 
-    def forward(self, noise: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
-        c_noise, label = self.c_noise.index_select(0, level), label_of(noise, label, self.baked_label)
-        result: Tensor = self.network(noise, c_noise) if label is None else self.network(noise, c_noise, label)
+    def forward(self, noise: Tensor, level: Tensor, **given: Tensor) -> Tensor:
+        c_noise = self.c_noise.index_select(0, level)
+        result: Tensor = self.network(noise, c_noise, **self.conditions(given, len(noise)))
         return result
 
 
 def capture_loop(sampler: Sampler) -> CapturedLoop:
     """Trace one evaluation."""
     signature = sampler.signature
-    noise, *label = signature.inputs
+    noise, *conditions = signature.inputs
     level = Input(LEVEL, (1,), "int64", Choice(len(sampler.plan.levels)), layout=("1",))
-    border = Signature((noise, level, *label), Output("answer", noise.shape))
+    border = Signature((noise, level, *conditions), Output("answer", noise.shape))
     evaluation = _Evaluation(sampler).eval().requires_grad_(False)
     return CapturedLoop(CapturedGraph(trace(evaluation, border.examples()), border), sampler.plan, signature)
 

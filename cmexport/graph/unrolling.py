@@ -6,7 +6,7 @@ Tracing takes 0.45 s an evaluation, 39 of them 25 s of shape arithmetic for the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,20 +18,20 @@ from cmexport.sampling.samplers import SamplerGraph
 
 
 @torch.library.custom_op("cmexport::evaluate", mutates_args=())
-def _evaluate(x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+def _evaluate(x: Tensor, c_noise: Tensor, conditions: Sequence[Tensor]) -> Tensor:
     """Stand for the network, (N, C, H, W) to the same, while the sampler around it is traced."""
     raise NotImplementedError("stands for a network in a trace; it computes nothing")
 
 
 @_evaluate.register_fake
-def _(x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-    del c_noise, label
+def _(x: Tensor, c_noise: Tensor, conditions: Sequence[Tensor]) -> Tensor:
+    del c_noise, conditions
     return torch.empty_like(x)
 
 
 class _Placeholder(nn.Module):
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        result: Tensor = _evaluate(x, c_noise, label)
+    def forward(self, x: Tensor, c_noise: Tensor, **conditions: Tensor) -> Tensor:
+        result: Tensor = _evaluate(x, c_noise, list(conditions.values()))
         return result
 
 
@@ -42,15 +42,16 @@ class _Evaluation(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        result: Tensor = self.network(x, c_noise) if label is None else self.network(x, c_noise, label)
+    def forward(self, x: Tensor, c_noise: Tensor, **conditions: Tensor) -> Tensor:
+        result: Tensor = self.network(x, c_noise, **conditions)
         return result
 
 
-def trace_evaluation(network: nn.Module, x: Tensor, c_noise: Tensor, label: Tensor | None) -> ExportedProgram:
-    """One evaluation of the network, for `trace_unrolled`."""
-    given = {"x": x, "c_noise": c_noise} | ({} if label is None else {"label": label})
-    return trace(_Evaluation(network), given)
+def trace_evaluation(
+    network: nn.Module, x: Tensor, c_noise: Tensor, conditions: Mapping[str, Tensor]
+) -> ExportedProgram:
+    """One evaluation of the network, for `trace_unrolled`; conditions in the order of the model."""
+    return trace(_Evaluation(network), {"x": x, "c_noise": c_noise, **conditions})
 
 
 def trace_unrolled(sampler: SamplerGraph, inputs: Mapping[str, Tensor], evaluation: ExportedProgram) -> ExportedProgram:
@@ -94,12 +95,14 @@ def _inline(
     body: fx.Graph,
     weights: Mapping[fx.Node, fx.Node],
 ) -> None:
-    given = dict(zip(("x", "c_noise", "label"), call.args, strict=False))
+    x, c_noise, conditions = call.args
+    assert isinstance(conditions, list | tuple)
+    given = iter((x, c_noise, *conditions))
     copied: dict[fx.Node, fx.Node] = dict(weights)
     with graph.inserting_before(call):
         for node in body.nodes:
             if node.op == "placeholder":
-                value = given[node.name]
+                value = next(given)
                 assert isinstance(value, fx.Node)
                 copied[node] = value
             elif node.op == "call_function":

@@ -16,7 +16,7 @@ def border_of(model: ConsistencyModel, plan: SamplingPlan, request: SampleReques
         UsageError: a label for an unconditional model, a label out of range, a batch below 1, or a task that doesn't
             fit the model.
     """
-    classes = model.conditioning.classes
+    classes = model.classes
     if request.batch < 1:
         raise UsageError(f"--batch {request.batch}: must be at least 1")
     if request.label is not None:
@@ -29,10 +29,21 @@ def border_of(model: ConsistencyModel, plan: SamplingPlan, request: SampleReques
     inputs = [known.noise(picture)] if task.adds_noise else []
     if plan.renoised:
         inputs.append(known.renoise(plan.renoised, picture))
-    if classes is not None and request.label is None:
-        inputs.append(known.label(request.batch, classes))
+    for condition in model.conditions:
+        if condition.input.name not in baked_values(model, request):
+            inputs.append(condition.input.with_batch(request.batch))
     inputs += task.given(picture, plan.sigmas[0])
+    codec = model.codec
     output = known.finished(
-        picture, inputs, as_bytes=request.output == "uint8", clamp=plan.clamp, put_back=task.put_back
+        picture if codec is None else (request.batch, codec.channels, *(codec.factor * side for side in picture[2:])),
+        inputs,
+        as_bytes=request.output == "uint8",
+        clamp=plan.clamp or codec is not None,
+        put_back=task.put_back,
     )
     return Signature(tuple(inputs), output)
+
+
+def baked_values(model: ConsistencyModel, request: SampleRequest) -> dict[str, int]:
+    """Values that are part of the graph, by the names of the inputs that they replace."""
+    return {} if request.label is None or model.choice is None else {model.choice.name: request.label}

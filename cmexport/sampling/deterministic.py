@@ -89,11 +89,8 @@ class DeterministicGraph(nn.Module):
         return x.clamp(-1.0, 1.0) if self.clamp else x
 
     def _network(self, x: Tensor, index: int, label: Tensor | None) -> Tensor:
-        arguments = [x, self.get_buffer(f"c_noise_{index}")]
-        if label is not None:
-            arguments.append(label)
-        if self.jumps[index].c_noise_target is None:
-            result: Tensor = self.network(*arguments)
-        else:
-            result = self.network(*arguments, c_noise_target=self.get_buffer(f"c_noise_target_{index}"))
+        named = {} if label is None else {"label": label}
+        if self.jumps[index].c_noise_target is not None:
+            named["c_noise_target"] = self.get_buffer(f"c_noise_target_{index}")
+        result: Tensor = self.network(x, self.get_buffer(f"c_noise_{index}"), **named)
         return result

@@ -183,6 +183,8 @@ def check_editing(model: ConsistencyModel, request: SampleRequest, steps: int) -
         raise UsageError(f"--patch {request.patch}: only --task superres has patches, not {request.task}")
     if request.patch is not None and not (1 < request.patch <= common and common % request.patch == 0):
         raise UsageError(f"--patch {request.patch}: must divide the picture's {size} pixels and be at least 2")
+    if task.build is not None and model.codec is not None:
+        raise UsageError(f"--task {request.task}: this model samples latents; only --task generate does that")
     if request.task == "colorize" and model.channels != 3:
         raise UsageError(f"--task colorize: this model has {model.channels} channels, not red, green and blue")
     if request.task == "denoise" and steps != 1:

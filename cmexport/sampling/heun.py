@@ -23,7 +23,7 @@ from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel
 from cmexport.sampling.preconditioning import c_noise_at, scalings_at
 from cmexport.sampling.resolved import Sampler
-from cmexport.sampling.samplers import to_bytes
+from cmexport.sampling.samplers import Conditions, to_bytes
 from cmexport.sampling.schedules import MAX_STEPS, Evaluation, Move, SamplingPlan, Schedule, karras_levels
 
 HEUN_STEPS = 18
@@ -98,7 +98,7 @@ def _evaluation(model: ConsistencyModel, sigma: float, noise_std: float = 0.0) -
 
 
 class HeunSampler(nn.Module):
-    """The PyTorch reference: `noise` (N, C, H, W) unit variance (and `label` (N,) int64) in, finished pictures out.
+    """The PyTorch reference: `noise` (N, C, H, W) unit variance (and what conditions take) in, finished pictures out.
 
     Only the finished picture is clamped: a clamp in between would bend the curve that Heun's method follows.
     """
@@ -108,20 +108,14 @@ class HeunSampler(nn.Module):
         self.network = sampler.model.network
         self.plan = sampler.plan
         self.as_bytes = sampler.signature.output.is_bytes
-        self.baked_label = sampler.request.label
+        self.conditions = Conditions(sampler)
 
-    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, noise: Tensor, **given: Tensor) -> Tensor:
         """Sample; (N, C, H, W) in [-1, 1] out, or (N, H, W, C) bytes for output "uint8"."""
-        label = label_of(noise, label, self.baked_label)
+        conditions = self.conditions(given, len(noise))
         x, z = self.plan.evaluations[0].sigma * noise, torch.zeros_like(noise)
         for evaluation, move in zip(self.plan.evaluations, self.plan.moves, strict=True):
             c_noise = torch.tensor([evaluation.c_noise], dtype=torch.float64, device=x.device)
-            arguments = (evaluation.c_in * x, c_noise) if label is None else (evaluation.c_in * x, c_noise, label)
-            x, z = move.after(x, z, self.network(*arguments))
+            x, z = move.after(x, z, self.network(evaluation.c_in * x, c_noise, **conditions))
         x = x.clamp(-1.0, 1.0) if self.plan.clamp else x
         return to_bytes(x) if self.as_bytes else x
-
-
-def label_of(noise: Tensor, label: Tensor | None, baked: int | None) -> Tensor | None:
-    """The label that the network receives: the baked one for every picture, or the input."""
-    return label if baked is None else torch.full((noise.shape[0],), baked, dtype=torch.int64)

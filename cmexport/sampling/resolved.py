@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
-from cmexport.sampling.border import border_of
+from cmexport.sampling.border import baked_values, border_of
 from cmexport.sampling.schedules import SamplingPlan, Schedule
 from cmexport.signature import Signature
 
@@ -65,6 +66,8 @@ class Sampler:
             UsageError: levels out of order or out of range; also see `border_of`.
         """
         plan = method.plan(model, request.sigmas)
+        if plan.looped and model.codec is not None:
+            raise UsageError(f"--sampler {request.sampler}: not for a model of latents")
         return cls(model, request, plan, border_of(model, plan, request), method)
 
     @property
@@ -72,6 +75,11 @@ class Sampler:
         """What artefacts are called after: the checkpoint, and the method where it is not the model's own."""
         name = self.model.source.name
         return f"{name}-{self.request.sampler}{len(self.request.sigmas)}" if self.method.in_name else name
+
+    @property
+    def baked(self) -> dict[str, int]:
+        """See `border.baked_values`."""
+        return baked_values(self.model, self.request)
 
     @property
     def work(self) -> int:

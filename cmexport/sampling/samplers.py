@@ -5,11 +5,36 @@ This is the PyTorch reference and, at the same time, what `graph.capture` traces
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from cmexport.sampling.editing import task_named
 from cmexport.sampling.resolved import Sampler
+
+
+class Conditions(nn.Module):
+    """What the network is called with by name: inputs of the graph, baked values, what encoders make of them."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        super().__init__()
+        self.conditions = sampler.model.conditions
+        self.baked = sampler.baked
+        # Registered, so that their weights are the graph's.
+        self.encoders = nn.ModuleList([c.encode for c in self.conditions if c.encode is not None])
+
+    def forward(self, given: Mapping[str, Tensor], pictures: int) -> dict[str, Tensor]:
+        """By the network's keywords; `given` by the names of the inputs."""
+        found = {}
+        for condition in self.conditions:
+            border = condition.input.with_batch(pictures)
+            if border.name in self.baked:
+                value = torch.full(border.shape, self.baked[border.name], dtype=getattr(torch, border.dtype))
+            else:
+                value = given[border.name]
+            found[condition.name] = condition.of(value)
+        return found
 
 
 class SamplerGraph(nn.Module):
@@ -21,9 +46,9 @@ class SamplerGraph(nn.Module):
     the same reason, and put the known part back after each evaluation.
 
     Inputs of `forward`, by name: `noise` (N, C, H, W) unit variance, except for task "denoise"; `renoise`
-    (K-1, N, C, H, W) only when K > 1; `label` (N,) int64 only for class-conditional models without a baked label;
-    `image` (N, C, H, W) for editing tasks and `mask` (N, 1, H, W), 1 = keep, for "inpaint". Returns `image`
-    (N, C, H, W) in [-1, 1], or (N, H, W, C) bytes for output "uint8".
+    (K-1, N, C, H, W) only when K > 1; what the model's conditions take, `label` (N,) int64 say, unless it is baked;
+    `image` (N, C, H, W) for editing tasks and `mask` (N, 1, H, W), 1 = keep, for "inpaint". Returns pictures
+    (N, C, H, W) in [-1, 1], decoded where latents are sampled, or (N, H, W, C) bytes for output "uint8".
     """
 
     def __init__(self, sampler: Sampler) -> None:
@@ -32,7 +57,9 @@ class SamplerGraph(nn.Module):
         self.network = sampler.model.network
         self.plan = sampler.plan
         self.as_bytes = sampler.signature.output.is_bytes
-        self.baked_label = request.label
+        self.conditions = Conditions(sampler)
+        self.codec = sampler.model.codec
+        self.decoder = None if self.codec is None else self.codec.decoder
         self.adds_noise = task.adds_noise
         self.editing = None if task.build is None else task.build(request)
         for step, evaluation in enumerate(self.plan.evaluations):
@@ -40,31 +67,30 @@ class SamplerGraph(nn.Module):
                 f"c_noise_{step}", torch.tensor([evaluation.c_noise], dtype=torch.float64), persistent=False
             )
 
-    def _network(self, x: Tensor, step: int, label: Tensor | None) -> Tensor:
-        c_noise = self.get_buffer(f"c_noise_{step}")
-        if self.baked_label is not None:
-            label = torch.full((x.shape[0],), self.baked_label, dtype=torch.int64)
-        result: Tensor = self.network(x, c_noise) if label is None else self.network(x, c_noise, label)
+    def _network(self, x: Tensor, step: int, conditions: Mapping[str, Tensor]) -> Tensor:
+        result: Tensor = self.network(x, self.get_buffer(f"c_noise_{step}"), **conditions)
         return result
 
     def forward(
         self,
         noise: Tensor | None = None,
         renoise: Tensor | None = None,
-        label: Tensor | None = None,
         image: Tensor | None = None,
         mask: Tensor | None = None,
+        **given: Tensor,
     ) -> Tensor:
         """Sample; see the class docstring for names and shapes."""
         first, *later = self.plan.evaluations
         sample, scale = self._start(noise, image, mask)
-        x = (first.c_skip * scale) * sample + first.c_out * self._network((first.c_in * scale) * sample, 0, label)
+        conditions = self.conditions(given, len(sample))
+        x = (first.c_skip * scale) * sample + first.c_out * self._network((first.c_in * scale) * sample, 0, conditions)
         x = self._keep(self._clamp(x), image, mask)
         for step, evaluation in enumerate(later, start=1):
             assert renoise is not None
             x = x + evaluation.noise_std * renoise[step - 1]
-            x = evaluation.c_skip * x + evaluation.c_out * self._network(evaluation.c_in * x, step, label)
+            x = evaluation.c_skip * x + evaluation.c_out * self._network(evaluation.c_in * x, step, conditions)
             x = self._keep(self._clamp(x), image, mask)
+        x = x if self.codec is None else self.codec.decode(x)
         return to_bytes(x) if self.as_bytes else x
 
     def _start(self, noise: Tensor | None, image: Tensor | None, mask: Tensor | None) -> tuple[Tensor, float]:

@@ -105,8 +105,9 @@ class Input:
         if not np.isfinite(given).all():
             raise CheckpointError(f"input '{self.name}' holds NaN or Inf")
         # As given: in the graph's int32 a label of 2^32 would be 0.
-        if self.count is not None and given.size and not (int(given.min()) >= 0 and int(given.max()) < self.count):
-            raise CheckpointError(f"input '{self.name}' holds a class outside 0 to {self.count - 1}")
+        limits = None if self.law is None else self.law.limits
+        if limits is not None and given.size and not (limits[0] <= given.min() and given.max() <= limits[1]):
+            raise CheckpointError(f"input '{self.name}' holds a number outside {limits[0]:g} to {limits[1]:g}")
 
 
 def _without(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:

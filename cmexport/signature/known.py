@@ -61,7 +61,7 @@ def finished(
         clamp: whether the last step clamps floats to [-1, 1].
         put_back: whether the known part, put back after the clamp, may leave them.
     """
-    name = "edited" if any(i.name == "image" for i in inputs) else "image"
+    name = "edited" if any(isinstance(i.law, Photo) for i in inputs) else "image"
     batch, channels, height, width = picture
     if as_bytes:
         shape = (batch, height, width, channels)

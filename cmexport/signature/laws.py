@@ -25,6 +25,11 @@ class Law:
         """How many values there are, 0 to count - 1; None where they can't be listed."""
         return None
 
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The least and the largest number that mean something; None where any does."""
+        return None if self.count is None else (0, self.count - 1)
+
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:
         """The part of picture `index`, of `shape`, without the axis that counts pictures."""
         raise NotImplementedError
@@ -63,6 +68,53 @@ class Choice(Law):
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
         """`index` modulo the size; nothing random."""
         return np.full(shape, index % self.size)
+
+
+@dataclass(frozen=True)
+class Range(Law):
+    """A number from `low` to `high`: a difficulty, a guidance scale."""
+
+    low: float
+    high: float
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Both ends are inside."""
+        return self.low, self.high
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
+        """Anywhere between, evenly."""
+        drawn: Array = (self.low + (self.high - self.low) * torch.rand(tuple(shape), generator=generator)).numpy()
+        return drawn
+
+    def between(self, first: Array, second: Array, weight: float) -> Array:
+        """On a straight line."""
+        ends = torch.from_numpy(first), torch.from_numpy(second)
+        mixed: Array = torch.lerp(*ends, weight).numpy()
+        return mixed
+
+
+@dataclass(frozen=True)
+class Tokens(Law):
+    """A sentence in a tokenizer's numbers: `begin`, words, then `end` as often as there is room, as CLIP takes it."""
+
+    vocabulary: int
+    begin: int
+    end: int
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Any token of the vocabulary."""
+        return 0, self.vocabulary - 1
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
+        """Any number of any words; real sentences are better where there are some."""
+        (length,) = shape
+        words = int(torch.randint(length - 1, (1,), generator=generator))
+        row = torch.full((length,), self.end)
+        row[0] = self.begin
+        row[1 : 1 + words] = torch.randint(self.vocabulary, (words,), generator=generator)
+        return row.numpy()
 
 
 @dataclass(frozen=True)

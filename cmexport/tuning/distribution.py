@@ -26,14 +26,13 @@ from cmexport.parity.ladder import Rung
 from cmexport.parity.metrics import channels_last, compare, psnr_db
 from cmexport.progress import Progress
 from cmexport.runner import Array, Runner, picture_of
-from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.resolved import Sampler
 from cmexport.signature import Signature
 from cmexport.tuning.frechet import Gaussian, Moments, frechet_distance
 from cmexport.tuning.jackknife import BLOCKS, Estimate, blocks_of, jackknife
 from cmexport.tuning.jury import Features, Jury
-from cmexport.verification import artifact_rungs, checkpoint_of, gate_of, request_of, signature_of
+from cmexport.verification import artifact_rungs, checkpoint_of, gate_of, sampler_of, signature_of
 
 LEAST = 2 * BLOCKS
 """Pictures below which there is no interval."""
@@ -229,8 +228,7 @@ def _compare_graph(
     options: DistributionOptions,
     progress: Progress,
 ) -> DistributionReport:
-    sampler = resolve(model, request_of(manifest))
-    _check_fit(manifest, sampler)
+    sampler = sampler_of(model, manifest)
     shipped = artifact_rungs(folder, manifest)[-1]
     reference = _reference(sampler, options)
     candidate = Side(shipped.name, shipped.open, _inputs(signature_of(manifest), options))
@@ -241,14 +239,6 @@ def _compare_graph(
         label=sampler.request.label,
         progress=progress,
     )
-
-
-def _check_fit(manifest: Manifest, sampler: Sampler) -> None:
-    if not sampler.signature.takes_as(signature_of(manifest)):
-        raise CheckpointError(
-            f"{sampler.model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "
-            f"{', '.join(f'{t.name} {t.shape}' for t in manifest.inputs)}"
-        )
 
 
 def _reference(sampler: Sampler, options: DistributionOptions) -> Side:

@@ -10,7 +10,7 @@ import torch
 from benchmarks.harness.products import fastest, operands, rates
 from benchmarks.harness.subjects import TINY
 from benchmarks.harness.work import _split, measure_work
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, Space
+from cmexport.model import CheckpointSource, ConsistencyModel, NoiseRange, Space, class_labels
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 
 
@@ -23,7 +23,7 @@ def _model(config):
         preconditioning="cm",
         c_noise="250ln",
         noise=NoiseRange(0.002, 80.0, 0.5, 7.0, 40),
-        conditioning=Conditioning(config.num_classes),
+        conditions=class_labels(config.num_classes),
         renoise="cm",
         clamp=True,
         source=CheckpointSource(Path("tiny.pt"), "", "", 0),

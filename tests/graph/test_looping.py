@@ -90,7 +90,7 @@ def test_in_float64_it_is_the_reference_in_float64(adm_model, output):
     exact = HeunSampler(resolve(model, SampleRequest(sigmas=SIGMAS, sampler="heun", output=output)))
     exact.network = copy.deepcopy(wide).double()
     with torch.no_grad():
-        expected = exact(torch.from_numpy(inputs["noise"]).double(), torch.from_numpy(inputs["label"]))
+        expected = exact(torch.from_numpy(inputs["noise"]).double(), label=torch.from_numpy(inputs["label"]))
     assert got.dtype is (torch.float64 if output == "float" else torch.uint8)
     assert float((got.double() - expected.double()).abs().max()) < 1e-11
     assert closed == [True]

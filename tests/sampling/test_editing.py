@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cmexport.errors import UsageError
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest, Space
+from cmexport.model import CheckpointSource, ConsistencyModel, NoiseRange, SampleRequest, Space, class_labels
 from cmexport.sampling.editing import TASKS, Colorize, Inpaint, Superres, check_editing
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
@@ -44,7 +44,7 @@ def model(channels=3, classes=None, size=SIZE, clamp=True, rule="cm"):
         preconditioning="cm",
         c_noise="250ln",
         noise=NOISE,
-        conditioning=Conditioning(classes),
+        conditions=class_labels(classes),
         renoise=rule,
         clamp=clamp,
         source=CheckpointSource(Path("toy.pt"), "toy", "0" * 64, 1),

@@ -59,7 +59,7 @@ def algorithm_1(made, sigmas, noise, label=None):
 def test_it_is_algorithm_1(precond, classes):
     made, label = model(precond, classes), None if classes is None else torch.tensor([1, 7])
     plan = plan_heun(made)
-    got = HeunSampler(resolve(made, SampleRequest(sampler="heun")))(Z, label)
+    got = HeunSampler(resolve(made, SampleRequest(sampler="heun")))(Z, **({} if label is None else {"label": label}))
     expected = algorithm_1(made, plan.levels, Z, label)
     assert float((got - expected).abs().max() / expected.abs().max()) < 1e-11
     assert len(plan.levels) == 18
@@ -103,7 +103,9 @@ def test_more_steps_come_closer_to_the_curve():
 
 def test_labels_are_baked_and_pictures_finished():
     made = model(classes=10, clamp=True)
-    free = HeunSampler(resolve(made, SampleRequest(sigmas=(80.0, 3.0, 0.1), sampler="heun")))(Z, torch.tensor([4, 4]))
+    free = HeunSampler(resolve(made, SampleRequest(sigmas=(80.0, 3.0, 0.1), sampler="heun")))(
+        Z, label=torch.tensor([4, 4])
+    )
     baked = HeunSampler(resolve(made, SampleRequest(sigmas=(80.0, 3.0, 0.1), sampler="heun", label=4, output="uint8")))(
         Z
     )

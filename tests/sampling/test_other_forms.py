@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cmexport.errors import UsageError
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest, Space
+from cmexport.model import CheckpointSource, ConsistencyModel, NoiseRange, SampleRequest, Space
 from cmexport.sampling.denoiser import denoise
 from cmexport.sampling.deterministic import DeterministicGraph, plan_jumps
 from cmexport.sampling.methods import resolve
@@ -34,7 +34,7 @@ def model(precond, c_noise, noise=NOISE, renoise="ect", clamp=False):
         preconditioning=precond,
         c_noise=c_noise,
         noise=noise,
-        conditioning=Conditioning(),
+        conditions=(),
         renoise=renoise,
         clamp=clamp,
         source=CheckpointSource("x", "test", "", 0),

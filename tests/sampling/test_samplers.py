@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import nn
 
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest, Space
+from cmexport.model import CheckpointSource, ConsistencyModel, NoiseRange, SampleRequest, Space, class_labels
 from cmexport.sampling.denoiser import denoise
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
@@ -45,7 +45,7 @@ def model(**fields):
         "preconditioning": "cm",
         "c_noise": "250ln",
         "noise": OPENAI,
-        "conditioning": Conditioning(),
+        "conditions": (),
         "renoise": "cm",
         "clamp": True,
         "source": CheckpointSource(Path("toy.pt"), "toy", "0" * 64, 1),
@@ -91,7 +91,7 @@ def test_the_sampler_is_algorithm_1(indices, batch, labelled, preconditioning, r
         preconditioning=preconditioning,
         renoise=rule,
         clamp=clamp,
-        conditioning=Conditioning(None if labelled == "no" else 4),
+        conditions=class_labels(None if labelled == "no" else 4),
     )
     request = SampleRequest(sigmas=sigmas, batch=batch, label=3 if labelled == "baked" else None)
     noise, renoise = draw((batch, 3, 8, 8), seed), draw((len(sigmas) - 1, batch, 3, 8, 8), seed + 1)
@@ -219,7 +219,7 @@ def test_the_sampler_is_the_diffusers_pipeline(pipeline, timesteps):
         latents=noise.clone(),
         output_type="np",
     ).images
-    subject = model(network=Wrapped(pipeline.unet), space=Space(3, 16, 16), conditioning=Conditioning(4))
+    subject = model(network=Wrapped(pipeline.unet), space=Space(3, 16, 16), conditions=class_labels(4))
     sampler = SamplerGraph(resolve(subject, SampleRequest(sigmas=sigmas, batch=2)))
     inputs = {"noise": noise, "label": label, **({"renoise": renoise} if steps > 1 else {})}
     with torch.no_grad():

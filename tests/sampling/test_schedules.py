@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cmexport.errors import UsageError
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, Space
+from cmexport.model import CheckpointSource, ConsistencyModel, NoiseRange, Space
 from cmexport.sampling.schedules import (
     RENOISE_RULES,
     karras_levels,
@@ -33,7 +33,7 @@ def model(**fields):
         "preconditioning": "cm",
         "c_noise": "250ln",
         "noise": OPENAI,
-        "conditioning": Conditioning(),
+        "conditions": (),
         "renoise": "cm",
         "clamp": True,
         "source": CheckpointSource(Path("toy.pt"), "toy", "0" * 64, 1),

@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from cmexport.errors import UsageError
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, Space
+from cmexport.model import CheckpointSource, ConsistencyModel, NoiseRange, Space
 from cmexport.sampling.schedules import default_schedule, plan_sampling, schedule_for_steps, tuned_two_steps
 
 
@@ -24,7 +24,7 @@ def model(name="any.pt", levels=40):
         preconditioning="cm",
         c_noise="250ln",
         noise=noise(levels),
-        conditioning=Conditioning(),
+        conditions=(),
         renoise="cm",
         clamp=True,
         source=CheckpointSource(Path(name), "toy", "0" * 64, 1),

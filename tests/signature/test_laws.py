@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmexport.signature import Choice, Normal, known
+from cmexport.errors import CheckpointError
+from cmexport.signature import Choice, Input, Normal, Range, Tokens, known
 from cmexport.signature.laws import interpolate
 
 
@@ -36,3 +37,30 @@ def test_between_two_pictures_each_step_goes_its_own_way_and_classes_stay():
         assert np.array_equal(found[step], wanted)
     assert not np.allclose(found, Normal().between(first, second, 0.25))
     assert Choice(5).between(np.array([1]), np.array([4]), 0.75).tolist() == [1]
+
+
+def test_numbers_lie_in_their_range_and_out_of_it_are_refused():
+    law = Range(1.0, 9.0)
+    generator = torch.Generator().manual_seed(0)
+    drawn = np.array([float(law.draw((), generator, i)) for i in range(200)])
+    assert 1.0 <= drawn.min() < 1.5
+    assert 8.5 < drawn.max() <= 9.0
+    guidance = Input("guidance", (1,), law=law, layout=("N",))
+    guidance.check(np.array([1.0, 9.0], np.float32))
+    with pytest.raises(CheckpointError, match="'guidance' holds a number outside 1 to 9"):
+        guidance.check(np.array([9.5], np.float32))
+    assert law.between(np.array([1.0]), np.array([9.0]), 0.25).tolist() == [3.0]
+
+
+def test_a_sentence_begins_and_ends_and_fills_its_row():
+    law = Tokens(50, 48, 49)
+    rows = np.stack([law.draw((7,), torch.Generator().manual_seed(i), i) for i in range(100)])
+    assert (rows[:, 0] == 48).all()
+    assert (rows[:, -1] == 49).all()
+    assert rows.min() >= 0
+    assert rows.max() < 50
+    assert len({tuple(row) for row in rows}) > 50
+    tokens = Input("tokens", (1, 7), "int64", law, ("N", "T"))
+    assert tokens.stack(list(rows[:3])).shape == (3, 7)
+    with pytest.raises(CheckpointError, match="outside 0 to 49"):
+        tokens.check(np.full((1, 7), 50))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cmexport.graph.capture import CapturedGraph
-from cmexport.model import CheckpointSource, Conditioning, ConsistencyModel, NoiseRange, SampleRequest, Space
+from cmexport.model import CheckpointSource, ConsistencyModel, NoiseRange, SampleRequest, Space, class_labels
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.runner import picture_of
 from cmexport.sampling.methods import resolve
@@ -57,7 +57,7 @@ def model_around(network, image_size, classes, **fields):
         "preconditioning": "cm",
         "c_noise": "250ln",
         "noise": NOISE,
-        "conditioning": Conditioning(classes),
+        "conditions": class_labels(classes),
         "renoise": "cm",
         "clamp": True,
         "source": CheckpointSource(Path("tiny.pt"), "tiny", "0" * 64, 1),

@@ -262,9 +262,9 @@ def test_a_written_artefact_beside_its_checkpoint(artifact, tiny):
     plain = []
     for index, run in enumerate(draw_inputs(border, 40, 3)):
         label = torch.tensor([index % 3])
-        x = denoise(model, 80.0 * torch.from_numpy(run["noise"]), 80.0, label).clamp(-1, 1)
+        x = denoise(model, 80.0 * torch.from_numpy(run["noise"]), 80.0, label=label).clamp(-1, 1)
         x = x + np.sqrt(1.4**2 - 0.002**2) * torch.from_numpy(run["renoise"][0])
-        plain.append(denoise(model, x.float(), 1.4, label).clamp(-1, 1).mean(dim=(2, 3))[0].detach().numpy())
+        plain.append(denoise(model, x.float(), 1.4, label=label).clamp(-1, 1).mean(dim=(2, 3))[0].detach().numpy())
     plain = np.stack(plain)
     assert report.distances.halves == pytest.approx(distance(plain[:20], plain[20:]), rel=1e-3)
     assert report.distances.artifact_reference.value < 1e-4 * report.distances.halves

@@ -44,10 +44,10 @@ def plain_loop(setup, sigmas):
     features = []
     for index, run in enumerate(draw_inputs(border, setup.pictures, setup.seed)):
         label = torch.tensor([index % 3])
-        x = denoise(model, sigmas[0] * torch.from_numpy(run["noise"]), sigmas[0], label).clamp(-1, 1)
+        x = denoise(model, sigmas[0] * torch.from_numpy(run["noise"]), sigmas[0], label=label).clamp(-1, 1)
         for s in sigmas[1:]:
             x = x + np.sqrt(s**2 - 0.002**2) * torch.from_numpy(run["renoise"][0])
-            x = denoise(model, x.float(), s, label).clamp(-1, 1)
+            x = denoise(model, x.float(), s, label=label).clamp(-1, 1)
         features.append(x.mean(dim=(2, 3))[0].double().numpy())
     features = np.stack(features)
     return frechet_distance(Gaussian(features.mean(0), np.cov(features.T)), Gaussian(np.zeros(3), np.eye(3)))

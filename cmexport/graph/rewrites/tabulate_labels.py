@@ -18,13 +18,22 @@ from torch import Tensor, fx
 from cmexport.graph.evaluate import PartialEvaluator
 from cmexport.graph.fxtools import Editor, aten, attribute, dependence, shape_of
 from cmexport.graph.rewriting import Outcome, Rewrite
+from cmexport.signature import Input
 
 
 def _apply(editor: Editor) -> Outcome:
-    graph, choice = editor.graph, editor.signature.choice
-    if choice is None or choice.count is None:
-        return Outcome(0, "no label input")
-    alone, classes, depends = {choice.name}, choice.count, dependence(graph)
+    outcomes = [(i.name, _one(editor, i)) for i in editor.signature.choices]
+    if len(outcomes) == 1:
+        return outcomes[0][1]
+    notes = "; ".join(f"{name}: {outcome.note}" for name, outcome in outcomes)
+    return Outcome(sum(outcome.applied for _, outcome in outcomes), notes or "no label input")
+
+
+def _one(editor: Editor, choice: Input) -> Outcome:
+    """All that depends on one input of finitely many values."""
+    graph, classes = editor.graph, choice.count
+    assert classes is not None
+    alone, depends = {choice.name}, dependence(graph)
     label = next(n for n in graph.nodes if n.op == "placeholder" and n.name == choice.name)
     branch = [n for n in graph.nodes if n.op == "call_function" and depends[n] == alone]
     border = [n for n in branch if any(depends[u] - alone for u in n.users) and _is_tensor(n)]
