@@ -44,7 +44,7 @@ PYTEST_ARGS ?=
 	@touch $@
 
 .venv/.bench: .venv/.created pyproject.toml constraints.txt
-	$(PIP) --editable '.[diffusers,bench,openvino]'
+	$(PIP) --editable '.[diffusers,bench,openvino,simplify]'
 	@touch $@
 
 demo: .venv/.demo

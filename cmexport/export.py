@@ -33,6 +33,7 @@ from cmexport.artifact.manifest import (
     SamplingRecord,
     SessionRecord,
     SettingRecord,
+    SimplificationRecord,
     TensorRecord,
 )
 from cmexport.errors import UsageError
@@ -345,6 +346,7 @@ def _describe(draft: _Draft, options: ExportOptions, parity: ParityReport | None
         outputs=(TensorRecord.of(lowered.signature.output),),
         precision_plan=dict(lowered.precision_plan),
         rewrites=tuple(_rewrite_record(r) for r in draft.account),
+        simplification=None if lowered.simplification is None else SimplificationRecord(**lowered.simplification),
         parity=None if parity is None else ParityRecord.from_report(parity),
         tools=dict(lowered.tools),
         session=SessionRecord(

@@ -80,6 +80,9 @@ ENGINES: Mapping[str, EngineTemplate] = {
         note="loading maps the weights; the first run reads them",
     ),
     "naive": EngineTemplate(NAIVE, "onnxruntime", "naive-diffusers", host_loop=True),
+    "naive-onnxsim": EngineTemplate(
+        "naive export of diffusers' UNet + onnxsim, ONNX Runtime", "onnxruntime", "naive-onnxsim", host_loop=True
+    ),
     "naive-ours": EngineTemplate("naive export of our UNet, ONNX Runtime", "onnxruntime", "naive-ours", host_loop=True),
     "openvino-naive": EngineTemplate(
         "naive export of diffusers' UNet, OpenVINO f32", "openvino", "naive-diffusers", host_loop=True, options=_F32
@@ -122,7 +125,7 @@ FULL: tuple[CasePlan, ...] = (
 )
 QUICK: tuple[CasePlan, ...] = (CasePlan("demo", 1, _ALL, generations=2, rounds=4, turn_s=0.08),)
 TINY: tuple[CasePlan, ...] = (
-    CasePlan("tiny", 1, ("eager", "naive", "fp32"), generations=1, rounds=2, turn_s=0.01, product_edge=256),
+    CasePlan("tiny", 1, ("eager", "naive", "naive-onnxsim", "fp32"), generations=1, rounds=2, turn_s=0.01, product_edge=256),
 )
 
 

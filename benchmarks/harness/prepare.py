@@ -1,7 +1,7 @@
 """Make the files of a case: `python -m benchmarks.harness.prepare SUBJECT BATCH FOLDER NAME...`.
 
 A process of its own, so that its memory is free again before anything is measured. Names: `work`, `pipeline`,
-`naive-diffusers`, `naive-ours`, `fp32`, `fp16`, `fp32-label`, `openvino`. Each ends up in FOLDER under its name
+`naive-diffusers`, `naive-onnxsim`, `naive-ours`, `fp32`, `fp16`, `fp32-label`, `openvino`. Each ends up in FOLDER under its name
 (`specs.path_of`); a made file is not made again. FOLDER/work.json tells the parent what it can't know without torch.
 """
 
@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import nn
 
@@ -31,6 +32,7 @@ from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.networks.adm_unet import AdmUnet
+from cmexport.onnxfile.simplifying import onnxsim
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.schedules import plan_sampling
 from cmexport.targets.base import LoweringOptions
@@ -85,6 +87,15 @@ def _naive(network: nn.Module, model: ConsistencyModel, batch: int, path: Path, 
 
 def _naive_diffusers(model: ConsistencyModel, batch: int, path: Path) -> None:
     _naive(_Sample(diffusers_unet(model)), model, batch, path, ["sample", "timestep", "class_labels"])
+
+
+def _naive_onnxsim(model: ConsistencyModel, batch: int, path: Path) -> None:
+    """What one reads everywhere to do after exporting: `onnxsim model.onnx model.onnx`, as it comes."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as staging:
+        naive = Path(staging) / "naive.onnx"
+        _naive_diffusers(model, batch, naive)
+        simplified, _ = onnxsim().simplify(str(naive))
+    onnx.save(simplified, path)
 
 
 def _naive_ours(model: ConsistencyModel, batch: int, path: Path) -> None:
@@ -147,6 +158,7 @@ def makers(exports: Exports) -> Mapping[str, Maker]:
         "work": _work,
         "pipeline": _pipeline,
         "naive-diffusers": _naive_diffusers,
+        "naive-onnxsim": _naive_onnxsim,
         "naive-ours": _naive_ours,
         "fp32": partial(exports.write, lowering=LoweringOptions()),
         "fp16": partial(exports.write, lowering=LoweringOptions(precision="fp16")),

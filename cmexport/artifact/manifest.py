@@ -132,6 +132,14 @@ class RewriteRecord(Record):
     note: str
 
 
+class SimplificationRecord(Record):
+    """What onnxsim did to the finished file: its version, and how many nodes there were before and after."""
+
+    onnxsim: str
+    nodes_before: PositiveInt
+    nodes_after: PositiveInt
+
+
 class SessionRecord(Record):
     """How the runtime was set up when the artefact was verified."""
 
@@ -155,6 +163,7 @@ class FunctionRecord(Record):
     outputs: tuple[TensorRecord, ...]
     precision_plan: PlainDict
     rewrites: tuple[RewriteRecord, ...]
+    simplification: SimplificationRecord | None = None
     parity: ParityRecord | None
 
 
@@ -164,7 +173,8 @@ class Manifest(Record):
     `patch` is the block size of task "superres", null for others; `label` is the class baked into the graph, null if
     none; `classes` is null for unconditional models; `parity` is null when verification was switched off. `assumed`
     lists the settings that were guessed; manifests older than it have them only in `checkpoint.settings`. `self_check`
-    is what other readings of the weights gave on pictures, where something was guessed.
+    is what other readings of the weights gave on pictures, where something was guessed. `simplification` is null unless
+    `--simplify` was asked for.
 
     An artefact of one graph has no `functions`. One of several lists them all there, and the fields above describe the
     first; `function` gives the manifest that any one of them would have alone.
@@ -189,6 +199,7 @@ class Manifest(Record):
     outputs: tuple[TensorRecord, ...]
     precision_plan: PlainDict
     rewrites: tuple[RewriteRecord, ...]
+    simplification: SimplificationRecord | None = None
     parity: ParityRecord | None
     tools: dict[str, str]
     session: SessionRecord

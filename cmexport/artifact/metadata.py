@@ -69,6 +69,8 @@ def metadata_props(manifest: Manifest) -> dict[str, str]:
     }
     if manifest.assumed:
         facts["assumed"] = "; ".join(f"{a.option.removeprefix('--set ')} ({a.origin})" for a in manifest.assumed)
+    if manifest.simplification is not None:
+        facts["simplification"] = json.dumps(manifest.simplification.model_dump())
     if manifest.parity is not None:
         facts["parity"] = _parity(manifest.parity)
     return {PREFIX + key: value for key, value in facts.items()}

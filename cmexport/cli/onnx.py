@@ -11,6 +11,7 @@ from cmexport.cli import options as o
 from cmexport.cli.budgets import check_budgets, check_latency, show_frontier
 from cmexport.cli.exporting import export_checkpoint
 from cmexport.cli.showing import show_export
+from cmexport.onnxfile.simplifying import onnxsim
 from cmexport.quantize.precision_plan import read_plan
 from cmexport.targets.base import LoweringOptions
 from cmexport.targets.registry import target_named
@@ -24,6 +25,9 @@ Ep = Annotated[
         help="Execution provider to shape the graph for: cpu, cuda, arm, web, openvino, xnnpack, "
         "qnn, coreml, nnapi. All but cpu and cuda get plain ONNX operators.",
     ),
+]
+Simplify = Annotated[
+    bool, typer.Option("--simplify", help="Let onnxsim rewrite the finished file, before it is verified.")
 ]
 BudgetDb = Annotated[
     float | None,
@@ -60,6 +64,7 @@ def command(
     output: o.Output = "float",
     ep: Ep = "cpu",
     rewrites: o.Rewrites = "all",
+    simplify: Simplify = False,
     size: o.Size = None,
     assignments: o.Set = None,
     weights: o.Weights = None,
@@ -83,6 +88,8 @@ def command(
     flags = {"fp16": fp16, "int8": int8, "w8": w8, "w4": w4}
     chosen = o.choose_precision(precision, flags, target.precisions)
     check_budgets(chosen, budget_db, budget_latency)
+    if simplify:
+        onnxsim()  # Missing, it is missed now and not after minutes of calibration.
     result = export_checkpoint(
         checkpoint,
         out,
@@ -91,6 +98,7 @@ def command(
             precision=chosen,
             ep=ep,
             rewrites=rewrites,
+            simplify=simplify,
             plan=None if plan is None else read_plan(plan),
             budget_db=budget_db,
             budget_latency=budget_latency,

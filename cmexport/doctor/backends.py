@@ -52,6 +52,7 @@ LIBRARIES: tuple[Library, ...] = (
     Library("TensorRT", "engines for Jetson and data-centre GPUs", ("tensorrt",), probe="tensorrt"),
     Library("OpenVINO", "Intel CPUs, GPUs and NPUs", ("openvino",), "openvino", "openvino"),
     Library("ONNX Runtime QNN", "Snapdragon NPUs", ("onnxruntime-qnn",), "qnn", "qnn"),
+    Library("onnxsim", "rewrites ONNX files (--simplify)", ("onnxsim",), "simplify", "onnxsim"),
     Library("psutil", "memory in `make bench`", ("psutil",), "bench"),
     Library("zeus", "energy in benchmarks", ("zeus",), "bench"),
     Library("asyncssh", "benchmarks over ssh", ("asyncssh",), "bench"),

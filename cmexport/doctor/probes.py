@@ -99,6 +99,20 @@ def _probe_diffusers() -> Finding:
     return Finding("works", "reads ConsistencyModelPipeline folders")
 
 
+def _probe_onnxsim() -> Finding:
+    onnx = importlib.import_module("onnx")
+    onnxsim = importlib.import_module("onnxsim")
+    tensor = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    nodes = [onnx.helper.make_node(kind, ["x"], [result]) for kind, result in (("Neg", "y"), ("Abs", "unread"))]
+    graph = onnx.helper.make_graph(nodes, "probe", tensor[:1], tensor[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+    found, _ = onnxsim.simplify(model, certify=False)
+    # A node whose result nobody reads is the least that it takes away.
+    if any(node.op_type == "Abs" for node in found.graph.node):
+        return Finding("broken", "left a node that nothing reads")
+    return Finding("works", "takes away what nothing reads")
+
+
 PROBES: Mapping[str, Callable[[], Finding]] = MappingProxyType(
     {
         "torch": _probe_torch,
@@ -110,6 +124,7 @@ PROBES: Mapping[str, Callable[[], Finding]] = MappingProxyType(
         "openvino": _probe_openvino,
         "qnn": _probe_qnn,
         "diffusers": _probe_diffusers,
+        "onnxsim": _probe_onnxsim,
     }
 )
 

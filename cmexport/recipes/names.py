@@ -25,7 +25,7 @@ PRECISIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 TARGET_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "onnx": ("ep", "plan", "budget_db", "budget_latency"),
+        "onnx": ("ep", "plan", "budget_db", "budget_latency", "simplify"),
         "coreml": ("ios", "plan", "budget_db", "keep_fp32"),
         "coreai": (),
         "tensorrt": ("plan", "keep_fp32", "trt", "sm", "compat", "strip", "refit", "timing_cache"),

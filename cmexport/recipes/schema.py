@@ -144,6 +144,7 @@ class Target(Part):
     seeds: Annotated[int, Field(ge=8)] | None = Field(default=None, description="Pictures compared on every rung.")
     verify: bool = Field(default=True, description="false: --no-verify.")
     ep: str | None = Field(default=None, description="onnx: execution provider whose form of the graph is wanted.")
+    simplify: bool = Field(default=False, description="onnx: let onnxsim rewrite the finished file.")
     plan: str | None = Field(default=None, description="int8: a plan file, or the name of a [plans] table.")
     budget_db: Decibel | None = Field(default=None, description="onnx int8 and coreml mixed.")
     budget_latency: Annotated[float, Field(gt=0)] | None = Field(default=None, description="onnx int8.")

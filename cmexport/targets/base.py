@@ -44,6 +44,7 @@ class LoweringOptions:
         refit: engines whose weights can be replaced.
         strip: engines without weights.
         timing_cache: file of measured kernel times, read and written by TensorRT.
+        simplify: let onnxsim rewrite the finished file (ONNX only).
         batches: for targets that write a file for each batch, all of them; the captured graph has the first.
     """
 
@@ -61,6 +62,7 @@ class LoweringOptions:
     refit: bool = False
     strip: bool = False
     timing_cache: Path | None = None
+    simplify: bool = False
     batches: tuple[int, ...] = ()
 
 
@@ -75,6 +77,7 @@ class LoweredModel:
         tools: versions of the libraries that made it.
         rewrites: account of the rewrites that only this target applies.
         signature: the border of the written file, in its own dtypes.
+        simplification: what onnxsim did to the file, as plain data; None where it was not asked.
     """
 
     files: tuple[str, ...]
@@ -83,6 +86,7 @@ class LoweredModel:
     tools: Mapping[str, str]
     signature: Signature
     rewrites: tuple[RewriteReport, ...] = field(default=())
+    simplification: Mapping[str, Any] | None = None
 
 
 class Target(Protocol):

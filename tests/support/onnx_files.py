@@ -90,17 +90,18 @@ def export(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
-    """A function: the packaged demo model, lowered for the CPU at a precision."""
+    """A function: the packaged demo model, lowered for the CPU at a precision and levels (none: one step)."""
     model = load_checkpoint(demo_checkpoint())
-    request = SampleRequest()
-    captured = apply_rewrites(capture(resolve(model, request)), REWRITES)
-    made = {}
+    captures, made = {}, {}
 
-    def run(precision):
-        if precision not in made:
-            folder = tmp_path_factory.mktemp("demo")
+    def run(precision, sigmas=()):
+        request = SampleRequest(sigmas=sigmas)
+        if request not in captures:
+            captures[request] = apply_rewrites(capture(resolve(model, request)), REWRITES)
+        if (precision, request) not in made:
+            folder, captured = tmp_path_factory.mktemp("demo"), captures[request]
             lowered = lower(captured, LoweringOptions(precision=precision), folder, lambda _: None)
-            made[precision] = Written(model, request, captured, lowered, folder)
-        return made[precision]
+            made[precision, request] = Written(model, request, captured, lowered, folder)
+        return made[precision, request]
 
     return run

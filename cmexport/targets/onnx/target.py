@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 
+from cmexport.errors import UsageError
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.looping import CapturedLoop
 from cmexport.graph.rewriting import Rewrite
 from cmexport.onnxfile import saving
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
+from cmexport.onnxfile.simplifying import simplify_file
 from cmexport.parity.ladder import Rung
 from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
 from cmexport.targets.onnx import lower as lowering
@@ -38,13 +40,25 @@ class OnnxTarget:
     def lower(
         self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
     ) -> LoweredModel:
-        """See `lower.lower`."""
-        return lowering.lower(captured, options, folder, progress, name)
+        """See `lower.lower`; with `options.simplify`, `simplify_file` after it."""
+        lowered = lowering.lower(captured, options, folder, progress, name)
+        if not options.simplify:
+            return lowered
+        progress("simplify")
+        files, account = simplify_file(captured, folder / lowered.files[0])
+        return replace(lowered, files=files, simplification=asdict(account))
 
     def lower_loop(
         self, loop: CapturedLoop, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
     ) -> LoweredModel:
-        """See `lower.lower_loop`."""
+        """See `lower.lower_loop`.
+
+        Raises:
+            UsageError: `options.simplify`. onnxsim leaves the body of a Loop alone, which is nearly the whole file, and
+                fails on ONNX Runtime's own operators there.
+        """
+        if options.simplify:
+            raise UsageError("--simplify: not for --sampler heun; onnxsim does nothing inside a loop, leave it out")
         return lowering.lower_loop(loop, options, folder, progress, name)
 
     def join(self, folder: Path, lowered: Mapping[str, LoweredModel]) -> Mapping[str, LoweredModel]:  # noqa: ARG002
