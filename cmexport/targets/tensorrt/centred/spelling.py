@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,8 +39,18 @@ def _centred_convolution(
 
 
 def _centred_linear(x: Any, factor: Any, shift: Any, scale: float, codes: Any, weight_step: Any, bias: Any) -> Any:
+    """A product of two matrices, whatever rank the input has.
+
+    ONNX Runtime makes a Gemm of MatMul and Add, puts the reshape that this takes behind the pair, and pushes the pair
+    through it with a zero point of the wrong type: "output_dtype INT8 does not match y_zero_point type UINT8", in 1.31.
+    With the reshape before the pair there is nothing to push.
+    """
+    shape, rows = [int(d) for d in x.shape], int(codes.shape[1])
+    flat = len(shape) == 2
+    matrix = x if flat else op.Reshape(x, op.Constant(value_ints=[math.prod(shape[:-1]), shape[-1]]))
     weight = op.DequantizeLinear(codes, weight_step, axis=1)
-    return op.Add(op.MatMul(_pair(x, factor, shift, scale), weight), bias)
+    product = op.Add(op.MatMul(_pair(matrix, factor, shift, scale), weight), bias)
+    return product if flat else op.Reshape(product, op.Constant(value_ints=[*shape[:-1], rows]))
 
 
 def centred_translations() -> Translations:
