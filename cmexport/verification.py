@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.exact import ExactRunner
 from cmexport.graph.looping import CapturedLoop, ExactLoopRunner, capture_sampler
 from cmexport.memory import drop_weights
-from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.model import ConsistencyModel, SampleRequest, Setting
 from cmexport.parity.gates import gate_for
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.ladder import ParityReport, Rung, climb
@@ -204,22 +204,28 @@ def checkpoint_of(
     known = {s.name: _text(s.value) for s in record.settings if s.origin.startswith("--set")}
     settings = {**known, **overrides}
     wanted = weights or chosen_weights(record.settings)
+    # Guesses are kept: another version may guess otherwise, and the file holds the reading of then.
+    guesses = tuple(a.setting for a in manifest.assumed if a.name not in settings)
+    as_then = {**settings, **{guess.name: guess.text for guess in guesses}}
     if against is not None:
         try:
-            return load_checkpoint(against, settings, trust=trust, weights=wanted)
+            model = load_checkpoint(against, settings, trust=trust, weights=wanted)
         except UnknownWeightsError:
             if weights is not None:
                 raise
             # Another checkpoint, whose sets have names of their own.
             return load_checkpoint(against, settings, trust=trust)
+        if model.source.sha256 != record.sha256 or _agrees(model, guesses):
+            return model
+        return _as_guessed(load_checkpoint(against, as_then, trust=trust, weights=wanted), guesses)
     if record.reference:
         candidates: tuple[str | Path, ...] = (_allowed(record.reference, trust),)
     else:
         candidates = tuple(p for p in (Path(record.path), demo_checkpoint()) if _may_be(p, record))
     for candidate in candidates:
-        model = load_checkpoint(candidate, settings, trust=trust, weights=wanted)
+        model = load_checkpoint(candidate, as_then, trust=trust, weights=wanted)
         if model.source.sha256 == record.sha256:
-            return model
+            return _as_guessed(model, guesses)
     changed = bool(record.reference) or Path(record.path).exists()
     where = record.reference or record.path
     gone = f"at {where} is another one than at the export" if changed else f"is not at {where} any more"
@@ -227,6 +233,17 @@ def checkpoint_of(
         f"the checkpoint {record.file} {gone}; name it: --against CKPT\n"
         "or compare with recorded pictures: --inputs x.npz --expected y.npz"
     )
+
+
+def _agrees(model: ConsistencyModel, guesses: Sequence[Setting]) -> bool:
+    found = {s.name: s.value for s in model.settings}
+    return all(found.get(guess.name) == guess.value for guess in guesses)
+
+
+def _as_guessed(model: ConsistencyModel, guesses: Sequence[Setting]) -> ConsistencyModel:
+    """The model, whose recorded guesses are guesses still: loading took them for `--set`."""
+    still = {guess.name: guess for guess in guesses}
+    return replace(model, settings=tuple(still.get(s.name, s) for s in model.settings))
 
 
 def _may_be(candidate: Path, record: CheckpointRecord) -> bool:

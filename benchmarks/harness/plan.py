@@ -125,7 +125,9 @@ FULL: tuple[CasePlan, ...] = (
 )
 QUICK: tuple[CasePlan, ...] = (CasePlan("demo", 1, _ALL, generations=2, rounds=4, turn_s=0.08),)
 TINY: tuple[CasePlan, ...] = (
-    CasePlan("tiny", 1, ("eager", "naive", "naive-onnxsim", "fp32"), generations=1, rounds=2, turn_s=0.01, product_edge=256),
+    CasePlan(
+        "tiny", 1, ("eager", "naive", "naive-onnxsim", "fp32"), generations=1, rounds=2, turn_s=0.01, product_edge=256
+    ),
 )
 
 

@@ -1,8 +1,9 @@
 """Make the files of a case: `python -m benchmarks.harness.prepare SUBJECT BATCH FOLDER NAME...`.
 
 A process of its own, so that its memory is free again before anything is measured. Names: `work`, `pipeline`,
-`naive-diffusers`, `naive-onnxsim`, `naive-ours`, `fp32`, `fp16`, `fp32-label`, `openvino`. Each ends up in FOLDER under its name
-(`specs.path_of`); a made file is not made again. FOLDER/work.json tells the parent what it can't know without torch.
+`naive-diffusers`, `naive-onnxsim`, `naive-ours`, `fp32`, `fp16`, `fp32-label`, `openvino`. Each ends up in FOLDER under
+its name (`specs.path_of`); a made file is not made again. FOLDER/work.json tells the parent what it can't know without
+torch.
 """
 
 from __future__ import annotations

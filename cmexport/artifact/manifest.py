@@ -7,13 +7,14 @@ new number.
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, AwareDatetime, Field, NonNegativeInt, PositiveInt
 
 from cmexport.artifact.parity_record import ParityRecord
 from cmexport.artifact.schema import PlainDict, PlainValue, Record, Sha256
 from cmexport.errors import UsageError
+from cmexport.model import Setting, SettingValue
 from cmexport.signature import Input, Output
 
 SCHEMA_VERSION = 1
@@ -55,6 +56,12 @@ class AssumedRecord(Record):
     value: PlainValue
     origin: str
     option: str
+
+    @property
+    def setting(self) -> Setting:
+        """As the rest of the package has it; JSON has lists where settings have tuples."""
+        value = tuple(self.value) if isinstance(self.value, list) else self.value
+        return Setting(self.name, cast(SettingValue, value), self.origin, ambiguous=True)
 
 
 class CheckpointRecord(Record):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from cmexport.artifact import Manifest
@@ -15,18 +15,18 @@ from cmexport.model import ConsistencyModel, Setting
 _LARGE_MODEL = 100_000_000
 
 
-def tell_assumed(model: ConsistencyModel, *, strict: bool = False) -> None:
+def tell_assumed(model: ConsistencyModel, *, strict: bool = False, idle: Collection[str] = ()) -> None:
     """Say every guessed setting with the option that sets it, and every given one that is not used.
 
     Raises:
-        CheckpointError: `strict`, and there is a guess.
+        CheckpointError: `strict`, and there is a guess other than `idle` ones, which change nothing of what is asked.
     """
     for setting in model.settings:
         if setting.remark:
             console.remark(setting.remark)
-    if strict and model.assumed:
-        listed = "; ".join(f"{s.name}={s.text} ({s.origin})" for s in model.assumed)
-        options = " ".join(s.option for s in model.assumed)
+    if strict and (guessed := [s for s in model.assumed if s.name not in idle]):
+        listed = "; ".join(f"{s.name}={s.text} ({s.origin})" for s in guessed)
+        options = " ".join(s.option for s in guessed)
         raise CheckpointError(f"{model.source.path}: --strict: guessed: {listed};\nconfirm or correct with: {options}")
     for setting in model.assumed:
         console.remark(f"assumed {setting.name}={setting.text} ({setting.origin}); to set it: {setting.option}")
@@ -45,8 +45,8 @@ class Heard:
         self.assumed: list[dict[str, Any]] = []
 
     def __call__(self, model: ConsistencyModel) -> None:
-        """See `tell_assumed`."""
-        tell_assumed(model, strict=self._strict)
+        """See `tell_assumed`; an artefact's levels are fixed, whatever number of them the model was trained on."""
+        tell_assumed(model, strict=self._strict, idle=("levels",))
         self.assumed = assumed_facts(model.settings)
 
 

@@ -9,7 +9,7 @@ from cmexport.checkpoints.own_module import module_file
 from cmexport.cli import console
 from cmexport.cli.assumed import check_assumed
 from cmexport.cli.options import ScheduleText
-from cmexport.cli.requests import build_requests, open_checkpoint, tuned_sigmas, verify_options
+from cmexport.cli.requests import build_requests, levels_asked, open_checkpoint, tuned_sigmas, verify_options
 from cmexport.export import ExportOptions, ExportResult, export_functions
 from cmexport.targets.base import LoweringOptions
 
@@ -41,14 +41,21 @@ def export_checkpoint(
         CmexportError: see `requests.open_checkpoint`, `requests.build_requests` and `export.export_functions`.
     """
     with console.working("load") as progress:
-        model = open_checkpoint(checkpoint, assignments, trust=trust, weights=weights, strict=strict)
+        tuned = tuned_sigmas(checkpoint)
+        model = open_checkpoint(
+            *(checkpoint, assignments),
+            trust=trust,
+            weights=weights,
+            strict=strict,
+            levels_of=levels_asked(schedule, tasks=tasks, tuned=tuned, sampler=sampler),
+        )
         if (module := module_file(model.source.reference)) is not None:
             remember(module)
         requests = build_requests(
             *(model, schedule, label, batch, output),
             tasks=tasks,
             patch=patch,
-            tuned=tuned_sigmas(checkpoint),
+            tuned=tuned,
             sampler=sampler,
         )
         progress.step("self-check")

@@ -18,9 +18,9 @@ from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.assumed import assumed_facts
 from cmexport.cli.options import parse_set, read_project
-from cmexport.cli.requests import build_requests, open_checkpoint, tuned_sigmas
+from cmexport.cli.requests import build_requests, levels_asked, open_checkpoint, tuned_sigmas
 from cmexport.demo import demo_checkpoint
-from cmexport.errors import OutputError, UsageError
+from cmexport.errors import CheckpointError, OutputError, UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.planning.choice import Choice, choose, default_plan, ranked
 from cmexport.planning.scoring import Rounding, Setup, captured_graph, require_layers, score_layers
@@ -29,7 +29,7 @@ from cmexport.progress import Progress
 from cmexport.quantize.codes import INTEGER_PRODUCTS
 from cmexport.quantize.layer_scores import KINDS, PICTURES, SEED, LayerScores
 from cmexport.quantize.layers import Layer, find_layers
-from cmexport.quantize.precision_plan import INT8, PrecisionPlan, plan_text
+from cmexport.quantize.precision_plan import INT8, PrecisionPlan, plan_text, read_plan
 from cmexport.sampling.schedules import plan_sampling
 from cmexport.threads import use_threads
 
@@ -92,6 +92,7 @@ def command(
     strict: o.Strict = False,
     trust: o.Trust = False,
     threads: o.Threads = None,
+    overwrite: o.Overwrite = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Score every layer alone in 8 bits (weights, activations, both) and write a precision plan with the scores.
@@ -105,12 +106,20 @@ def command(
     assignments = o.with_size(assignments, size)
     overrides = {**({} if checkpoint else read_project(Path()).overrides), **parse_set(assignments)}
     with console.working("load") as progress:
-        model = open_checkpoint(checkpoint, assignments, trust=trust, weights=weights, strict=strict)
+        schedule, tuned = o.ScheduleText(steps, timesteps, levels, sigmas), tuned_sigmas(checkpoint)
+        model = open_checkpoint(
+            *(checkpoint, assignments),
+            trust=trust,
+            weights=weights,
+            strict=strict,
+            levels_of=levels_asked(schedule, tasks=task, tuned=tuned),
+        )
+        _check_plan(out, model, overwrite=overwrite)
         (request,) = build_requests(
-            *(model, o.ScheduleText(steps, timesteps, levels, sigmas), label, 1, "float"),
+            *(model, schedule, label, 1, "float"),
             tasks=task,
             patch=patch,
-            tuned=tuned_sigmas(checkpoint),
+            tuned=tuned,
         )
         rounding = Rounding(PrecisionPlan(), INTEGER_PRODUCTS, calibration)
         book = ScoreFile(kept_in, _question(model, request, pictures, rounding, overrides), pictures)
@@ -119,7 +128,7 @@ def command(
             console.remark(f"{kept_in}: going on with {len(book.scores)} layers scored before")
         setup = Setup(_where(checkpoint), tuple(sorted(overrides.items())), trust, request, pictures, jobs, chosen)
         layers, choice, scores = _planned(setup, model, rounding, book, kept_in, keep_db, progress)
-    write_atomically(out, plan_text(choice.plan, layers).encode())
+    write_atomically(out, plan_text(choice.plan, layers, model.source.sha256).encode())
     if as_json:
         facts = _as_json(out, kept_in, pictures, layers, choice, scores)
         console.emit_json({**facts, "assumed": assumed_facts(model.settings)})
@@ -155,6 +164,26 @@ def _check_places(out: Path, kept_in: Path) -> None:
             raise OutputError(f"{path}: is a folder; name a file with {option}")
         if not path.parent.is_dir():
             raise OutputError(f"{path}: its folder does not exist; make it, or name another file with {option}")
+
+
+def _check_plan(out: Path, model: ConsistencyModel, *, overwrite: bool) -> None:
+    """Refuse to replace what is not a plan of this checkpoint.
+
+    Raises:
+        UsageError: `out` is something else, and `overwrite` is not given.
+    """
+    if overwrite or not out.exists():
+        return
+    try:
+        made_from = read_plan(out).checkpoint
+    except CheckpointError:
+        what = "holds something else than a plan"
+    else:
+        if made_from == model.source.sha256:
+            return
+        whose = f"another checkpoint (SHA-256 {made_from[:12]})" if made_from else "a checkpoint that it does not name"
+        what = f"holds a plan of {whose}"
+    raise UsageError(f"{out}: {what};\n--overwrite replaces it, -o writes elsewhere")
 
 
 def _where(checkpoint: str | None) -> str:

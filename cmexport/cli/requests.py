@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from cmexport.sampling.methods import method_named
 from cmexport.sampling.schedules import EDITING_STEPS, EXPORTED_EDITING_STEPS, Schedule, sigmas_at
 from cmexport.verification import VerifyOptions
 
+LevelsOf = Callable[[ConsistencyModel], Sequence[tuple[float, ...]]]
+"""The noise levels that a command evaluates with a model, for each of its tasks."""
+
 
 def open_checkpoint(
     checkpoint: str | None,
@@ -27,10 +31,12 @@ def open_checkpoint(
     trust: bool = False,
     weights: str | None = None,
     strict: bool = False,
+    levels_of: LevelsOf | None = None,
 ) -> ConsistencyModel:
     """Load the checkpoint a command names, or the project's, or the demo; the latter two are said on stderr.
 
-    What is guessed of it is said there too.
+    What is guessed of it is said there too. `levels_of` gives the noise levels that the command evaluates: the number N
+    that the model was trained on is no guess that matters where these don't depend on it.
 
     Raises:
         CheckpointError: see `load_checkpoint`; `strict`, and there is a guess.
@@ -48,8 +54,16 @@ def open_checkpoint(
             "no checkpoint given: using the demo model that ships with cmexport (CIFAR-10, 32x32, 10 classes)"
         )
         model = load_checkpoint(demo_checkpoint(), overrides, weights=weights)
-    tell_assumed(model, strict=strict)
+    idle = ("levels",) if strict and levels_of is not None and _levels_idle(model, levels_of) else ()
+    tell_assumed(model, strict=strict, idle=idle)
     return model
+
+
+def _levels_idle(model: ConsistencyModel, levels_of: LevelsOf) -> bool:
+    """Whether another N would give the same noise levels."""
+    noise = model.noise
+    others = [replace(model, noise=replace(noise, levels=n)) for n in (noise.levels + 1, 2 * noise.levels)]
+    return all(levels_of(other) == levels_of(model) for other in others)
 
 
 def said_aloud(model: ConsistencyModel) -> ConsistencyModel:
@@ -150,6 +164,26 @@ def build_request(
     )
 
 
+def levels_asked(
+    schedule: ScheduleText,
+    *,
+    tasks: str,
+    tuned: Sequence[float] = (),
+    editing_steps: int = EXPORTED_EDITING_STEPS,
+    sampler: str = "consistency",
+) -> LevelsOf:
+    """What the same arguments of `build_requests` evaluate, as a function of the model.
+
+    The function raises UsageError as `build_request` does.
+    """
+    names = _task_names(tasks)
+    return lambda model: [resolve_schedule(model, schedule, n, tuned, editing_steps, sampler).sigmas for n in names]
+
+
+def _task_names(tasks: str) -> list[str]:
+    return [name.strip() for name in tasks.split(",")]
+
+
 def build_requests(
     model: ConsistencyModel,
     schedule: ScheduleText,
@@ -169,7 +203,7 @@ def build_requests(
     Raises:
         UsageError: see `build_request`.
     """
-    names = [name.strip() for name in tasks.split(",")]
+    names = _task_names(tasks)
     return tuple(
         build_request(
             *(model, schedule, label, batch, output),

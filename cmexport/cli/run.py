@@ -305,9 +305,13 @@ def _picture(plan: RunPlan, outcome: Outcome) -> Path | None:
 
 
 def _guesses(outcome: Outcome) -> list[str]:
-    """What a step had to guess of the checkpoint, and what other readings gave on pictures."""
+    """What a step chose or guessed of the checkpoint, and what other readings gave on pictures."""
     assumed: Sequence[Mapping[str, str]] = outcome.facts.get("assumed", ())
-    lines = [
+    taken: Mapping[str, str] | None = outcome.facts.get("weights")
+    lines = (
+        [] if taken is None else [f"takes the weights '{taken['value']}' ({taken['origin']}); --weights NAME chooses"]
+    )
+    lines += [
         f"assumed {fact['option'].removeprefix('--set ')} ({fact['origin']}); to set it: [checkpoint.set] in the recipe"
         for fact in assumed
     ]

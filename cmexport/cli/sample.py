@@ -15,7 +15,7 @@ from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.assumed import assumed_facts, tell_recorded
 from cmexport.cli.inspect import artifact_folder
-from cmexport.cli.requests import build_request, open_checkpoint, tuned_sigmas
+from cmexport.cli.requests import build_request, levels_asked, open_checkpoint, tuned_sigmas
 from cmexport.drawing import (
     PictureSource,
     draw_between,
@@ -30,6 +30,7 @@ from cmexport.errors import UsageError
 from cmexport.photos import read_mask, read_photo
 from cmexport.progress import Progress
 from cmexport.runner import Array
+from cmexport.sampling.schedules import EDITING_STEPS
 from cmexport.threads import use_threads
 
 # What to write above the part of a picture that a task knows.
@@ -182,12 +183,12 @@ def _source(
     """What draws, and what was guessed of it."""
     folder = artifact_folder(subject)
     if folder is None:
-        model = open_checkpoint(subject, assignments, weights=weights, strict=strict)
+        tuned, asked = tuned_sigmas(subject), task or "generate"
+        levels_of = levels_asked(schedule, tasks=asked, tuned=tuned, editing_steps=EDITING_STEPS)
+        model = open_checkpoint(subject, assignments, weights=weights, strict=strict, levels_of=levels_of)
         if label is not None and model.classes is None:
             raise UsageError(f"--label {label}: this model is unconditional and takes no label")
-        request = build_request(
-            *(model, schedule, None, 1, "float"), task=task or "generate", patch=patch, tuned=tuned_sigmas(subject)
-        )
+        request = build_request(*(model, schedule, None, 1, "float"), task=asked, patch=patch, tuned=tuned)
         return source_from_model(model, request), assumed_facts(model.settings)
     if assignments or weights is not None or schedule != o.ScheduleText():
         raise UsageError(

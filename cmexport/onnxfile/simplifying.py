@@ -33,7 +33,9 @@ def onnxsim() -> ModuleType:
     try:
         return importlib.import_module("onnxsim")
     except ImportError as error:
-        raise BackendError("--simplify needs onnxsim, which isn't installed: pip install 'cmexport[simplify]'") from error
+        raise BackendError(
+            "--simplify needs onnxsim, which isn't installed: pip install 'cmexport[simplify]'"
+        ) from error
 
 
 def simplify_file(captured: CapturedGraph, path: Path) -> tuple[tuple[str, ...], Simplification]:

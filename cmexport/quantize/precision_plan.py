@@ -35,12 +35,14 @@ class PrecisionPlan:
         rounding: steps and codes.
         bias_correction: shift biases so that mean outputs stay what they were.
         notes: a remark per key, written as a comment.
+        checkpoint: SHA-256 of the checkpoint it was scored on; empty where that is not known. It fits others too.
     """
 
     layers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     rounding: RoundingOptions = field(default_factory=RoundingOptions)
     bias_correction: bool = True
     notes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    checkpoint: str = ""
 
     def precision_of(self, layer: Layer) -> str:
         """What the plan says, or its role's default."""
@@ -80,12 +82,17 @@ def read_plan(path: Path) -> PrecisionPlan:
 
 
 def _checked(path: Path, data: dict[str, Any]) -> PrecisionPlan:
-    allowed = {"version", "rounding", "layers"}
+    allowed = {"version", "checkpoint", "rounding", "layers"}
     if unknown := sorted(set(data) - allowed):
-        raise CheckpointError(f"{path}: unknown table or key {unknown[0]}; a plan has version, [rounding], [layers]")
+        raise CheckpointError(
+            f"{path}: unknown table or key {unknown[0]}; a plan has version, checkpoint, [rounding], [layers]"
+        )
     version = data.get("version")
     if type(version) is not int or version != VERSION:
         raise CheckpointError(f"{path}: version must be {VERSION}, not {version!r:.40}")
+    checkpoint = data.get("checkpoint", "")
+    if not isinstance(checkpoint, str):
+        raise CheckpointError(f"{path}: checkpoint is {checkpoint!r:.40}; expected a SHA-256 in quotes")
     layers, rounding = data.get("layers", {}), data.get("rounding", {})
     if not isinstance(layers, dict) or not isinstance(rounding, dict):
         raise CheckpointError(f"{path}: [layers] and [rounding] must be tables")
@@ -109,15 +116,19 @@ def _checked(path: Path, data: dict[str, Any]) -> PrecisionPlan:
     )
     if not (1.0 <= options.margin <= 4.0 and 0.0 <= options.balance <= 1.0):
         raise CheckpointError(f"{path}: rounding.margin must be from 1 to 4, rounding.balance from 0 to 1")
-    return PrecisionPlan(dict(layers), options, correction)
+    return PrecisionPlan(dict(layers), options, correction, checkpoint=checkpoint)
 
 
-def plan_text(plan: PrecisionPlan, layers: Sequence[Layer]) -> str:
-    """The plan as TOML, every layer of the model spelled out, with the notes as comments."""
+def plan_text(plan: PrecisionPlan, layers: Sequence[Layer], checkpoint: str = "") -> str:
+    """The plan as TOML, every layer of the model spelled out, with the notes as comments.
+
+    `checkpoint` is the SHA-256 of what it was scored on.
+    """
     rounding = plan.rounding
     lines = [
         "# Which layers compute in 8 bits. Edit, then give it to an export: cmexport onnx CKPT --int8 --plan THIS",
         f"version = {VERSION}",
+        *([f'checkpoint = "{checkpoint}"'] if checkpoint else []),
         "",
         "[rounding]",
         f"margin = {rounding.margin}",

@@ -28,7 +28,7 @@ class Outcome:
         message: why, where it isn't done.
         entries: what it wrote, relative to the output folder.
         facts: "parity_db" (None: identical), "gate_db", "size_bytes", where known; "assumed" and "self_check" where
-            the checkpoint left something to guess.
+            the checkpoint left something to guess; "weights" where one of several sets was taken unasked.
         seconds: how long it took, also where that was in an earlier run; None: it did not run.
     """
 
@@ -81,6 +81,10 @@ def facts_of(step: Step, printed: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(manifest, dict) and manifest.get("self_check"):
         facts["self_check"] = manifest["self_check"]
     if step.kind == "export" and isinstance(manifest, dict):
+        # Said on the stderr of the step itself, which only its log keeps.
+        taken = [s for s in manifest["checkpoint"]["settings"] if s["name"] == "weights"]
+        if taken and not str(taken[0]["origin"]).startswith("--weights"):
+            facts["weights"] = {"value": taken[0]["value"], "origin": taken[0]["origin"]}
         facts["size_bytes"] = sum(
             f["bytes"] for f in manifest["files"] if f["role"] not in ("preview", "layers", "frontier")
         )

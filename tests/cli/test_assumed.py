@@ -138,3 +138,45 @@ def test_other_head_counts_are_tried_where_heads_are_guessed(tmp_path):
     assert check.chosen.error < 1.05 * check.interpretations[0].error
     assert not any("--set" in warning for warning in check.warnings)
     assert any("can't tell" in line for line in verdict(check, model.assumed))
+
+
+def test_verify_reads_the_checkpoint_as_the_export_did(guessed, cmexport, monkeypatch):
+    """Another version of the rules guesses otherwise; what is compared is the reading that the file holds."""
+    path, folder, _ = guessed
+    monkeypatch.setattr("cmexport.checkpoints.openai._SIZE_BY_LEVELS", {2: 24})
+    told = cmexport("inspect", path, "--no-check", "--json")
+    assert {s["name"]: s["value"] for s in told.json["settings"]}["image_size"] == 24
+    for against in ((), ("--against", path)):
+        verified = cmexport("verify", folder, "--seeds", 8, "--json", *against)
+        assert verified.code == 0, verified.stderr
+        assert GUESSED["image_size"] in flat(verified.stderr)
+        assert [f["name"] for f in verified.json["assumed"]] == list(GUESSED), "guesses stay guesses"
+    assert cmexport("verify", folder, "--seeds", 8, "--set", "image_size=24").code == 3, "--set still decides"
+
+
+NOT_LEVELS = TOLD[:-2]
+
+
+def test_the_number_of_levels_is_no_guess_where_nothing_depends_on_it(guessed, cmexport, tmp_path):
+    def strictly(*arguments):
+        return cmexport(
+            *("sample", guessed[0], *NOT_LEVELS, "--strict", "--count", 1, "--save", tmp_path / "y.npz", *arguments)
+        )
+
+    for schedule in ((), ("--steps", 1), ("--sigmas", "80,1.4"), ("--timesteps", "22,0", "--levels", 40)):
+        done = strictly(*schedule)
+        assert done.code == 0, (schedule, done.stderr)
+    for schedule in (("--steps", 3), ("--timesteps", "22,0")):
+        done = strictly(*schedule)
+        assert done.code == 3, schedule
+        assert "confirm or correct with: --set levels=40" in flat(done.stderr)
+
+
+@pytest.mark.parametrize("verb", ["onnx", "plan"])
+def test_exports_and_plans_take_one_step_strictly(verb, guessed, cmexport, tmp_path):
+    small = {"onnx": ("--seeds", 8), "plan": ("--pictures", 1, "--calibration", 1)}[verb]
+    place = tmp_path / {"onnx": "out", "plan": "plan.toml"}[verb]
+    done = cmexport(verb, guessed[0], *NOT_LEVELS, "--strict", "-o", place, *small)
+    assert done.code == 0, done.stderr
+    refused = cmexport(verb, guessed[0], *NOT_LEVELS, "--strict", "-o", place, *small, "--steps", 3)
+    assert refused.code == 3

@@ -16,7 +16,9 @@ SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "
 @pytest.fixture
 def simplify(tiny_checkpoint, cmexport, tmp_path):
     def run(*arguments):
-        return cmexport("onnx", tiny_checkpoint, *SETTINGS, "--simplify", "-o", tmp_path / "out", "--seeds", 8, *arguments)
+        return cmexport(
+            "onnx", tiny_checkpoint, *SETTINGS, "--simplify", "-o", tmp_path / "out", "--seeds", 8, *arguments
+        )
 
     return run
 
@@ -44,7 +46,9 @@ def test_parity_is_measured_on_what_it_made(simplify, tmp_path, monkeypatch) -> 
     def spoil(path, **_):
         model = onnx.load(path)
         for kernel in (i for i in model.graph.initializer if len(i.dims) == 4):
-            kernel.CopyFrom(onnx.numpy_helper.from_array(np.float32(1.01) * onnx.numpy_helper.to_array(kernel), kernel.name))
+            kernel.CopyFrom(
+                onnx.numpy_helper.from_array(np.float32(1.01) * onnx.numpy_helper.to_array(kernel), kernel.name)
+            )
         return model, True
 
     monkeypatch.setattr(onnxsim, "simplify", spoil)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import shutil
 import tomllib
 
 import pytest
@@ -111,7 +113,8 @@ def test_the_scores_of_something_else_are_not_mixed_in(scored, checkpoint, cmexp
     folder, _ = scored
     before = (folder / "plan.toml").read_bytes(), (folder / verb.STATE_FILE).read_bytes()
     cases = [
-        ((tiny_checkpoint, *SETTINGS, *SMALL), "checkpoint"),
+        # Another checkpoint's plan may go, its scores may not.
+        ((tiny_checkpoint, *SETTINGS, *SMALL, "--overwrite"), "checkpoint"),
         ((checkpoint, *SETTINGS, *SMALL, "--sigmas", "80,1.4"), "sigmas"),
         ((checkpoint, *SETTINGS, *SMALL, "--label", 1), "label"),
         ((checkpoint, *SETTINGS, *SMALL, "--set", "sigma_data=0.6"), "settings"),
@@ -197,3 +200,40 @@ def test_nan_and_overflow_are_a_sentence(checkpoint, cmexport, tmp_path, name, r
     assert words in outcome.stderr
     assert len(outcome.stderr.strip().splitlines()) <= 3
     assert [p.name for p in tmp_path.iterdir()] == ["bad.pt"]
+
+
+def test_another_checkpoints_plan_is_not_replaced_unasked(scored, tiny_checkpoint, cmexport, tmp_path, no_scoring):
+    folder, _ = scored
+    plan = tmp_path / "plan.toml"
+    shutil.copy(folder / "plan.toml", plan)
+    before = plan.read_bytes()
+    arguments = ("plan", tiny_checkpoint, *SETTINGS, *SMALL, "-o", plan)
+    refused = cmexport(*arguments)
+    assert refused.code == 2
+    assert f"{plan}: holds a plan of another checkpoint (SHA-256 {read_plan(plan).checkpoint[:12]});" in refused.stderr
+    assert "--overwrite replaces it" in refused.stderr
+    assert plan.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.toml"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("version = 1\n[layers]\n", "holds a plan of a checkpoint that it does not name"),
+        ("shopping = ['milk']\n", "holds something else than a plan"),
+    ],
+)
+def test_a_plan_of_unknown_origin_is_replaced_on_request_only(
+    scored, checkpoint, cmexport, tmp_path, no_scoring, content, words
+):
+    plan = tmp_path / "plan.toml"
+    plan.write_text(content)
+    # The scores are kept, so that nothing is left to do but to write.
+    arguments = ("plan", checkpoint, *SETTINGS, *SMALL, "-o", plan, "--state", scored[0] / verb.STATE_FILE)
+    refused = cmexport(*arguments)
+    assert refused.code == 2
+    assert words in refused.stderr
+    assert plan.read_text() == content
+    assert cmexport(*arguments, "--overwrite").code == 0
+    assert read_plan(plan).checkpoint == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert cmexport(*arguments, "--keep-db", 50).code == 0, "its own plan is replaced"

@@ -236,3 +236,18 @@ def test_the_project_file_names_weights(pair, cmexport):
     assert {s["name"]: s["value"] for s in done.json["settings"]}["weights"] == "ema"
     (pair / "cmexport.toml").write_text("weights = 3\n")
     assert cmexport("inspect", "--no-check", cwd=pair).code == 2
+
+
+def test_a_recipe_says_which_weights_it_took(pair, cmexport):
+    (pair / "recipe.toml").write_text(
+        '[checkpoint]\nfile = "training.pt"\nset = {image_size = 8, num_head_channels = 32}\n[targets.onnx]\nseeds = 8\n'
+    )
+    done = cmexport("run", pair / "recipe.toml", "-o", pair / "out", cwd=pair)
+    assert done.code == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    assert said.count("takes the weights 'ema' (averaged, preferred to 'model'); --weights NAME chooses") == 1
+    again = cmexport("run", pair / "recipe.toml", "-o", pair / "out", cwd=pair)
+    assert "takes the weights 'ema'" in " ".join(again.stderr.split()), "also of what is kept"
+    named = cmexport("run", pair / "recipe.toml", "--weights", "model", "-o", pair / "other", cwd=pair)
+    assert named.code == 0, named.stderr
+    assert "takes the weights" not in named.stderr

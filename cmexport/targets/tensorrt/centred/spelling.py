@@ -45,12 +45,14 @@ def _centred_linear(x: Any, factor: Any, shift: Any, scale: float, codes: Any, w
     through it with a zero point of the wrong type: "output_dtype INT8 does not match y_zero_point type UINT8", in 1.31.
     With the reshape before the pair there is nothing to push.
     """
-    shape, rows = [int(d) for d in x.shape], int(codes.shape[1])
+    shape = [int(d) for d in x.shape]
     flat = len(shape) == 2
-    matrix = x if flat else op.Reshape(x, op.Constant(value_ints=[math.prod(shape[:-1]), shape[-1]]))
+    rows: Any = op.Constant(value_ints=[math.prod(shape[:-1]), shape[-1]])
+    matrix = x if flat else op.Reshape(x, rows)
     weight = op.DequantizeLinear(codes, weight_step, axis=1)
     product = op.Add(op.MatMul(_pair(matrix, factor, shift, scale), weight), bias)
-    return product if flat else op.Reshape(product, op.Constant(value_ints=[*shape[:-1], rows]))
+    whole: Any = op.Constant(value_ints=[*shape[:-1], int(codes.shape[1])])
+    return product if flat else op.Reshape(product, whole)
 
 
 def centred_translations() -> Translations:

@@ -21,7 +21,7 @@ def model(graph, codes):
     return changed, translate(changed, {**tensorrt_translations(), **centred_translations()}, OPSET)
 
 
-# With its optimizer ONNX Runtime refused the linear layer, whose input has three dimensions, as diffusers' attention has.
+# With its optimizer ONNX Runtime refused the linear layer: three dimensions, as in diffusers' attention.
 @pytest.mark.parametrize("optimization", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
 def test_onnx_computes_what_the_operators_do(model, noise, optimization):
     changed, written = model
