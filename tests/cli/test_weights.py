@@ -240,7 +240,8 @@ def test_the_project_file_names_weights(pair, cmexport):
 
 def test_a_recipe_says_which_weights_it_took(pair, cmexport):
     (pair / "recipe.toml").write_text(
-        '[checkpoint]\nfile = "training.pt"\nset = {image_size = 8, num_head_channels = 32}\n[targets.onnx]\nseeds = 8\n'
+        '[checkpoint]\nfile = "training.pt"\nset = {image_size = 8, num_head_channels = 32}\n'
+        "[targets.onnx]\nseeds = 8\n"
     )
     done = cmexport("run", pair / "recipe.toml", "-o", pair / "out", cwd=pair)
     assert done.code == 0, done.stderr

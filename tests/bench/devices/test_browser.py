@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import shutil
 import signal
 import subprocess
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cmexport.bench.devices.base import BenchJob, DeviceOptions, MeasureOptions
@@ -117,6 +120,37 @@ def test_two_artefacts_over_https(browser: Callable[[str], None], jobs: list[Ben
             assert record.failure is None
             assert record.parity.passed is True
             assert record.device.facts["cross_origin_isolated"] is True
+
+
+@needs_library
+@needs_browser
+@pytest.mark.parametrize("wrong", ["black", "another"])
+def test_a_wrong_first_picture_ends_the_job_without_figures(
+    browser: Callable[[str], None], jobs: list[BenchJob], quick: MeasureOptions, wrong: str
+) -> None:
+    """What JSEP did, the other way round: the browser's picture is right and the reference is not."""
+    bad, good = jobs
+    assert not isinstance(bad.expected, str)
+    images = {"black": np.zeros_like(bad.expected.images) - 1, "another": bad.expected.images[::-1].copy()}[wrong]
+    bad = replace(bad, expected=replace(bad.expected, images=images))
+    device = device_named("browser", DeviceOptions(show=browser))
+    refused, measured = device.run([bad, good], replace(quick, provider="wasm"), Progress())
+    assert refused.failure is not None
+    assert refused.failure.stage == "self-test"
+    assert "WebAssembly here draws a wrong picture" in refused.failure.message
+    assert "nothing was measured" in refused.failure.message
+    assert [refused.timing_ms.p50, refused.timing_ms.p90, refused.timing_ms.p99] == [None] * 3
+    assert refused.timing_ms.n == 0
+    assert refused.parity.passed is None
+    assert measured.failure is None, "the other artefact is measured"
+    assert measured.timing_ms.p50 is not None
+
+
+def test_the_page_warns_of_the_older_bundle() -> None:
+    """JSEP's wrong pictures come without an error: people who take the page for a pattern must read of it there."""
+    page = " ".join((device_files("web") / "index.html").read_text(encoding="utf-8").split())
+    assert re.search(r"JSEP.*wrong pictures in float32 and black ones in float16, without an error", page)
+    assert "ort.webgpu.min.mjs" in page
 
 
 class Visitor:
