@@ -178,3 +178,18 @@ def test_a_busy_process_is_noticed(monkeypatch) -> None:
         busy.wait()
     assert found is not None
     assert found > 0.3
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "0"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch, given, expected) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    threads.let_waiting_threads_sleep()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
+    # Set here, not by monkeypatch: the next test must not inherit it.
+    os.environ.pop("GOMP_SPINCOUNT", None)

@@ -6,15 +6,17 @@ of anything.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
@@ -23,6 +25,7 @@ from cmexport import __version__
 from cmexport.cli import console
 from cmexport.errors import CmexportError
 from cmexport.recipes.lifeline import follow_parent
+from cmexport.threads import let_waiting_threads_sleep
 
 INTERRUPTED = 130
 INTERRUPTED_MESSAGE = "interrupted; nothing was left behind"
@@ -94,16 +97,28 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def run() -> None:
     """Entry point of the `cmexport` command."""
     follow_parent()
+    let_waiting_threads_sleep()
     # A job scheduler's SIGTERM cleans up like Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
-    code = main(sys.argv[1:])
-    if code == INTERRUPTED:
-        # CPython remembers a KeyboardInterrupt that passed through code run from C (torch does that) and would end the
-        # process by signal, exit code -2, although it was handled.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    _leave(main(sys.argv[1:]))
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process without taking down every object first, which takes a second after an export.
+
+    It also keeps an exit code of 130: CPython remembers a KeyboardInterrupt that passed through code run from C (torch
+    does that) and would end the process by signal, exit code -2, although it was handled.
+    """
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # whoever read it has gone
+            code = code or DEFECT
+    os._exit(code)
 
 
 def main(arguments: list[str]) -> int:

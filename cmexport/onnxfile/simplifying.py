@@ -11,8 +11,8 @@ from types import ModuleType
 import onnx_ir as ir
 
 from cmexport.errors import BackendError, first_line
-from cmexport.graph.capture import CapturedGraph
 from cmexport.onnxfile.saving import save
+from cmexport.signature import Signature
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def onnxsim() -> ModuleType:
         ) from error
 
 
-def simplify_file(captured: CapturedGraph, path: Path) -> tuple[tuple[str, ...], Simplification]:
+def simplify_file(signature: Signature, path: Path) -> tuple[tuple[str, ...], Simplification]:
     """Let onnxsim rewrite a file that `saving.save` wrote, in its place.
 
     What it makes is saved as every other model is: the border's names, the IR version, weights beyond 2 GB beside the
@@ -63,7 +63,7 @@ def simplify_file(captured: CapturedGraph, path: Path) -> tuple[tuple[str, ...],
             f"--simplify: onnxsim {release} fails on this model: {first_line(error)}\nleave --simplify out"
         ) from error
     after = ir.from_proto(proto)
-    return save(after, captured, path), Simplification(release, before, _nodes(after))
+    return save(after, signature, path), Simplification(release, before, _nodes(after))
 
 
 def _nodes(model: ir.Model) -> int:

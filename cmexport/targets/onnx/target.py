@@ -45,7 +45,7 @@ class OnnxTarget:
         if not options.simplify:
             return lowered
         progress("simplify")
-        files, account = simplify_file(captured, folder / lowered.files[0])
+        files, account = simplify_file(lowered.signature, folder / lowered.files[0])
         return replace(lowered, files=files, simplification=asdict(account))
 
     def lower_loop(

@@ -80,7 +80,7 @@ def simplified(written, folder):
     """The same file simplified: lowering again would calibrate again."""
     for name in written.lowered.files:
         shutil.copy(written.folder / name, folder)
-    return simplify_file(written.captured, folder / "model.onnx")
+    return simplify_file(written.lowered.signature, folder / "model.onnx")
 
 
 def picture(path, inputs):
