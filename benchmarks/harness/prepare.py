@@ -127,7 +127,7 @@ class Exports:
     def write(
         self, model: ConsistencyModel, batch: int, path: Path, *, lowering: LoweringOptions, label: int | None = None
     ) -> None:
-        """The steps of `cmexport.export.export_model` without verification: the harness compares pictures itself."""
+        """The steps of `cmexport.exporting.export_model` without verification: the harness compares pictures itself."""
         if label not in self._rewritten:
             request = SampleRequest(batch=batch, label=label)
             captured = capture(resolve(model, request))

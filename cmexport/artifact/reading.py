@@ -32,6 +32,18 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
     return path
 
 
+def artifact_folder(subject: str | None) -> Path | None:
+    """The artefact folder a path means (the folder, or a file in it), or None if it is something else."""
+    if subject is None:
+        return None
+    path = Path(subject)
+    # A Core ML package and a Core AI asset are folders, and parts of the artefact.
+    package = path.suffix in (".mlpackage", ".aimodel")
+    folder = path if path.is_dir() and not package else path.parent
+    is_part = path.is_dir() or path.suffix in (".onnx", ".engine", ".json", ".png")
+    return folder if is_part and (folder / MANIFEST_NAME).is_file() else None
+
+
 def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
     """Read an artefact's manifest.
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cmexport.artifact import read_manifest
+from cmexport.artifact import artifact_folder, read_manifest
 from cmexport.bench.devices.base import BenchJob, DeviceOptions, MeasureOptions
 from cmexport.bench.devices.registry import FORMS, device_named
 from cmexport.bench.jobs import check_names, prepare_job
@@ -21,7 +21,6 @@ from cmexport.bench.table import bench_table, remarks
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.assumed import tell_recorded
-from cmexport.cli.inspect import artifact_folder
 from cmexport.errors import BackendError, CheckpointError, OutputError, UsageError
 from cmexport.progress import Progress
 

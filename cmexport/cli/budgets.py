@@ -9,7 +9,7 @@ from rich.table import Table
 
 from cmexport.cli import console
 from cmexport.errors import ParityError, UsageError
-from cmexport.export import ExportResult
+from cmexport.exporting import ExportResult
 
 
 def check_budgets(precision: str, budget_db: float | None, budget_latency: float | None) -> None:

@@ -10,7 +10,7 @@ from cmexport.cli import console
 from cmexport.cli.assumed import check_assumed
 from cmexport.cli.options import ScheduleText
 from cmexport.cli.requests import build_requests, levels_asked, open_checkpoint, tuned_sigmas, verify_options
-from cmexport.export import ExportOptions, ExportResult, export_functions
+from cmexport.exporting import ExportOptions, ExportResult, export_functions
 from cmexport.targets.base import LoweringOptions
 
 

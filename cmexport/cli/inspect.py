@@ -9,8 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cmexport.artifact import Manifest, read_manifest
-from cmexport.artifact.manifest import MANIFEST_NAME
+from cmexport.artifact import Manifest, artifact_folder, read_manifest
 from cmexport.checkpoints.selfcheck import SelfCheck, check_on_pictures
 from cmexport.cli import console
 from cmexport.cli import options as o
@@ -32,18 +31,6 @@ Pictures = Annotated[
     ),
 ]
 NoCheck = Annotated[bool, typer.Option("--no-check", help="Skip trying other readings on pictures.")]
-
-
-def artifact_folder(subject: str | None) -> Path | None:
-    """The artefact folder a path means (the folder, or a file in it), or None if it is something else."""
-    if subject is None:
-        return None
-    path = Path(subject)
-    # A Core ML package and a Core AI asset are folders, and parts of the artefact.
-    package = path.suffix in (".mlpackage", ".aimodel")
-    folder = path if path.is_dir() and not package else path.parent
-    is_part = path.is_dir() or path.suffix in (".onnx", ".engine", ".json", ".png")
-    return folder if is_part and (folder / MANIFEST_NAME).is_file() else None
 
 
 def command(

@@ -10,11 +10,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from cmexport.artifact import read_manifest, write_atomically, write_grid, write_row
+from cmexport.artifact import artifact_folder, read_manifest, write_atomically, write_grid, write_row
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.assumed import assumed_facts, tell_recorded
-from cmexport.cli.inspect import artifact_folder
 from cmexport.cli.requests import build_request, levels_asked, open_checkpoint, tuned_sigmas
 from cmexport.drawing import (
     PictureSource,

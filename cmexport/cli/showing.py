@@ -9,7 +9,7 @@ from pathlib import Path
 from cmexport.artifact import Manifest
 from cmexport.cli import console
 from cmexport.errors import ParityError
-from cmexport.export import ExportResult
+from cmexport.exporting import ExportResult
 from cmexport.parity.ladder import ParityReport
 from cmexport.parity.table import parity_table, verdict
 

@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
-from cmexport.artifact import read_manifest
+from cmexport.artifact import artifact_folder, read_manifest
 from cmexport.artifact.parity_record import DifferenceRecord, ParityRecord
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.assumed import Heard
 from cmexport.cli.blaming import blame_artifact, blame_facts, show_blame
 from cmexport.cli.distribution import Question, check_distribution
-from cmexport.cli.inspect import artifact_folder
 from cmexport.cli.requests import verify_options
 from cmexport.cli.showing import check_parity, show_parity
 from cmexport.drawing import compare_arrays, read_arrays

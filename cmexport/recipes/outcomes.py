@@ -82,7 +82,7 @@ def facts_of(step: Step, printed: Mapping[str, Any]) -> dict[str, Any]:
         facts["self_check"] = manifest["self_check"]
     if step.kind == "export" and isinstance(manifest, dict):
         # Said on the stderr of the step itself, which only its log keeps.
-        taken = [s for s in manifest["checkpoint"]["settings"] if s["name"] == "weights"]
+        taken = [s for s in manifest["checkpoint"].get("settings", ()) if s["name"] == "weights"]
         if taken and not str(taken[0]["origin"]).startswith("--weights"):
             facts["weights"] = {"value": taken[0]["value"], "origin": taken[0]["origin"]}
         facts["size_bytes"] = sum(

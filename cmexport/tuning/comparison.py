@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cmexport.drawing import source_from_artifact
-from cmexport.export import ExportOptions, export_model
+from cmexport.exporting import ExportOptions, export_model
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.progress import Progress
 from cmexport.runner import Array, Runner

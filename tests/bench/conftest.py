@@ -13,7 +13,7 @@ from cmexport.bench.devices.base import BenchJob, MeasureOptions
 from cmexport.bench.jobs import prepare_job
 from cmexport.bench.on_device import device_files
 from cmexport.checkpoints import load_checkpoint
-from cmexport.export import ExportOptions, export_model
+from cmexport.exporting import ExportOptions, export_model
 from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet
 from cmexport.progress import Progress

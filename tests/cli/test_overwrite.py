@@ -48,7 +48,7 @@ def test_another_checkpoint_of_that_name_is_refused_before_any_work(cmexport, ex
     other = tmp_path / "same.safetensors"
     save_file(weights(1), other)
     with monkeypatch.context() as patch:
-        patch.setattr("cmexport.export.capture", lambda *_: pytest.fail("work was begun"))
+        patch.setattr("cmexport.exporting.capture", lambda *_: pytest.fail("work was begun"))
         outcome = cmexport("onnx", other, *FAST, "-o", out)
     assert outcome.code == 2
     assert "another checkpoint (same.pt" in " ".join(outcome.stderr.split())

@@ -67,7 +67,7 @@ def write_artifact(out: Path, precision: str, arguments: list[str], behave: dict
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     manifest = {
         "schema_version": 1,
-        "checkpoint": {"sha256": digest, "file": checkpoint.name},
+        "checkpoint": {"sha256": digest, "file": checkpoint.name, "settings": []},
         "created": time.time(),
         "parity": {"rungs": [{"difference": difference}], "applied_gate_db": 60.0},
         "files": [{"bytes": 10, "role": "model"}],

@@ -16,7 +16,7 @@ from cmexport.artifact import read_manifest
 from cmexport.bench.devices.base import MeasureOptions
 from cmexport.bench.folder import job_folder
 from cmexport.bench.jobs import prepare_job
-from cmexport.export import ExportOptions, export_functions
+from cmexport.exporting import ExportOptions, export_functions
 from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet
 from cmexport.progress import Progress

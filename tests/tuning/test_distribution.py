@@ -12,7 +12,7 @@ import torch
 from cmexport.artifact import read_manifest
 from cmexport.checkpoints import load_checkpoint
 from cmexport.errors import CheckpointError, UsageError
-from cmexport.export import ExportOptions, export_model
+from cmexport.exporting import ExportOptions, export_model
 from cmexport.model import SampleRequest
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import as_bytes, compare

@@ -27,7 +27,7 @@ from cmexport.bench.web.pages import Page
 from cmexport.checkpoints import load_checkpoint
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import BackendError, UsageError
-from cmexport.export import ExportOptions, export_model
+from cmexport.exporting import ExportOptions, export_model
 from cmexport.model import SampleRequest
 from cmexport.progress import Progress
 from cmexport.targets.base import LoweringOptions

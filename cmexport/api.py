@@ -1,0 +1,308 @@
+"""What Python users call: `load`, `export`, `open`, and the artefact that the latter two return.
+
+The command line's words mean the same here: `--set sigma_data=0.5` is `sigma_data=0.5`, `--steps 2` is `steps=2`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from cmexport.artifact import Manifest, artifact_folder, read_manifest
+from cmexport.checkpoints import load as load_network
+from cmexport.checkpoints import load_checkpoint
+from cmexport.demo import demo_checkpoint
+from cmexport.drawing import draw_pictures, source_from_artifact
+from cmexport.errors import CheckpointError, ParityError, UsageError
+from cmexport.exporting import ExportOptions, export_functions
+from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.parity.ladder import ParityReport
+from cmexport.progress import Progress
+from cmexport.quantize.precision_plan import PrecisionPlan, read_plan
+from cmexport.runner import Array
+from cmexport.sampling.editing import task_named
+from cmexport.sampling.methods import method_named
+from cmexport.sampling.schedules import EXPORTED_EDITING_STEPS, Schedule
+from cmexport.targets.base import LoweringOptions
+from cmexport.targets.registry import target_named
+from cmexport.verification import VerifyOptions, verify_artifact
+
+
+class GuessWarning(UserWarning):
+    """A constant that the checkpoint does not hold was guessed; the message names it and how to state it."""
+
+
+def load(
+    source: str | Path | nn.Module | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    /,
+    *,
+    weights: str | None = None,
+    trust: bool = False,
+    strict: bool = False,
+    **more: Any,
+) -> ConsistencyModel:
+    """Read a checkpoint, or wrap a network that is in memory already.
+
+    Args:
+        source: a checkpoint file, a diffusers folder, a hub id, "my_module.py:build" (which is run), or a network; None
+            for the packaged demo model (CIFAR-10, 32x32, 10 classes).
+        settings: constants by name, as `cmexport inspect` lists them: {"sigma_data": 0.5}. A network needs
+            `image_size` at least.
+        weights: which of several sets of weights in a file: a prefix, "ema", a subfolder.
+        trust: read the file with Python's full unpickler, which runs any code inside it.
+        strict: refuse to guess.
+        more: further settings.
+
+    Raises:
+        CheckpointError: the source is missing, damaged, unsafe or no consistency model; `strict`, and there is a guess.
+        UsageError: a setting is unknown, malformed or contradicts the weights.
+        BackendError: the format needs a library that is not installed.
+
+    Warns:
+        GuessWarning: for each constant that was guessed.
+    """
+    stated = {**settings, **more}
+    if isinstance(source, nn.Module):
+        model = load_network(source, stated)
+    else:
+        path = demo_checkpoint() if source is None else source
+        texts = {name: _text(value) for name, value in stated.items()}
+        model = load_checkpoint(path, texts, trust=trust, weights=weights)
+    for setting in model.settings:
+        if setting.remark:
+            warnings.warn(setting.remark, GuessWarning, stacklevel=2)
+    if strict and model.assumed:
+        listed = ", ".join(f"{s.name}={s.text} ({s.origin})" for s in model.assumed)
+        raise CheckpointError(f"{model.source.path}: guessed: {listed}; state them as arguments")
+    for setting in model.assumed:
+        said = f"assumed {setting.name}={setting.text} ({setting.origin}); state it: load(..., {setting.name}=...)"
+        warnings.warn(said, GuessWarning, stacklevel=2)
+    return model
+
+
+def _text(value: Any) -> str:
+    """A value as `--set` would spell it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ",".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def export(
+    model: ConsistencyModel,
+    target: str = "onnx",
+    *,
+    precision: str = "fp32",
+    steps: int | None = None,
+    sigmas: Sequence[float] | None = None,
+    task: str | Sequence[str] = "generate",
+    sampler: str = "consistency",
+    patch: int | None = None,
+    label: int | None = None,
+    batch: int = 1,
+    output: str = "float",
+    plan: PrecisionPlan | Path | str | None = None,
+    seeds: int | None = None,
+    verify: bool = True,
+    overwrite: bool = False,
+    out: Path | str = "out",
+    **target_options: Any,
+) -> Artifact:
+    """Write one verified artefact: sampler, preconditioning and network as a graph of the target's format.
+
+    Args:
+        model: from `load`; it can be used again afterwards.
+        target: "onnx", "coreml", "tensorrt" or "coreai".
+        precision: "fp32", "fp16", "int8", "w8" and others, by target.
+        steps: evaluations of the network; None: 1, or the task's own.
+        sigmas: noise levels in place of `steps`, largest first.
+        task: "generate", "inpaint", "colorize", "superres", "stroke" or "denoise"; several make a graph each.
+        sampler: "consistency", or "heun" for the diffusion model that a consistency model came from.
+        patch: for "superres", pixels of the large picture per pixel of the small one.
+        label: a class to bake in; None: an input.
+        batch: pictures per run.
+        output: "float", (N, C, H, W) float32 in [-1, 1], or "uint8", (N, H, W, C) bytes.
+        plan: for "int8", which layers; a file that `cmexport plan` wrote, or the plan itself.
+        seeds: pictures compared with PyTorch, 8 or more; None: 64, fewer for large models.
+        verify: compare at all.
+        overwrite: replace whatever stands in the artefact's place; an older export of the same needs no leave.
+        out: folder to write the artefact's folder into.
+        target_options: fields of `LoweringOptions` that only some targets have: ep="web", ios=17, budget_db=60.
+
+    Raises:
+        ParityError: the file's pictures leave the precision's gate; the folder is kept, named `*.rejected`.
+        UsageError: an argument contradicts the model or the target.
+        BackendError: a library is missing or refuses the graph.
+        OutputError: `out` can't be written.
+    """
+    if precision not in (known := target_named(target).precisions):
+        raise UsageError(f"precision={precision!r}: {target} has {', '.join(known)}")
+    if output not in ("float", "uint8"):
+        raise UsageError(f"output={output!r}: known are 'float' and 'uint8'")
+    if seeds is not None and seeds < 8:
+        raise UsageError(f"seeds={seeds}: at least 8 pictures are compared; verify=False skips the comparison")
+    tasks = [task] if isinstance(task, str) else list(task)
+    requests = [
+        SampleRequest(
+            **_schedule(model, name, sampler, steps, sigmas),
+            label=label,
+            batch=batch,
+            output=output,
+            task=name,
+            patch=patch if name == "superres" or "superres" not in tasks else None,
+            sampler=sampler,
+        )
+        for name in tasks
+    ]
+    asked = VerifyOptions() if seeds is None else VerifyOptions(pictures=seeds, large_model_budget_s=None)
+    options = ExportOptions(
+        target=target,
+        lowering=_lowering(precision, plan, target_options),
+        verify=asked if verify else None,
+        overwrite=overwrite,
+    )
+    result = export_functions(model, requests, options, Path(out))
+    artifact = Artifact(result.folder)
+    if result.parity is not None and not result.parity.passed:
+        raise ParityError(f"{result.folder}: its pictures leave the gate; see parity in its manifest.json")
+    return artifact
+
+
+def _schedule(
+    model: ConsistencyModel, task: str, sampler: str, steps: int | None, sigmas: Sequence[float] | None
+) -> dict[str, Any]:
+    task_named(task)
+    method = method_named(sampler, task)
+    if steps is not None and sigmas is not None:
+        raise UsageError("steps and sigmas contradict each other: give one of them")
+    if sigmas is not None:
+        chosen = Schedule(tuple(float(sigma) for sigma in sigmas), f"sigmas{method.ending}")
+    else:
+        chosen = method.spaced(model, steps, task, EXPORTED_EDITING_STEPS)
+    return {"sigmas": chosen.sigmas, "schedule": chosen.origin}
+
+
+def _lowering(precision: str, plan: PrecisionPlan | Path | str | None, more: Mapping[str, Any]) -> LoweringOptions:
+    chosen = plan if plan is None or isinstance(plan, PrecisionPlan) else read_plan(Path(plan))
+    try:
+        return replace(LoweringOptions(precision=precision, plan=chosen), **more)
+    except TypeError:
+        known = LoweringOptions.__dataclass_fields__
+        unknown = next(name for name in more if name not in known)
+        raise UsageError(f"unknown option {unknown}; targets know {', '.join(known)}") from None
+
+
+def open(folder: Path | str) -> Artifact:
+    """An artefact that was written earlier, by its folder or any file in it.
+
+    Raises:
+        CheckpointError: there is none, or a file of it is not what its manifest says.
+    """
+    found = artifact_folder(str(folder))
+    if found is None:
+        raise CheckpointError(f"{folder}: not an artefact; expected a folder with manifest.json, or a file in one")
+    read_manifest(found)
+    return Artifact(found)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder with a model, its manifest and a preview; it draws in the runtime that it was made for."""
+
+    folder: Path
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What the folder says of itself: border, steps, precision, parity, checkpoint."""
+        return read_manifest(self.folder, check=False)
+
+    def sample(
+        self,
+        seed: int = 0,
+        *,
+        count: int = 1,
+        task: str | None = None,
+        **given: Array | int,
+    ) -> Array:
+        """Draw pictures: (count, C, H, W) float32 in [-1, 1], or (count, H, W, C) bytes, as the artefact was made.
+
+        Args:
+            seed: of the first picture; picture i has seed + i, the same noise as PyTorch's reference.
+            count: how many.
+            task: which graph, of several; None: the first.
+            given: inputs that are not to be drawn, the same for all pictures: label=8, image=(C, H, W), mask=(1, H, W).
+
+        Raises:
+            UsageError: no such input, a class out of range, or a picture to edit that is missing.
+            CheckpointError: the artefact is damaged.
+            BackendError: its runtime is not on this machine.
+        """
+        known = {name: np.asarray(value) if isinstance(value, np.ndarray) else value for name, value in given.items()}
+        if count < 1 or seed < 0:
+            raise UsageError("count must be at least 1 and seed must not be negative")
+        return draw_pictures(source_from_artifact(self.folder, task), count, seed, known)
+
+    def verify(
+        self,
+        against: str | Path | None = None,
+        *,
+        task: str | None = None,
+        seeds: int | None = None,
+        **settings: Any,
+    ) -> Verification:
+        """Compare with PyTorch once more, rung by rung; nothing is raised if a gate is missed: see `passed`.
+
+        Args:
+            against: the checkpoint; None: the one that the manifest names, if it is still the same.
+            task: which graph, of several; None: the first.
+            seeds: pictures, 8 or more; None: 64, fewer for large models.
+            settings: the checkpoint's constants, as for `load`.
+
+        Raises:
+            CheckpointError: artefact or checkpoint are damaged, or don't belong together.
+            UsageError: there is no checkpoint to compare with, no such graph, or fewer than 8 pictures.
+        """
+        if seeds is not None and seeds < 8:
+            raise UsageError(f"seeds={seeds}: at least 8 pictures are compared")
+        options = VerifyOptions() if seeds is None else VerifyOptions(pictures=seeds, large_model_budget_s=None)
+        texts = {name: _text(value) for name, value in settings.items()}
+        which = task or self.manifest.function_names[0]
+        source = None if against is None else str(against)
+        reports = verify_artifact(self.folder, source, texts, options, Progress(), which)
+        return Verification(reports[which])
+
+
+@dataclass(frozen=True, eq=False)
+class Verification:
+    """What comparing an artefact with PyTorch showed; `report` has every rung."""
+
+    report: ParityReport
+
+    @property
+    def passed(self) -> bool:
+        """Whether every rung met its gate."""
+        return self.report.passed
+
+    @property
+    def mean_db(self) -> float:
+        """PSNR of the shipped file's pictures, peak 2.0, mean; infinite if all are equal, NaN if one holds NaN."""
+        return self._decibels(self.report.rungs[-1].difference.mean_db)
+
+    @property
+    def worst_db(self) -> float:
+        """The same of the worst picture."""
+        return self._decibels(self.report.rungs[-1].difference.min_db)
+
+    def _decibels(self, value: float | None) -> float:
+        if value is not None:
+            return value
+        return math.inf if self.report.rungs[-1].difference.identical else math.nan
