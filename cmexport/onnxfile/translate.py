@@ -6,14 +6,13 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 import onnxscript.optimizer
 import torch
 from onnxscript import rewriter
-from onnxscript.rewriter.rules.common import reshape_reshape_rule, transpose_transpose_rule
+from onnxscript.rewriter.rules.common._basic_rules import ReshapeReshape, TransposeTranspose
 
 from cmexport.errors import BackendError, first_line
 from cmexport.graph.capture import CapturedGraph
@@ -91,8 +90,9 @@ def _fold_shapes(model: ir.Model) -> None:
     # demo's two steps kept 11 of these. Made one first, they fold.
     common_passes.CommonSubexpressionEliminationPass()(model)
     onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True)
-    # Copies: a rule remembers the last graph it saw, and the package's own would keep ImageNet-64's 0.6 GB alive.
-    rewriter.RewritePass([deepcopy(reshape_reshape_rule), deepcopy(transpose_transpose_rule)])(model)
+    # Rules of our own: one remembers the last graph it saw, and the package's would keep ImageNet-64's 0.6 GB alive.
+    rules = [kind.rule() for kind in (ReshapeReshape, TransposeTranspose)]  # type: ignore[no-untyped-call]
+    rewriter.RewritePass(rules)(model)
     _drop_idle_reshapes(model)
     common_passes.IdentityEliminationPass()(model)
     common_passes.RemoveUnusedNodesPass()(model)

@@ -72,7 +72,8 @@ def kinds_around(proto, key):
 
 def test_the_plan_says_which_convolutions_read_and_write_8_bits(export, psnr, tmp_path):
     exported = export(**SMALL)
-    inputs = exported.inputs()
+    # One picture of a random network can gain by chance what a layer in 8 bits costs.
+    inputs = [exported.inputs(seed) for seed in range(11, 19)]
     scores = {}
     for name, plan in {"default": None, "wide": PrecisionPlan({KEY: "float"})}.items():
         (tmp_path / name).mkdir()
@@ -83,7 +84,7 @@ def test_the_plan_says_which_convolutions_read_and_write_8_bits(export, psnr, tm
         assert kinds_around(written.proto, KEY) == ((UINT8, UINT8) if narrow else (UINT16, UINT16))
         assert kinds_around(written.proto, "output_blocks.0.0.skip_connection") == (UINT16, UINT16)
         assert (KEY in lowered.precision_plan["int8"]) is narrow
-        scores[name] = psnr(exported.reference(inputs), written.run(inputs))
+        scores[name] = sum(psnr(exported.reference(given), written.run(given)) for given in inputs) / len(inputs)
     assert 38 <= scores["default"] < scores["wide"]
 
 
