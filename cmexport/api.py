@@ -14,12 +14,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from cmexport.artifact import Manifest, artifact_folder, read_manifest
 from cmexport.checkpoints import load as load_network
 from cmexport.checkpoints import load_checkpoint
+from cmexport.checkpoints.sidecar import as_text
 from cmexport.demo import demo_checkpoint
 from cmexport.drawing import draw_pictures, source_from_artifact
 from cmexport.errors import CheckpointError, ParityError, UsageError
@@ -76,7 +76,7 @@ def load(
         model = load_network(source, stated)
     else:
         path = demo_checkpoint() if source is None else source
-        texts = {name: _text(value) for name, value in stated.items()}
+        texts = {name: as_text(value) for name, value in stated.items()}
         model = load_checkpoint(path, texts, trust=trust, weights=weights)
     for setting in model.settings:
         if setting.remark:
@@ -88,13 +88,6 @@ def load(
         said = f"assumed {setting.name}={setting.text} ({setting.origin}); state it: load(..., {setting.name}=...)"
         warnings.warn(said, GuessWarning, stacklevel=2)
     return model
-
-
-def _text(value: Any) -> str:
-    """A value as `--set` would spell it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return ",".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def export(
@@ -148,8 +141,7 @@ def export(
         raise UsageError(f"precision={precision!r}: {target} has {', '.join(known)}")
     if output not in ("float", "uint8"):
         raise UsageError(f"output={output!r}: known are 'float' and 'uint8'")
-    if seeds is not None and seeds < 8:
-        raise UsageError(f"seeds={seeds}: at least 8 pictures are compared; verify=False skips the comparison")
+    asked = _pictures(seeds, "; verify=False skips the comparison")
     tasks = [task] if isinstance(task, str) else list(task)
     requests = [
         SampleRequest(
@@ -163,7 +155,6 @@ def export(
         )
         for name in tasks
     ]
-    asked = VerifyOptions() if seeds is None else VerifyOptions(pictures=seeds, large_model_budget_s=None)
     options = ExportOptions(
         target=target,
         lowering=_lowering(precision, plan, target_options),
@@ -175,6 +166,15 @@ def export(
     if result.parity is not None and not result.parity.passed:
         raise ParityError(f"{result.folder}: its pictures leave the gate; see parity in its manifest.json")
     return artifact
+
+
+def _pictures(seeds: int | None, otherwise: str = "") -> VerifyOptions:
+    """How much to verify: an explicit number is kept whatever it takes."""
+    if seeds is None:
+        return VerifyOptions()
+    if seeds < 8:
+        raise UsageError(f"seeds={seeds}: at least 8 pictures are compared{otherwise}")
+    return VerifyOptions(pictures=seeds, large_model_budget_s=None)
 
 
 def _schedule(
@@ -246,10 +246,9 @@ class Artifact:
             CheckpointError: the artefact is damaged.
             BackendError: its runtime is not on this machine.
         """
-        known = {name: np.asarray(value) if isinstance(value, np.ndarray) else value for name, value in given.items()}
         if count < 1 or seed < 0:
             raise UsageError("count must be at least 1 and seed must not be negative")
-        return draw_pictures(source_from_artifact(self.folder, task), count, seed, known)
+        return draw_pictures(source_from_artifact(self.folder, task), count, seed, given)
 
     def verify(
         self,
@@ -271,10 +270,8 @@ class Artifact:
             CheckpointError: artefact or checkpoint are damaged, or don't belong together.
             UsageError: there is no checkpoint to compare with, no such graph, or fewer than 8 pictures.
         """
-        if seeds is not None and seeds < 8:
-            raise UsageError(f"seeds={seeds}: at least 8 pictures are compared")
-        options = VerifyOptions() if seeds is None else VerifyOptions(pictures=seeds, large_model_budget_s=None)
-        texts = {name: _text(value) for name, value in settings.items()}
+        options = _pictures(seeds)
+        texts = {name: as_text(value) for name, value in settings.items()}
         which = task or self.manifest.function_names[0]
         source = None if against is None else str(against)
         reports = verify_artifact(self.folder, source, texts, options, Progress(), which)

@@ -61,9 +61,9 @@ def open_checkpoint(
 
 def _levels_idle(model: ConsistencyModel, levels_of: LevelsOf) -> bool:
     """Whether another N would give the same noise levels."""
-    noise = model.noise
+    noise, own = model.noise, levels_of(model)
     others = [replace(model, noise=replace(noise, levels=n)) for n in (noise.levels + 1, 2 * noise.levels)]
-    return all(levels_of(other) == levels_of(model) for other in others)
+    return all(levels_of(other) == own for other in others)
 
 
 def said_aloud(model: ConsistencyModel) -> ConsistencyModel:

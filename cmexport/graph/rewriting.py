@@ -88,10 +88,10 @@ def apply_rewrites(
     """
     if not rewrites:
         return captured
-    if captured.brief is None and sum(weight.numel() for weight in captured.weights.values()) <= LARGE_MODEL:
-        module, reports = _rewrite(captured, rewrites, progress, _Account.of)
-    elif captured.brief is None:
-        module, reports = _rewrite(captured, rewrites, progress, _Account.of_all_together)
+    if captured.brief is None:
+        weights = sum(weight.numel() for weight in captured.weights.values())
+        account_of = _Account.of if weights <= LARGE_MODEL else _Account.of_all_together
+        module, reports = _rewrite(captured, rewrites, progress, account_of)
     else:
         # One by one on the brief sampler, all together on the whole one: 39 steps in float64 take 3 s a picture.
         _, measured = _rewrite(captured.brief, rewrites, lambda _: None, _Account.of)

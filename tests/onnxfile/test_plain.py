@@ -5,14 +5,14 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 import torch
-from support.networks import model_around, random_weights
+from support.networks import model_around, random_weights, tiny_config
 
 from cmexport.graph.capture import CapturedGraph, capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import trace
 from cmexport.model import SampleRequest
-from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
+from cmexport.networks.adm_unet import AdmUnet
 from cmexport.onnxfile import translate as translation
 from cmexport.onnxfile.plain import is_plain
 from cmexport.onnxfile.translations import standard_translations
@@ -25,16 +25,7 @@ from cmexport.targets.onnx.forms import FORMS
 @pytest.fixture(scope="module")
 def model():
     """Around a small random ADM UNet with attention, labels and down- and upsampling."""
-    config = AdmUnetConfig(
-        image_size=8,
-        model_channels=32,
-        channel_mult=(1, 2),
-        num_res_blocks=1,
-        attention_downsampling=(2,),
-        num_head_channels=32,
-        num_classes=4,
-    )
-    return model_around(random_weights(AdmUnet(config), 1), 8, 4)
+    return model_around(random_weights(AdmUnet(tiny_config(4)), 1), 8, 4)
 
 
 def written(model: ir.Model) -> bytes:
