@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.files import require_file
-from cmexport.tuning.frechet import Gaussian
-from cmexport.tuning.ruler import Ruler
+from cmexport.quality.frechet import Gaussian
+from cmexport.quality.ruler import Ruler
 
 
 @dataclass(frozen=True, eq=False)
