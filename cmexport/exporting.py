@@ -48,8 +48,9 @@ from cmexport.parity.ladder import ParityReport
 from cmexport.progress import Progress
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.resolved import Sampler
-from cmexport.targets.base import LoopingTarget, LoweredModel, LoweringOptions
-from cmexport.targets.registry import target_named
+from cmexport.targets.base import LoweredModel
+from cmexport.targets.info import LoweringOptions
+from cmexport.targets.registry import INFOS, target_info, target_named
 from cmexport.verification import Reference, VerifyOptions, gate_of, verify_rungs
 
 # What a TensorRT artefact holds besides: engines, their descriptions, and an ONNX file for each batch.
@@ -64,6 +65,9 @@ class ExportOptions:
     want the smallest memory, as the command line does. `overwrite` replaces whatever folder stands in the artefact's
     place; without it only an older export of the same checkpoint with the same settings is. `self_check` is what trying
     other readings of a guessed checkpoint found, for the manifest.
+
+    Raises:
+        UsageError: no such target, or `lowering` is another one's; a plain `LoweringOptions` is anyone's.
     """
 
     target: str = "onnx"
@@ -72,6 +76,13 @@ class ExportOptions:
     expendable: bool = False
     overwrite: bool = False
     self_check: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        own = target_info(self.target).options
+        if type(self.lowering) is LoweringOptions:
+            object.__setattr__(self, "lowering", own(**vars(self.lowering)))
+        if type(self.lowering) is not own:
+            raise UsageError(f"{self.target}: takes {own.__name__}, not {type(self.lowering).__name__}")
 
 
 @dataclass(frozen=True)
@@ -134,7 +145,7 @@ def export_functions(
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"--task {','.join(names)}: {twice[0]} comes twice")
     samplers = [resolve(model, request) for request in requests]
-    final = out / artifact_name(samplers[0].name, target.name, options.lowering.precision)
+    final = out / artifact_name(samplers[0].name, options.target, options.lowering.precision)
     replacement = Replacement(_subject(samplers, options), options.overwrite)
     if options.verify is not None:
         # A failed gate is known hours later: said now, not then.
@@ -166,7 +177,7 @@ def _subject(samplers: Sequence[Sampler], options: ExportOptions) -> Subject:
             "batch": request.batch,
             "output": request.output,
             "sampler": request.sampler,
-            "ep": options.lowering.ep if options.target == "onnx" else None,
+            "ep": getattr(options.lowering, "ep", None),
         }
 
     model = samplers[0].model
@@ -211,11 +222,13 @@ def _lower_loop(
     step: Callable[[str], None],
 ) -> _Draft:
     target, name = target_named(options.target), sampler.request.sampler
-    if not isinstance(target, LoopingTarget):
-        raise UsageError(f"--sampler {name}: not for {target.name}; `cmexport onnx` writes it")
-    if (precision := options.lowering.precision) not in target.loop_precisions:
+    known = target_info(options.target).loop_precisions
+    if not known:
+        able = " and ".join(f"`cmexport {info.name}`" for info in INFOS.values() if info.loop_precisions)
+        raise UsageError(f"--sampler {name}: not for {options.target}; {able} writes it")
+    if (precision := options.lowering.precision) not in known:
         raise UsageError(
-            f"--sampler {name}: {target.name} has it in {' and '.join(target.loop_precisions)}, not in {precision}; "
+            f"--sampler {name}: {options.target} has it in {' and '.join(known)}, not in {precision}; "
             "integers and their plans are for one and few steps"
         )
     captured = capture_loop(sampler)

@@ -19,7 +19,7 @@ from cmexport.parity.metrics import as_bytes, compare
 from cmexport.progress import Progress
 from cmexport.sampling.denoiser import denoise
 from cmexport.signature import Signature, known
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.info import LoweringOptions
 from cmexport.tuning.distribution import (
     DistributionOptions,
     Side,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cmexport.errors import BackendError, CheckpointError, OutputError, UsageError
-from cmexport.targets.base import LoweringOptions, Progress
+from cmexport.targets.base import Progress
+from cmexport.targets.tensorrt.info import TensorRtOptions
 from cmexport.targets.tensorrt.layers import HEADING, EngineLayers, parse_layers, write_layers
 from cmexport.targets.tensorrt.library import Library, check_sms
 
@@ -57,7 +58,7 @@ class BuiltEngine:
     facts: Mapping[str, Any]
 
 
-def engine_request(library: Library, options: LoweringOptions) -> EngineRequest:
+def engine_request(library: Library, options: TensorRtOptions) -> EngineRequest:
     """What the options ask of a library.
 
     Raises:

@@ -18,9 +18,9 @@ from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.runner import picture_of
 from cmexport.sampling.methods import resolve
-from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreai.runner import CoreAiRunner
 from cmexport.targets.coreai.target import CoreAiTarget
+from cmexport.targets.info import LoweringOptions
 
 
 def _model(classes):

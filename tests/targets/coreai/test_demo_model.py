@@ -15,9 +15,9 @@ from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import compare
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreai.target import CoreAiTarget
 from cmexport.targets.coreml.target import CoreMlTarget
+from cmexport.targets.info import LoweringOptions
 
 pytest.importorskip("coreai_torch", reason="coreai-torch is not installed", exc_type=ImportError)
 

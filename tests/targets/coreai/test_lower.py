@@ -12,9 +12,9 @@ import torch
 
 from cmexport.errors import BackendError
 from cmexport.model import SampleRequest
-from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreai.half import to_half
 from cmexport.targets.coreai.target import CoreAiTarget
+from cmexport.targets.info import LoweringOptions
 
 pytest.importorskip("coreai_torch", reason="coreai-torch is not installed", exc_type=ImportError)
 

@@ -12,11 +12,12 @@ from cmexport.errors import UsageError
 from cmexport.model import SampleRequest
 from cmexport.runner import picture_of
 from cmexport.signature import Signature, known
-from cmexport.targets.base import LoweredModel, LoweringOptions
+from cmexport.targets.base import LoweredModel
+from cmexport.targets.coreml.info import CoreMlOptions
 from cmexport.targets.coreml.runner import ExecutorRunner
 from cmexport.targets.coreml.target import CoreMlTarget
 
-FP16 = LoweringOptions(precision="fp16")
+FP16 = CoreMlOptions(precision="fp16")
 GENERATE, INPAINT = SampleRequest(), SampleRequest(task="inpaint", sigmas=(80.0, 1.4))
 FLAT = {"channel_mult": (1,)}
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
@@ -138,4 +139,4 @@ def test_a_mac_also_predicts_on_each_unit(tmp_path, monkeypatch):
 
 def test_an_unknown_release_is_refused_before_anything_is_captured():
     with pytest.raises(UsageError, match="--ios 19"):
-        CoreMlTarget().rewrites_for(LoweringOptions(ios=19))
+        CoreMlTarget().rewrites_for(CoreMlOptions(ios=19))
