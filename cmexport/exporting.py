@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,6 @@ def export_functions(
         UsageError, BackendError, OutputError: see `export_model`; also two requests of the same task.
     """
     tell = progress or Progress()
-    target = target_named(options.target)
     names = [request.task for request in requests]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"--task {','.join(names)}: {twice[0]} comes twice")
@@ -151,12 +151,8 @@ def export_functions(
         # A failed gate is known hours later: said now, not then.
         replacement.check(reject_name(final))
     with staged_folder(final, replacement.check) as staged:
-        several = len(samplers) > 1
-        drafts = {s.request.task: _lower(s, options, staged.path, tell, several) for s in samplers}
+        drafts = _lower(samplers, options, staged.path, tell)
         return_free_memory()
-        if several:
-            joined = target.join(staged.path, {name: draft.lowered for name, draft in drafts.items()})
-            drafts = {name: replace(draft, lowered=joined[name]) for name, draft in drafts.items()}
         manifest, reports = _verify_and_describe(drafts, options, staged.path, tell)
         write_manifest(staged.path, manifest)
         if not all(report.passed for report in reports.values()):
@@ -195,23 +191,33 @@ class _Draft:
     lowered: LoweredModel
 
 
-def _lower(sampler: Sampler, options: ExportOptions, folder: Path, tell: Progress, several: bool) -> _Draft:
-    target, lowering, task = target_named(options.target), options.lowering, sampler.request.task
+def _lower(samplers: Sequence[Sampler], options: ExportOptions, folder: Path, tell: Progress) -> dict[str, _Draft]:
+    """All graphs of the artefact, written, by task."""
+    target, lowering, several = target_named(options.target), options.lowering, len(samplers) > 1
     named = select((*REWRITES, *target.own_rewrites), lowering.rewrites)
     rewrites = [*(r for r in REWRITES if r in named), *target.rewrites_for(lowering)]
-    prefix = f"{task}: " if several else ""
+    prefix = ""
+    made: dict[str, tuple[CapturedGraph, tuple[RewriteReport, ...]]] = {}
 
     def step(name: str) -> None:
         tell.step(prefix + name)
 
-    step("capture")
-    if sampler.plan.looped:
-        return _lower_loop(sampler, rewrites, options, folder, step)
-    captured = capture(sampler)
-    rewritten = apply_rewrites(captured, rewrites, step)
-    lowered = target.lower(rewritten, lowering, folder, step, task if several else "model")
-    # Folded weights end here: they would stay in memory while the ladder opens its runtimes.
-    return _Draft(sampler, captured, (*rewritten.rewrites, *lowered.rewrites), lowered)
+    def graph(sampler: Sampler) -> CapturedGraph:
+        nonlocal prefix
+        prefix = f"{sampler.request.task}: " if several else ""
+        step("capture")
+        captured = capture(sampler)
+        rewritten = apply_rewrites(captured, rewrites, step)
+        made[sampler.request.task] = captured, rewritten.rewrites
+        return rewritten
+
+    if samplers[0].plan.looped:
+        step("capture")
+        return {samplers[0].request.task: _lower_loop(samplers[0], rewrites, options, folder, step)}
+    by_task = {sampler.request.task: sampler for sampler in samplers}
+    lowered = target.lower({task: partial(graph, s) for task, s in by_task.items()}, lowering, folder, step)
+    # Folded weights have ended here: they would stay in memory while the ladder opens its runtimes.
+    return {t: _Draft(by_task[t], made[t][0], (*made[t][1], *each.rewrites), each) for t, each in lowered.items()}
 
 
 def _lower_loop(

@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "cmexport"
 # Not asked of the registry: the count is to work on other checkouts too.
 NAMES = {"onnx", "coreml", "coreai", "tensorrt"}
 LOOKUPS = {"get", "pop", "setdefault", "index", "startswith", "endswith"}
-MOST_FILES = 3
+# ONNX Runtime has an execution provider of that name.
+MOST_FILES = 1
 
 
 def decisions(tree: ast.AST) -> Iterator[tuple[int, str]]:

@@ -133,7 +133,7 @@ class Exports:
             captured = capture(resolve(model, request))
             self._rewritten[label] = apply_rewrites(captured, REWRITES)
         with tempfile.TemporaryDirectory(dir=path.parent) as staging:
-            lowered = target_named("onnx").lower(self._rewritten[label], lowering, Path(staging), lambda _: None)
+            lowered = target_named("onnx").lower_one(self._rewritten[label], lowering, Path(staging), lambda _: None)
             (Path(staging) / lowered.files[0]).rename(path)
 
 

@@ -20,7 +20,7 @@ from cmexport.cli.requests import build_requests, levels_asked, open_checkpoint,
 from cmexport.cli.showing import show_export, show_kept
 from cmexport.errors import UsageError
 from cmexport.exporting import ExportOptions, export_functions
-from cmexport.targets.info import LoweringOptions, TargetInfo
+from cmexport.targets.info import LoweringOptions, Option, TargetInfo
 from cmexport.targets.registry import target_named
 from cmexport.threads import use_threads
 
@@ -39,17 +39,13 @@ def export_verb(info: TargetInfo) -> Callable[..., None]:
 
 def _own(info: TargetInfo) -> dict[str, inspect.Parameter]:
     """Parameters of a target alone: flags of its precisions, then its options."""
-
-    def parameter(name: str, kind: Any, default: Any, text: str, metavar: str | None = None) -> inspect.Parameter:
-        spelled = typer.Option(f"--{name.replace('_', '-')}", metavar=metavar, help=text)
-        annotation = Annotated[kind, spelled]
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-    flags = [name for name in info.precisions if name in o.PRECISION_FLAGS]
-    found = {name: parameter(name, bool, False, o.PRECISION_FLAGS[name]) for name in flags}
-    for name, spelled in info.by_name.items():
-        default = getattr(info.options(), spelled.field) if spelled.parse is None else spelled.typed
-        found[name] = parameter(name, spelled.kind, default, spelled.help, spelled.metavar)
+    flags = {name: Option(name, o.PRECISION_FLAGS[name]) for name in info.precisions if name in o.PRECISION_FLAGS}
+    found = {}
+    for name, option in {**flags, **info.by_name}.items():
+        default = option.typed if option.parse is not None else getattr(info.options(), option.field, False)
+        spelled = typer.Option(f"--{name.replace('_', '-')}", metavar=option.metavar, help=option.help)
+        kind: Any = Annotated[option.kind, spelled]
+        found[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
     return found
 
 
@@ -78,13 +74,12 @@ def _lowering(info: TargetInfo, own: Mapping[str, Any], precision: str | None, r
         UsageError: two precisions, one that it doesn't have, or a value that is none.
         CheckpointError: a file of a plan is damaged.
     """
+    given = {name: option for name, option in info.by_name.items() if own[name] is not None}
     flags = {name: own[name] for name in info.precisions if name in own}
-    values = {}
-    for name, spelled in info.by_name.items():
-        if (typed := own[name]) is not None:
-            values[spelled.field] = typed if spelled.parse is None else spelled.parse(typed)
-            flags |= {} if spelled.implies is None else {spelled.implies: True}
-    return info.options(precision=o.choose_precision(precision, flags, info.precisions), rewrites=rewrites, **values)
+    flags |= {option.implies: True for option in given.values() if option.implies is not None}
+    chosen = o.choose_precision(precision, flags, info.precisions)
+    values = {opt.field: own[name] if opt.parse is None else opt.parse(own[name]) for name, opt in given.items()}
+    return info.options(precision=chosen, rewrites=rewrites, **values)
 
 
 def _output(info: TargetInfo, output: str) -> str:
@@ -131,9 +126,9 @@ def _export(
     use_threads(threads)
     lowering = _lowering(info, own, precision, rewrites)
     batch = next(iter(getattr(lowering, "batches", ())), batch)
-    output = _output(info, output)
     target = target_named(info.name)
     target.rewrites_for(lowering)  # a wrong option or a missing library is said before a checkpoint is read
+    output = _output(info, output)
     schedule = o.ScheduleText(steps, timesteps, levels, sigmas)
     with console.working("load") as progress:
         tuned = tuned_sigmas(checkpoint)

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -63,18 +63,11 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     exporting = {name: info.summary for name, info in INFOS.items()}
     for verb, summary in {"inspect": VERBS["inspect"], **exporting, **VERBS}.items():
         if verb in arguments[:1]:
-            app.command(verb)(_command(verb))
+            module = import_module("cmexport.cli.exporting" if verb in INFOS else f"cmexport.cli.{verb}")
+            app.command(verb)(module.export_verb(INFOS[verb]) if verb in INFOS else module.command)
         else:
             app.command(verb, help=summary)(_not_called)
     return app
-
-
-def _command(verb: str) -> Callable[..., None]:
-    if verb in INFOS:
-        made: Callable[..., None] = import_module("cmexport.cli.exporting").export_verb(INFOS[verb])
-        return made
-    own: Callable[..., None] = import_module(f"cmexport.cli.{verb}").command
-    return own
 
 
 def _not_called() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
 from cmexport.recipes.names import Output, Precision, Sampler, TargetName, TaskName, owners
+from cmexport.targets.info import Decibel
 from cmexport.targets.registry import INFOS
 
 ANY_PRECISION = "*"
@@ -68,7 +69,6 @@ Gates = Annotated[
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
-Decibel = Annotated[float, Field(gt=0)]
 Needs = Annotated[list[str], Field(description="Tables that must have succeeded before: names of targets and plans.")]
 Optional = Annotated[
     bool, Field(description="Skipped, with the reason, where a library or the device is missing (exit code 5).")

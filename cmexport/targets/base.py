@@ -14,6 +14,7 @@ from cmexport.parity.ladder import Rung
 from cmexport.signature import Signature
 
 Progress = Callable[[str], None]
+Graphs = Mapping[str, Callable[[], CapturedGraph]]
 
 
 def files_inside(packed: Path, first: str) -> tuple[str, ...]:
@@ -66,15 +67,22 @@ class Target(Protocol):
         """
         ...
 
-    def lower(
-        self, captured: CapturedGraph, options: Any, folder: Path, progress: Progress, name: str = "model"
-    ) -> LoweredModel:
-        """Write the model into an existing folder, as `name` and the format's suffix.
+    def lower(self, graphs: Graphs, options: Any, folder: Path, progress: Progress) -> Mapping[str, LoweredModel]:
+        """Write all graphs of an artefact into a folder; by default a file each, named by its graph if there are more.
+
+        Each graph is captured when it is called, so that the folded weights of one at a time are in memory.
 
         Raises:
             UsageError: an option this target does not know.
             BackendError: a library is missing or refuses the graph.
         """
+        named = {name: name if len(graphs) > 1 else "model" for name in graphs}
+        return {name: self.lower_one(graphs[name](), options, folder, progress, named[name]) for name in graphs}
+
+    def lower_one(
+        self, captured: CapturedGraph, options: Any, folder: Path, progress: Progress, name: str = "model"
+    ) -> LoweredModel:
+        """Write one graph into an existing folder, as `name` and the format's suffix; raises as `lower`."""
         ...
 
     def lower_loop(
@@ -89,14 +97,6 @@ class Target(Protocol):
             BackendError: a library is missing or refuses the graph.
         """
         raise NotImplementedError
-
-    def join(self, folder: Path, lowered: Mapping[str, LoweredModel]) -> Mapping[str, LoweredModel]:  # noqa: ARG002
-        """Several graphs of one model, by name: make them one file where the format can hold several.
-
-        Raises:
-            BackendError: a library refuses.
-        """
-        return lowered
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
         """Write the manifest's facts into the model file itself, so that a lone file explains itself."""

@@ -38,13 +38,12 @@ class Option:
     """How a field of a target's options is spelled on the command line and in recipes.
 
     Attributes:
-        field: of the options.
+        field: of the options; its key in recipes too.
         help: what it does, on the command line.
         kind: type there.
         metavar: what stands for the value in `--help`.
         name: on the command line, hyphens as underscores; "": the field's. That of an option that all targets have, as
             "batch", puts this in its place.
-        key: in recipes; "": the same.
         recipe: type in recipes; None: `kind`, or a text for a path.
         recipe_help: what it does, in the recipe's schema; "": `help`.
         typed: default on the command line, where `parse` makes the field's value.
@@ -58,7 +57,6 @@ class Option:
     kind: Any = bool
     metavar: str | None = None
     name: str = ""
-    key: str = ""
     recipe: Any = None
     recipe_help: str = ""
     typed: Any = None
@@ -194,7 +192,7 @@ class TargetInfo:
     @property
     def by_key(self) -> dict[str, Option]:
         """Its own options by their key in a recipe."""
-        return {option.key or option.name or option.field: option for option in self.spelled}
+        return {option.field: option for option in self.spelled}
 
     def takes(self, key: str, precision: str) -> bool:
         """Whether a recipe's option is passed on when the target is exported at a precision."""

@@ -7,6 +7,9 @@ from types import MappingProxyType
 from cmexport.targets.info import Library, TargetInfo
 
 _HERE = "cmexport.targets.coreai"
+_LIBRARY = Library(
+    *("Core AI", "Core AI assets (beta)", ("coreai-torch", "coreai-core"), "coreai"), probe=f"{_HERE}.library:probe"
+)
 
 INFO = TargetInfo(
     name="coreai",
@@ -23,7 +26,9 @@ INFO = TargetInfo(
     precisions=("fp32", "fp16"),
     loader=f"{_HERE}.target:CoreAiTarget",
     libraries=(
-        Library("Core AI", "Core AI assets (beta)", ("coreai-torch", "coreai-core"), "coreai", f"{_HERE}.probe:coreai"),
+        Library(
+            "Core AI", "Core AI assets (beta)", ("coreai-torch", "coreai-core"), "coreai", f"{_HERE}.library:probe"
+        ),
     ),
     verified_by="Apple's own runtime",
     scope="Run by Apple's own runtime, a pre-release, on this machine's CPU; its GPU and Neural Engine kernels were "

@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.rewriting import Rewrite
 from cmexport.parity.ladder import Rung
-from cmexport.targets.base import LoweredModel, Progress, Target
+from cmexport.targets.base import Target
 from cmexport.targets.coreai import lower as lowering
 from cmexport.targets.coreai.asset import asset_of, stamp
 from cmexport.targets.coreai.library import assets, converter
@@ -22,17 +21,13 @@ from cmexport.targets.info import LoweringOptions
 class CoreAiTarget(Target):
     """One asset per graph, verified in Apple's own runtime."""
 
+    lower_one = staticmethod(lowering.lower)
+
     def rewrites_for(self, options: LoweringOptions) -> tuple[Rewrite, ...]:  # noqa: ARG002
         """None of its own. A missing library is told here, before anything is captured."""
         converter()
         assets()
         return ()
-
-    def lower(
-        self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
-    ) -> LoweredModel:
-        """See `lower.lower`."""
-        return lowering.lower(captured, options, folder, progress, name)
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
         """See `asset.stamp`."""

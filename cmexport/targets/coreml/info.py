@@ -61,7 +61,7 @@ INFO = TargetInfo(
     loader=f"{_HERE}.target:CoreMlTarget",
     options=CoreMlOptions,
     spelled=_OPTIONS,
-    libraries=(Library("coremltools", "Core ML packages", ("coremltools",), "coreml", f"{_HERE}.probe:coremltools"),),
+    libraries=(Library("coremltools", "Core ML packages", ("coremltools",), "coreml", f"{_HERE}.library:probe"),),
     verified_by="an executor of the saved program; on a Mac, Core ML itself",
     scope="Graph, weights, layouts and quantization verified by executing the saved program; Apple's kernels were not "
     "run.",

@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.rewriting import Rewrite
 from cmexport.parity.ladder import Rung
-from cmexport.targets.base import LoweredModel, Progress, Target
+from cmexport.targets.base import Graphs, LoweredModel, Progress, Target
 from cmexport.targets.coreml import joining
 from cmexport.targets.coreml import lower as lowering
 from cmexport.targets.coreml.blame import HALF_GATE_DB
@@ -39,6 +38,7 @@ class CoreMlTarget(Target):
     """One package per artefact (one per graph below iOS 18), verified by executing the saved program."""
 
     own_rewrites = FORMS
+    lower_one = staticmethod(lowering.lower)
 
     def rewrites_for(self, options: CoreMlOptions) -> tuple[Rewrite, ...]:
         """See `forms.forms_for`. A missing library is told here, before anything is captured."""
@@ -50,14 +50,11 @@ class CoreMlTarget(Target):
         return forms_for(options.ios, options.rewrites)
 
     def lower(
-        self, captured: CapturedGraph, options: CoreMlOptions, folder: Path, progress: Progress, name: str = "model"
-    ) -> LoweredModel:
-        """See `lower.lower`."""
-        return lowering.lower(captured, options, folder, progress, name)
-
-    def join(self, folder: Path, lowered: Mapping[str, LoweredModel]) -> Mapping[str, LoweredModel]:
-        """See `joining.join`."""
-        return joining.join(folder, lowered)
+        self, graphs: Graphs, options: CoreMlOptions, folder: Path, progress: Progress
+    ) -> Mapping[str, LoweredModel]:
+        """A package for each graph, then `joining.join`."""
+        lowered = super().lower(graphs, options, folder, progress)
+        return joining.join(folder, lowered) if len(lowered) > 1 else lowered
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
         """See `package.stamp`."""

@@ -37,7 +37,7 @@ class OnnxTarget(Target):
             onnxsim()  # Missing, it is missed now and not after minutes of calibration.
         return forms_for(profile_for(options.ep), options.rewrites)
 
-    def lower(
+    def lower_one(
         self, captured: CapturedGraph, options: OnnxOptions, folder: Path, progress: Progress, name: str = "model"
     ) -> LoweredModel:
         """See `lower.lower`; with `options.simplify`, `simplify_file` after it."""

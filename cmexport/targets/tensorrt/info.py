@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _Counts = Annotated[list[Annotated[int, Ge(1)]], MinLen(1)]
 
 
-def parse_sms(typed: str) -> tuple[int, ...]:
+def parse_sm(typed: str) -> tuple[int, ...]:
     """Compute capabilities as typed, 86 or 8.6; in ascending order.
 
     Raises:
@@ -57,7 +57,7 @@ class TensorRtOptions(LoweringOptions):
     Attributes:
         plan: which layers compute in 8 bits, for "int8"; None: the default by their roles.
         trt: which TensorRT is wanted: "auto", "rtx", "10" or "11".
-        sms: compute capabilities to build engines for (86 for 8.6); TensorRT for RTX only.
+        sm: compute capabilities to build engines for (86 for 8.6); TensorRT for RTX only.
         compat: what else engines are to run with: "version", "hardware".
         strip: engines without weights.
         refit: engines whose weights can be replaced.
@@ -68,7 +68,7 @@ class TensorRtOptions(LoweringOptions):
 
     plan: PrecisionPlan | None = None
     trt: str = "auto"
-    sms: tuple[int, ...] = ()
+    sm: tuple[int, ...] = ()
     compat: tuple[str, ...] = ()
     strip: bool = False
     refit: bool = False
@@ -88,11 +88,11 @@ _OPTIONS = (
         recipe=Literal["auto", "rtx", "10", "11"],
     ),
     Option(
-        "sms",
+        "sm",
         "TensorRT for RTX: compute capabilities to build for, 75,80,86,89,120. Default: all from 80.",
-        *(str | None, "N,..", "sm"),
+        *(str | None, "N,.."),
         recipe=_Counts,
-        parse=parse_sms,
+        parse=parse_sm,
     ),
     Option(
         *("compat", "Engines for later versions, and for other GPUs (TensorRT 10, 11)."),
@@ -106,7 +106,7 @@ _OPTIONS = (
     Option(
         "batches",
         "Pictures per run; several: an ONNX file and engine for each.",
-        *(str, "N[,N..]", "batch", "batches"),
+        *(str, "N[,N..]", "batch"),
         recipe=_Counts,
         recipe_help="a file and an engine for each.",
         typed="1",
@@ -133,11 +133,11 @@ INFO = TargetInfo(
     libraries=(
         Library(
             *("TensorRT for RTX", "engines for RTX GPUs", ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")),
-            *("tensorrt", f"{_HERE}.probe:tensorrt_rtx"),
+            *("tensorrt", f"{_HERE}.library:probe_rtx"),
         ),
         # TensorRT proper has no extra: its wheels follow the GPU's driver, and Jetsons bring their own.
         Library(
-            *("TensorRT", "engines for Jetson and data-centre GPUs", ("tensorrt",), None, f"{_HERE}.probe:tensorrt"),
+            *("TensorRT", "engines for Jetson and data-centre GPUs", ("tensorrt",), None, f"{_HERE}.library:probe"),
             remedy="pip install tensorrt (on a Jetson: part of JetPack)",
         ),
     ),

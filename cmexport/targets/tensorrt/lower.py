@@ -57,14 +57,8 @@ def check(options: TensorRtOptions) -> tuple[Library | None, EngineRequest | Non
         raise UsageError(f"--plan: it says what is computed in 8-bit integers, and this is {options.precision}")
     library = find_library(options.trt)
     if library is None:
-        asked = [
-            *(["--sm"] if options.sms else []),
-            *(["--compat"] if options.compat else []),
-            *(["--timing-cache"] if options.timing_cache else []),
-            *(["--refit"] if options.refit else []),
-            *(["--strip"] if options.strip else []),
-        ]
-        if asked:
+        for_engines = ("sm", "compat", "timing_cache", "refit", "strip")
+        if asked := [f"--{name.replace('_', '-')}" for name in for_engines if getattr(options, name)]:
             raise BackendError(
                 f"{asked[0]} is for engines, and no TensorRT is installed: pip install 'cmexport[tensorrt]'"
             )

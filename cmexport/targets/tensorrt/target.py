@@ -9,13 +9,12 @@ from typing import Any
 
 import onnxruntime as ort
 
-from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.rewriting import Rewrite
 from cmexport.onnxfile import saving
 from cmexport.onnxfile.emulation import EmulatedHalfRunner
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.parity.ladder import Rung
-from cmexport.targets.base import LoweredModel, Progress, Target
+from cmexport.targets.base import Target
 from cmexport.targets.tensorrt import lower as lowering
 from cmexport.targets.tensorrt.batches import batch_of_name
 from cmexport.targets.tensorrt.checking import engine_runner, facts_of, why_not_run
@@ -28,16 +27,12 @@ _CUDA = "CUDAExecutionProvider"
 class TensorRtTarget(Target):
     """Typed ONNX and an engine for each graph and batch; ONNX Runtime verifies the ONNX, a GPU the engine."""
 
+    lower_one = staticmethod(lowering.lower)
+
     def rewrites_for(self, options: TensorRtOptions) -> tuple[Rewrite, ...]:
         """None; but a wrong option or a missing library is told here, before anything is captured."""
         lowering.check(options)
         return ()
-
-    def lower(
-        self, captured: CapturedGraph, options: TensorRtOptions, folder: Path, progress: Progress, name: str = "model"
-    ) -> LoweredModel:
-        """See `lower.lower`."""
-        return lowering.lower(captured, options, folder, progress, name)
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
         """Into every ONNX file; see `saving.stamp`. An engine has no place for them."""

@@ -32,7 +32,7 @@ class ToyTarget(Target):
             raise UsageError(f"--wheels {options.wheels}: a toy with fewer than 3 falls over")
         return ()
 
-    def lower(self, captured, options, folder, progress, name="model"):
+    def lower_one(self, captured, options, folder, progress, name="model"):
         with (folder / f"{name}.toy").open("wb") as file:
             torch.export.save(captured.program, file)
         plan = {"default": "float32", "wheels": options.wheels}

@@ -62,7 +62,7 @@ def write(tmp_path_factory):
             model = models.setdefault(classes, _model(classes))
             captured = apply_rewrites(capture(resolve(model, request)), rewrites)
             folder = tmp_path_factory.mktemp("coreai")
-            lowered = CoreAiTarget().lower(captured, LoweringOptions(precision=precision), folder, lambda _: None)
+            lowered = CoreAiTarget().lower_one(captured, LoweringOptions(precision=precision), folder, lambda _: None)
             made[key] = Written(model, request, captured, lowered, folder)
         return made[key]
 

@@ -25,7 +25,7 @@ SEEDS = 4
 
 
 def _draw(target, captured, precision, folder, inputs, count):
-    lowered = target.lower(captured, LoweringOptions(precision=precision), folder, lambda _: None)
+    lowered = target.lower_one(captured, LoweringOptions(precision=precision), folder, lambda _: None)
     with target.rungs(folder, lowered.files, lowered.session)[-1].open() as run:
         return np.concatenate([run(inputs[i])["image"] for i in range(count)])
 

@@ -40,7 +40,7 @@ def demo():
 def test_eight_seeds(demo, tmp_path, precision, modes):
     target, captured, inputs, reference = demo
     assert torch.get_num_threads() == 1
-    target.lower(captured, CoreMlOptions(precision=precision), tmp_path, lambda _: None)
+    target.lower_one(captured, CoreMlOptions(precision=precision), tmp_path, lambda _: None)
     for mode, least in modes.items():
         count = 8 if mode == "ideal" else 2
         with ExecutorRunner(tmp_path / "model.mlpackage", mode=mode) as run:

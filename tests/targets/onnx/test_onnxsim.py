@@ -124,7 +124,7 @@ def test_a_longer_graph_gets_shorter(export, tmp_path):
     # Without rewrites there is something to find: onnxsim works on what is written, and the account is of that.
     options = OnnxOptions(rewrites="none")
     plain = export(options=options, **SMALL)
-    lowered = OnnxTarget().lower(plain.captured, replace(options, simplify=True), tmp_path, lambda _: None)
+    lowered = OnnxTarget().lower_one(plain.captured, replace(options, simplify=True), tmp_path, lambda _: None)
     account = lowered.simplification
     assert account["onnxsim"] == onnxsim.__version__.lstrip("v")
     assert account["nodes_before"] == len(plain.proto.graph.node)
@@ -135,7 +135,7 @@ def test_a_longer_graph_gets_shorter(export, tmp_path):
 def test_weights_beside_the_file_stay_beside_it(export, psnr, tmp_path, monkeypatch):
     plain = export(options=OnnxOptions(), **SMALL)
     monkeypatch.setattr(saving, "EXTERNAL_DATA_BYTES", 10_000)
-    lowered = OnnxTarget().lower(plain.captured, OnnxOptions(simplify=True), tmp_path, lambda _: None)
+    lowered = OnnxTarget().lower_one(plain.captured, OnnxOptions(simplify=True), tmp_path, lambda _: None)
     assert lowered.files == ("model.onnx", "model.onnx.data")
     assert {p.name for p in tmp_path.iterdir()} == set(lowered.files)
     assert (tmp_path / "model.onnx").stat().st_size < (tmp_path / "model.onnx.data").stat().st_size

@@ -58,7 +58,7 @@ def test_lowering_and_stamping_go_through_the_target(export, tmp_path):
     exported = export(**SMALL)
     target = OnnxTarget()
     told = []
-    lowered = target.lower(exported.captured, OnnxOptions(), tmp_path, told.append)
+    lowered = target.lower_one(exported.captured, OnnxOptions(), tmp_path, told.append)
     assert lowered.files == ("model.onnx",)
     assert {"pack_attention", "translate to ONNX", "write"} <= set(told)
     assert {"torch", "onnx", "onnxruntime"} <= set(lowered.tools)

@@ -102,9 +102,9 @@ def test_operators_it_does_not_know_are_named(rtx, shared_export, tmp_path):
 
 def test_types_that_a_gpu_does_not_have_are_refused(rtx, shared_export, tmp_path):
     with pytest.raises(UsageError, match=r"--sm 75: this GPU has no bf16; it needs 80 or later"):
-        engine_request(rtx, TensorRtOptions(precision="bf16", sms=(75, 86)))
+        engine_request(rtx, TensorRtOptions(precision="bf16", sm=(75, 86)))
     with pytest.raises(UsageError, match=r"--sm 86: this GPU has no fp8"):
-        engine_request(rtx, TensorRtOptions(precision="fp8", sms=(86, 89)))
+        engine_request(rtx, TensorRtOptions(precision="fp8", sm=(86, 89)))
     # And the builder's own word, for a request that was not checked.
     with pytest.raises(BackendError, match=r"can't build this network: .*sm75.*b16"):
         build_engine(rtx, shared_export("bf16").path, EngineRequest("bf16", (75,)), tmp_path / "m.engine", _quiet)
@@ -113,7 +113,7 @@ def test_types_that_a_gpu_does_not_have_are_refused(rtx, shared_export, tmp_path
 @pytest.mark.parametrize(
     ("fields", "kind", "said"),
     [
-        ({"sms": (87,)}, BackendError, "--sm 87: TensorRT for RTX"),
+        ({"sm": (87,)}, BackendError, "--sm 87: TensorRT for RTX"),
         ({"compat": ("hardware",)}, UsageError, "run on every GPU in --sm as they are"),
         ({"compat": ("forever",)}, UsageError, "--compat forever: known are version, hardware"),
     ],
@@ -129,7 +129,7 @@ def test_a_timing_cache_is_for_the_others(rtx, tmp_path):
 
 
 def test_version_compatible_engines_are_marked(rtx, shared_export, tmp_path):
-    request = engine_request(rtx, TensorRtOptions(compat=("version",), sms=(86,)))
+    request = engine_request(rtx, TensorRtOptions(compat=("version",), sm=(86,)))
     facts = build_engine(rtx, shared_export().path, request, tmp_path / "m.engine", _quiet).facts
     assert facts["compatibility"] == ["version"]
     assert facts["builder_flags"] == ["VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"]
