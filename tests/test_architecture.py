@@ -55,7 +55,7 @@ def toy(tmp_path: Path):
         (folder / f"{name}.py").write_text(text)
         return tmp_path
 
-    for room in ("sampling", "networks", "signature", "runner", "model", "demo", "doctor", "errors", "parity"):
+    for room in ("sampling", "networks", "signature", "runner", "model", "demo", "naming", "errors", "parity"):
         write(f"cmexport.{room}")
     write("cmexport.targets.base", "import cmexport.model")
     write("cmexport.targets.registry", "import cmexport.targets.base")
@@ -74,7 +74,7 @@ def test_the_toy_package_keeps_the_contracts(toy):
     [
         ("cmexport.model", "import cmexport.sampling", "Rooms import only downward"),
         ("cmexport.parity", "def f():\n    import cmexport.targets.onnx.lower", "Rooms import only downward"),
-        ("cmexport.doctor", "import cmexport.demo", "Rooms import only downward"),
+        ("cmexport.naming", "import cmexport.demo", "Rooms import only downward"),
         ("cmexport.basement", "", "Rooms import only downward"),
         ("cmexport.targets.onnx.lower", "import cmexport.targets.coreml.lower", "Targets do not know each other"),
     ],

@@ -12,17 +12,7 @@ from cmexport.errors import ParityError
 from cmexport.exporting import ExportResult
 from cmexport.parity.ladder import ParityReport
 from cmexport.parity.table import parity_table, verdict
-
-_COREML_SCOPE = (
-    "Graph, weights, layouts and quantization verified by executing the saved program; Apple's kernels were not run."
-)
-_COREAI_SCOPE = (
-    "Run by Apple's own runtime, a pre-release, on this machine's CPU; its GPU and Neural Engine kernels were not run."
-)
-_TENSORRT_SCOPE = (
-    "Rungs named typed ONNX ran in ONNX Runtime; only a rung named TensorRT is an engine, run on this machine's GPU."
-)
-_SCOPES = {"coreml": _COREML_SCOPE, "coreai": _COREAI_SCOPE, "tensorrt": _TENSORRT_SCOPE}
+from cmexport.targets.registry import INFOS
 
 
 def show_parity(reports: Mapping[str, ParityReport], target: str) -> None:
@@ -34,8 +24,8 @@ def show_parity(reports: Mapping[str, ParityReport], target: str) -> None:
         if report.passed:
             console.say(verdict(report))
     # On a Mac the ladder has rungs of Core ML itself, and Core AI's runtime chooses its unit; TensorRT runs on none.
-    if reports and target in _SCOPES and platform.system() != "Darwin":
-        console.say(_SCOPES[target])
+    if reports and target in INFOS and INFOS[target].scope and platform.system() != "Darwin":
+        console.say(INFOS[target].scope)
 
 
 def check_parity(folder: Path, reports: Mapping[str, ParityReport]) -> None:

@@ -16,7 +16,7 @@ from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import compare
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.coreml.info import CoreMlOptions
 from cmexport.targets.coreml.runner import ExecutorRunner
 from cmexport.targets.coreml.target import CoreMlTarget
 
@@ -25,7 +25,7 @@ from cmexport.targets.coreml.target import CoreMlTarget
 def demo():
     model, request = load_checkpoint(demo_checkpoint()), SampleRequest()
     target = CoreMlTarget()
-    forms = target.rewrites_for(LoweringOptions())
+    forms = target.rewrites_for(CoreMlOptions())
     captured = apply_rewrites(capture(resolve(model, request)), [*REWRITES, *forms])
     inputs = draw_inputs(captured.signature, 8)
     with TorchRunner(resolve(model, request)) as run:
@@ -40,7 +40,7 @@ def demo():
 def test_eight_seeds(demo, tmp_path, precision, modes):
     target, captured, inputs, reference = demo
     assert torch.get_num_threads() == 1
-    target.lower(captured, LoweringOptions(precision=precision), tmp_path, lambda _: None)
+    target.lower_one(captured, CoreMlOptions(precision=precision), tmp_path, lambda _: None)
     for mode, least in modes.items():
         count = 8 if mode == "ideal" else 2
         with ExecutorRunner(tmp_path / "model.mlpackage", mode=mode) as run:
