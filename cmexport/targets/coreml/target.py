@@ -41,7 +41,7 @@ class CoreMlTarget:
     """One package per artefact (one per graph below iOS 18), verified by executing the saved program."""
 
     name: str = "coreml"
-    precisions: tuple[str, ...] = ("fp32", "fp16", *RECIPES)
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8", *RECIPES)
     own_rewrites: tuple[Rewrite, ...] = FORMS
 
     def rewrites_for(self, options: LoweringOptions) -> tuple[Rewrite, ...]:
