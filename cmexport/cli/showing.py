@@ -57,7 +57,7 @@ def show_export(result: ExportResult, as_json: bool) -> None:
     Raises:
         ParityError: a gate was missed; the artefact is kept as `*.rejected`.
     """
-    _show_planned(result.manifest)
+    show_planned(result.manifest)
     if as_json:
         manifest = result.manifest.model_dump(mode="json")
         console.emit_json({"folder": str(result.folder), "manifest": manifest, "assumed": manifest["assumed"]})
@@ -70,7 +70,7 @@ def show_export(result: ExportResult, as_json: bool) -> None:
     check_parity(result.folder, result.parities)
 
 
-def _show_planned(manifest: Manifest) -> None:
+def show_planned(manifest: Manifest) -> None:
     """What the target decided where the plan could not, or did not."""
     for name in manifest.function_names:
         plan: Mapping[str, Any] = manifest.function(name).precision_plan
