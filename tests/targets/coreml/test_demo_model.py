@@ -44,14 +44,14 @@ def demo():
     [
         ("fp32", {"ideal": 130.0}, 27.2),
         ("fp16", {"ideal": 76.0, "fp16": 70.0, "ftz": 68.0}, 13.7),
-        # One step per activation, in every layer, had 47 dB.
-        ("int8", {"ideal": 53.0, "fp16": 52.0}, 7.9),
+        # One step for a whole activation has 44.7 so, and 49.7 at best.
+        ("int8", {"ideal": 51.0, "fp16": 50.0}, 7.9),
     ],
 )
 def test_eight_seeds(demo, tmp_path, monkeypatch, precision, modes, megabytes):
     target, captured, inputs, reference = demo
     assert torch.get_num_threads() == 1
-    # Rounding to the nearest, without correction: 3 dB less, in a third of the time.
+    # Rounding to the nearest, without correction, few pictures: 4 dB less, in a third of the time.
     monkeypatch.setattr(int8, "CalibrationOptions", partial(CalibrationOptions, pictures=48, gram_pictures=0))
     plan = PrecisionPlan(bias_correction=False) if precision == "int8" else None
     target.lower(captured, LoweringOptions(precision=precision, plan=plan), tmp_path, lambda _: None)
