@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cmexport.artifact import Manifest
 from cmexport.cli import console
@@ -46,6 +47,7 @@ def show_export(result: ExportResult, as_json: bool) -> None:
     Raises:
         ParityError: a gate was missed; the artefact is kept as `*.rejected`.
     """
+    show_planned(result.manifest)
     if as_json:
         manifest = result.manifest.model_dump(mode="json")
         console.emit_json({"folder": str(result.folder), "manifest": manifest, "assumed": manifest["assumed"]})
@@ -56,6 +58,17 @@ def show_export(result: ExportResult, as_json: bool) -> None:
         for file in result.manifest.files:
             console.say(f"{result.folder / file.path}  {file.bytes / 1e6:.2f} MB")
     check_parity(result.folder, result.parities)
+
+
+def show_planned(manifest: Manifest) -> None:
+    """What the target decided where the plan could not, or did not."""
+    for name in manifest.function_names:
+        plan: Mapping[str, Any] = manifest.function(name).precision_plan
+        prefix = f"{name}: " if len(manifest.function_names) > 1 else ""
+        if keys := plan.get("not_spelled"):
+            console.remark(f"{prefix}no 8-bit form here, left in floating point: {', '.join(keys)}")
+        if keys := plan.get("not_in_plan"):
+            console.remark(f"{prefix}{len(keys)} layers that the plan does not name are as this target has them")
 
 
 def show_kept(manifest: Manifest) -> None:

@@ -18,9 +18,12 @@ import numpy as np
 from cmexport.errors import BackendError, UsageError, first_line
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.rewriting import apply_rewrites
+from cmexport.quantize.centred.insertion import to_int8
 from cmexport.quantize.compression import RECIPES, compress
+from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.signature import Output
 from cmexport.targets.base import LoweredModel, Progress
+from cmexport.targets.coreml.centred import centred_decompositions
 from cmexport.targets.coreml.compress import BITS, BITS_BEFORE_18
 from cmexport.targets.coreml.compress import register as store_compressed_pass
 from cmexport.targets.coreml.forms import forms_for
@@ -98,6 +101,7 @@ def lower(
     Raises:
         UsageError: unknown deployment target, rewrite or operation to keep in float32, or an image output for several
             pictures or odd channels.
+        CheckpointError: for int8, the plan names unknown layers, or a layer's input or output is not finite.
         BackendError: coremltools is missing, or an operator has no Core ML form.
         OSError: the package can't be written.
     """
@@ -116,8 +120,11 @@ def lower(
     plan: dict[str, Any] = {"default": "float32" if options.precision == "fp32" else "float16", "border": "float32"}
     if options.precision in RECIPES:
         widths = BITS if options.ios >= 18 else BITS_BEFORE_18
-        compression = compress(shaped, options.precision, options.budget_db, progress, widths, options.plan)
+        compression = compress(shaped, options.precision, options.budget_db, progress, widths)
         shaped, plan = compression.captured, {**plan, **compression.facts()}
+    if options.precision == "int8":
+        shaped, facts = to_int8(shaped, options.plan or PrecisionPlan(), progress)
+        plan |= facts
     package = folder / f"{name}.mlpackage"
 
     def convert(selector: Selector | None) -> None:
@@ -161,8 +168,8 @@ def _translate(
     try:
         with quiet(), _fewer_checks():
             ct.convert(
-                # No decomposition: attention, norms and SiLU stay whole. coremltools refuses the training dialect.
-                captured.program.run_decompositions({}),
+                # Attention, norms and SiLU stay whole. coremltools refuses the training dialect.
+                captured.program.run_decompositions(centred_decompositions()),
                 convert_to="mlprogram",
                 minimum_deployment_target=getattr(ct.target, f"iOS{options.ios}"),
                 compute_precision=_compute_precision(ct, options, selector),

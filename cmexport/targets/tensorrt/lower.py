@@ -17,14 +17,14 @@ from cmexport.onnxfile.half import BFLOAT, HALF, HalfReport, to_half
 from cmexport.onnxfile.saving import save
 from cmexport.onnxfile.translate import translate
 from cmexport.parity.keeping import AUTO, Kept
+from cmexport.quantize.centred.insertion import to_int8
 from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.targets.base import LoweredModel, Progress
 from cmexport.targets.tensorrt.batches import batch_name, rebatch
-from cmexport.targets.tensorrt.centred.spelling import centred_translations
+from cmexport.targets.tensorrt.centred import centred_translations
 from cmexport.targets.tensorrt.engine import EngineRequest, build_engine, engine_request
 from cmexport.targets.tensorrt.float8 import float8_translations, plan_float8, store_weights, with_pairs
 from cmexport.targets.tensorrt.info import TensorRtOptions
-from cmexport.targets.tensorrt.int8 import to_int8
 from cmexport.targets.tensorrt.keeping import check_names, find_kept
 from cmexport.targets.tensorrt.layers import layers_path, summary
 from cmexport.targets.tensorrt.library import Library, find_library
@@ -76,7 +76,7 @@ def lower(
 
     Raises:
         UsageError: see `check`; also a name to keep in float32 that no operator has.
-        CheckpointError: TensorRT can't parse the ONNX file; for int8, see `int8.to_int8`.
+        CheckpointError: TensorRT can't parse the ONNX file; for int8, see `quantize.centred`.
         BackendError: an operator has no ONNX form, or the library refuses the network.
         OSError: a file can't be written.
     """
@@ -136,8 +136,7 @@ def _typed(captured: CapturedGraph, options: TensorRtOptions, progress: Progress
     translations = {} if plain else tensorrt_translations()
     match options.precision:
         case "int8":
-            rounded = to_int8(captured, options.plan or PrecisionPlan(), progress)
-            graph, facts = rounded.captured, dict(rounded.facts)
+            graph, facts = to_int8(captured, options.plan or PrecisionPlan(), progress)
             translations = {**translations, **centred_translations()}
         case "fp8":
             plan = plan_float8(captured, progress)

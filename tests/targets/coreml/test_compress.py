@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmexport.errors import UsageError
 from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 from cmexport.quantize import compression
@@ -101,22 +100,6 @@ def test_packages_hold_the_rounded_weights(export, psnr, precision, ios):
     program = read_program(made.package)
     compressed = sum(op.type in STORED for op in program.functions["main"].ops)
     assert compressed == sum(n for format, n in plan["weights"].items() if format != "float16")
-
-
-def test_int8_packages_quantize_activations(export, psnr, spec):
-    made = export(SampleRequest(label=1), CoreMlOptions(precision="int8"), **FLAT)
-    inputs = made.inputs()
-    assert made.counts["quantize"] == made.counts["dequantize"] == made.lowered.precision_plan["activations"]["uint8"]
-    assert psnr(made.reference(inputs), made.run(inputs)) >= 30.0
-    assert set(made.counts) & STORED == {"constexpr_blockwise_shift_scale"}
-
-
-def test_int8_needs_ios_17(rewritten, tmp_path):
-    from cmexport.targets.coreml.lower import lower
-
-    _, captured = rewritten(SampleRequest(label=1), **FLAT)
-    with pytest.raises(UsageError, match="iOS 17"):
-        lower(captured, CoreMlOptions(precision="int8", ios=16), tmp_path, lambda _: None)
 
 
 def test_few_steps_store_shared_weights_once(export):

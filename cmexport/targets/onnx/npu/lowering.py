@@ -16,7 +16,7 @@ from cmexport.graph.capture import CapturedGraph
 from cmexport.onnxfile.saving import save
 from cmexport.onnxfile.translate import translate
 from cmexport.quantize.codes import PER_TENSOR, PER_TENSOR_16_BITS, LayerCodes
-from cmexport.quantize.int8 import Prepared, encode_layers, finish, prepare
+from cmexport.quantize.int8 import Prepared, encode_layers, finish, plan_facts, prepare
 from cmexport.quantize.layers import Layer, find_layers
 from cmexport.quantize.precision_plan import INT8, PrecisionPlan, check_keys
 from cmexport.targets.base import LoweredModel, Progress
@@ -83,6 +83,7 @@ def lower_for_npu(
             "default": "uint16",
             "weights": "int8",
             "int8": [x.key for x in layers if x.key in narrow and x.key in weights.nodes],
+            **plan_facts(plan, layers, [x.key for x in layers if x.key in narrow and x.key not in weights.nodes]),
             "calibration_pictures": prepared.calibration.pictures,
             "margin": prepared.plan.rounding.margin,
             "least_squares": prepared.plan.rounding.least_squares,
