@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from cmexport.arguments import in_arguments, speaks_of_arguments
 from cmexport.artifact import Manifest, artifact_folder, read_manifest
 from cmexport.checkpoints import load as load_network
 from cmexport.checkpoints import load_checkpoint
@@ -41,6 +42,7 @@ class GuessWarning(UserWarning):
     """A constant that the checkpoint does not hold was guessed; the message names it and how to state it."""
 
 
+@speaks_of_arguments()
 def load(
     source: str | Path | nn.Module | None = None,
     settings: Mapping[str, Any] = MappingProxyType({}),
@@ -80,16 +82,17 @@ def load(
         model = load_checkpoint(path, texts, trust=trust, weights=weights)
     for setting in model.settings:
         if setting.remark:
-            warnings.warn(setting.remark, GuessWarning, stacklevel=2)
+            warnings.warn(in_arguments(setting.remark, ("settings",)), GuessWarning, stacklevel=3)
     if strict and model.assumed:
         listed = ", ".join(f"{s.name}={s.text} ({s.origin})" for s in model.assumed)
         raise CheckpointError(f"{model.source.path}: guessed: {listed}; state them as arguments")
     for setting in model.assumed:
         said = f"assumed {setting.name}={setting.text} ({setting.origin}); state it: load(..., {setting.name}=...)"
-        warnings.warn(said, GuessWarning, stacklevel=2)
+        warnings.warn(said, GuessWarning, stacklevel=3)
     return model
 
 
+@speaks_of_arguments(*LoweringOptions.__dataclass_fields__)
 def export(
     model: ConsistencyModel,
     target: str = "onnx",
@@ -193,14 +196,21 @@ def _schedule(
 
 def _lowering(precision: str, plan: PrecisionPlan | Path | str | None, more: Mapping[str, Any]) -> LoweringOptions:
     chosen = plan if plan is None or isinstance(plan, PrecisionPlan) else read_plan(Path(plan))
-    try:
-        return replace(LoweringOptions(precision=precision, plan=chosen), **more)
-    except TypeError:
-        known = LoweringOptions.__dataclass_fields__
-        unknown = next(name for name in more if name not in known)
-        raise UsageError(f"unknown option {unknown}; targets know {', '.join(known)}") from None
+    known = LoweringOptions.__dataclass_fields__
+    if unknown := [name for name in more if name not in known]:
+        raise UsageError(f"unknown option {unknown[0]}; targets know {', '.join(known)}")
+    fitting = {name: _of_the_kind(known[name].default, value) for name, value in more.items()}
+    return replace(LoweringOptions(precision=precision, plan=chosen), **fitting)
 
 
+def _of_the_kind(default: object, value: Any) -> Any:
+    """One value where several may be given is a sequence of one: "auto" is no list of letters."""
+    if not isinstance(default, tuple):
+        return value
+    return (value,) if isinstance(value, str | int) else tuple(value)
+
+
+@speaks_of_arguments()
 def open(folder: Path | str) -> Artifact:
     """An artefact that was written earlier, by its folder or any file in it.
 
@@ -225,6 +235,7 @@ class Artifact:
         """What the folder says of itself: border, steps, precision, parity, checkpoint."""
         return read_manifest(self.folder, check=False)
 
+    @speaks_of_arguments("image", "label", "mask")
     def sample(
         self,
         seed: int = 0,
@@ -250,6 +261,7 @@ class Artifact:
             raise UsageError("count must be at least 1 and seed must not be negative")
         return draw_pictures(source_from_artifact(self.folder, task), count, seed, given)
 
+    @speaks_of_arguments()
     def verify(
         self,
         against: str | Path | None = None,
