@@ -37,6 +37,9 @@ from cmexport.targets.base import LoweringOptions
 from cmexport.targets.registry import target_named
 from cmexport.verification import VerifyOptions, verify_artifact
 
+TARGET_OPTIONS = tuple(LoweringOptions.__dataclass_fields__)
+"""What `export` takes besides its own arguments, of one target or another."""
+
 
 class GuessWarning(UserWarning):
     """A constant that the checkpoint does not hold was guessed; the message names it and how to state it."""
@@ -92,7 +95,7 @@ def load(
     return model
 
 
-@speaks_of_arguments(*LoweringOptions.__dataclass_fields__)
+@speaks_of_arguments(*TARGET_OPTIONS)
 def export(
     model: ConsistencyModel,
     target: str = "onnx",
@@ -196,11 +199,10 @@ def _schedule(
 
 def _lowering(precision: str, plan: PrecisionPlan | Path | str | None, more: Mapping[str, Any]) -> LoweringOptions:
     chosen = plan if plan is None or isinstance(plan, PrecisionPlan) else read_plan(Path(plan))
-    known = LoweringOptions.__dataclass_fields__
-    if unknown := [name for name in more if name not in known]:
-        raise UsageError(f"unknown option {unknown[0]}; targets know {', '.join(known)}")
-    fitting = {name: _of_the_kind(known[name].default, value) for name, value in more.items()}
-    return replace(LoweringOptions(precision=precision, plan=chosen), **fitting)
+    if unknown := [name for name in more if name not in TARGET_OPTIONS]:
+        raise UsageError(f"unknown option {unknown[0]}; targets know {', '.join(TARGET_OPTIONS)}")
+    defaults = LoweringOptions(precision=precision, plan=chosen)
+    return replace(defaults, **{name: _of_the_kind(getattr(defaults, name), value) for name, value in more.items()})
 
 
 def _of_the_kind(default: object, value: Any) -> Any:
@@ -212,7 +214,7 @@ def _of_the_kind(default: object, value: Any) -> Any:
 
 @speaks_of_arguments()
 def open(folder: Path | str) -> Artifact:
-    """An artefact that was written earlier, by its folder or any file in it.
+    """Open an artefact that was written earlier, by its folder or any file in it.
 
     Raises:
         CheckpointError: there is none, or a file of it is not what its manifest says.
@@ -308,7 +310,7 @@ class Verification:
 
     @property
     def worst_db(self) -> float:
-        """The same of the worst picture."""
+        """PSNR of the worst picture; infinite if all are equal, NaN if one holds NaN."""
         return self._decibels(self.report.rungs[-1].difference.min_db)
 
     def _decibels(self, value: float | None) -> float:

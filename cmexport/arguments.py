@@ -93,7 +93,7 @@ def in_arguments(message: str, known: Collection[str]) -> str:
 
 
 def _translated(clause: str, known: Collection[str]) -> tuple[str, bool]:
-    """The clause in Python's words, and whether it names an option that the function doesn't have."""
+    """Return the clause in Python's words, and whether it names an option that the function doesn't have."""
     said, pip, packages = clause.partition("pip install")
     foreign = False
 

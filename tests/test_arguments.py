@@ -16,11 +16,11 @@ import torch
 from support.networks import noisy_checkpoint, tiny_config
 
 import cmexport
+from cmexport.api import TARGET_OPTIONS
 from cmexport.arguments import in_arguments
 from cmexport.checkpoints.settings import KNOWN_SETTINGS
 from cmexport.cli.main import main
 from cmexport.networks.adm_unet import AdmUnet
-from cmexport.targets.base import LoweringOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore::cmexport.GuessWarning")
 PACKAGE = Path(cmexport.__file__).parent
@@ -35,7 +35,7 @@ def names(function, *further):
 
 ARGUMENTS = {
     "load": names(cmexport.load, *KNOWN_SETTINGS),
-    "export": names(cmexport.export, *LoweringOptions.__dataclass_fields__),
+    "export": names(cmexport.export, *TARGET_OPTIONS),
     "open": names(cmexport.open),
     "sample": names(cmexport.Artifact.sample, "label", "image", "mask"),
     "verify": names(cmexport.Artifact.verify, *KNOWN_SETTINGS),

@@ -43,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Backend:
-    """One library.
+    """A library: whether it works here, and how to get it.
 
     Attributes:
         name: as users know it.

@@ -90,7 +90,7 @@ class PreviewPictures:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Everything that was measured.
+    """What comparing an artefact with PyTorch showed, rung by rung.
 
     Attributes:
         reference: name of the reference rung.
@@ -218,7 +218,7 @@ class _Ladder:
     clock: Callable[[], float]
 
     def climb(self, inputs: VerificationInputs, *, settle_early: bool) -> tuple[ParityReport, bool]:
-        """The report, and whether every rung is settled (see `_settled`)."""
+        """Run the rungs. Returns the report, and whether every rung is settled (see `_settled`)."""
         truth = _run_reference(self.reference, inputs, self._affordable(inputs), self.tell, self.clock)
         runs = len(truth.images) // inputs.batch
         exact_images: Array | None = None
@@ -262,7 +262,7 @@ class _Ladder:
         return report, all_settled
 
     def _affordable(self, inputs: VerificationInputs) -> Callable[[float], int]:
-        """From seconds a picture to the number of runs that the time budget allows."""
+        """Turn seconds a picture into the number of runs that the time budget allows."""
 
         def runs(cost_s: float) -> int:
             if self.time_budget_s is None or cost_s <= 0.0:
@@ -342,7 +342,7 @@ def _run(
 
 @contextmanager
 def _opened(rung: Rung) -> Iterator[Runner]:
-    """An open runner. The one before is closed by now; what it left in reference cycles and free pages goes first."""
+    """Open a runner. The one before is closed by now; what it left in reference cycles and free pages goes first."""
     return_free_memory()
     with rung.open() as runner:
         yield runner

@@ -15,7 +15,7 @@ from cmexport.signature import Signature
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """How to measure.
+    """What was asked of a measurement: runs, threads, unit, energy, time.
 
     Attributes:
         min_runs: timed runs at least, in each repeat.
@@ -124,7 +124,7 @@ class Device(Protocol):
         ...
 
     def describe(self) -> DeviceRecord:
-        """The device as it is now.
+        """Describe the device as it is now.
 
         Raises:
             BackendError: it can't be reached.

@@ -50,7 +50,7 @@ def parse_power_rails(text: str) -> tuple[Reading, ...]:
 
 
 def rails_facts(readings: Sequence[Reading]) -> SourceFacts:
-    """The rails that all of these readings have, as a source of grade A; none contains another, so all are added."""
+    """Make a source of grade A of the rails that all readings have; none contains another, so all are added."""
     common = set.intersection(*(set(r.values) for r in readings)) if readings else set()
     return SourceFacts("Perfetto power rails (ODPM)", "energy", "A", tuple(sorted(common)), 0.25)
 
