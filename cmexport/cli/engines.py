@@ -23,7 +23,7 @@ _NAMED = 4
 
 
 def engine_facts(engine: Path) -> dict[str, Any]:
-    """Return the facts about an engine as plain data.
+    """The facts as plain data.
 
     Raises:
         CheckpointError: the engine or its description is damaged.
@@ -55,7 +55,7 @@ def engine_facts(engine: Path) -> dict[str, Any]:
 
 
 def show_engine(engine: Path) -> None:
-    """Show the facts about an engine as tables; errors as `engine_facts`."""
+    """The facts as tables; errors as `engine_facts`."""
     header = read_header(engine)
     found = _layers(engine)
     console.say(f"{engine}: {_maker(header)}, {engine.stat().st_size / 1e6:.2f} MB")
@@ -80,7 +80,7 @@ def show_engine(engine: Path) -> None:
 
 
 def engine_lines(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Say of an export's engines: for which GPUs, layers by precision, what fell back, whether they were run."""
+    """What an export says of its engines: for which GPUs, layers by precision, what fell back, whether it was run."""
     for name in manifest.function_names:
         function = manifest.function(name)
         prefix = f"{name}: " if len(manifest.function_names) > 1 else ""
@@ -103,7 +103,7 @@ def _engine_line(engine: Path, session: dict[str, Any]) -> str:
 
 
 def _layers(engine: Path) -> EngineLayers:
-    """Return the description beside an engine, else what the library says when it loads it on this machine's GPU."""
+    """The description beside an engine, else what the library says when it loads it on this machine's GPU."""
     path = layers_path(engine)
     if path.is_file():
         return read_layers(path)

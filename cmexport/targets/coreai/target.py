@@ -36,7 +36,7 @@ class CoreAiTarget:
     def lower(
         self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
     ) -> LoweredModel:
-        """Write the asset; see `lower.lower`."""
+        """See `lower.lower`."""
         return lowering.lower(captured, options, folder, progress, name)
 
     def join(self, folder: Path, lowered: Mapping[str, LoweredModel]) -> Mapping[str, LoweredModel]:  # noqa: ARG002
@@ -44,7 +44,7 @@ class CoreAiTarget:
         return lowered
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
-        """Write facts into the asset; see `asset.stamp`."""
+        """See `asset.stamp`."""
         stamp(asset_of(folder, files), facts)
 
     def rungs(self, folder: Path, files: tuple[str, ...], session: Mapping[str, Any]) -> tuple[Rung, ...]:  # noqa: ARG002

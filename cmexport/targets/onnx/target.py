@@ -34,13 +34,13 @@ class OnnxTarget:
     own_rewrites: tuple[Rewrite, ...] = FORMS
 
     def rewrites_for(self, options: LoweringOptions) -> tuple[Rewrite, ...]:
-        """Choose this target's own rewrites; see `forms.forms_for`."""
+        """See `forms.forms_for`."""
         return forms_for(profile_for(options.ep), options.rewrites)
 
     def lower(
         self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
     ) -> LoweredModel:
-        """Write the file; see `lower.lower`, and with `options.simplify` `simplify_file`."""
+        """See `lower.lower`; with `options.simplify`, `simplify_file` after it."""
         lowered = lowering.lower(captured, options, folder, progress, name)
         if not options.simplify:
             return lowered
@@ -51,7 +51,7 @@ class OnnxTarget:
     def lower_loop(
         self, loop: CapturedLoop, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
     ) -> LoweredModel:
-        """Write a sampler that loops; see `lower.lower_loop`.
+        """See `lower.lower_loop`.
 
         Raises:
             UsageError: `options.simplify`. onnxsim leaves the body of a Loop alone, which is nearly the whole file, and
@@ -66,7 +66,7 @@ class OnnxTarget:
         return lowered
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
-        """Write facts into the file; see `saving.stamp`."""
+        """See `saving.stamp`."""
         saving.stamp(folder, files, dict(facts))
 
     def rungs(self, folder: Path, files: tuple[str, ...], session: Mapping[str, Any]) -> tuple[Rung, ...]:

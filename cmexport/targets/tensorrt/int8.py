@@ -26,7 +26,7 @@ class Int8Graph:
 
 
 def to_int8(captured: CapturedGraph, plan: PrecisionPlan, progress: Progress) -> Int8Graph:
-    """Calibrate the graph, round its weights and insert quantization.
+    """Calibrate, round and insert.
 
     Raises:
         CheckpointError: the plan names unknown layers, or a layer's input or output is not finite.

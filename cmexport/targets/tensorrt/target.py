@@ -41,7 +41,7 @@ class TensorRtTarget:
     def lower(
         self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
     ) -> LoweredModel:
-        """Write the typed file and its engines; see `lower.lower`."""
+        """See `lower.lower`."""
         return lowering.lower(captured, options, folder, progress, name)
 
     def join(self, folder: Path, lowered: Mapping[str, LoweredModel]) -> Mapping[str, LoweredModel]:  # noqa: ARG002
