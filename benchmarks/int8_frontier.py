@@ -33,8 +33,8 @@ from benchmarks.harness.subjects import SUBJECTS  # noqa: E402
 from benchmarks.harness.table import machine_line  # noqa: E402
 from cmexport.artifact.frontier import FrontierPoint, frontier_svg  # noqa: E402
 from cmexport.parity.metrics import compare  # noqa: E402
-from cmexport.tuning.frechet import Gaussian, Moments, add_up, frechet_distance  # noqa: E402
-from cmexport.tuning.jury import Jury, load_jury  # noqa: E402
+from cmexport.quality.frechet import Gaussian, Moments, add_up, frechet_distance  # noqa: E402
+from cmexport.quality.jury import Jury, load_jury  # noqa: E402
 
 NAIVE = "naive float32 export"
 PLAIN = {"plain U8S8": ("QUInt8", False), "plain S8S8": ("QInt8", True)}

@@ -125,7 +125,8 @@ def export(
         steps: evaluations of the network; None: 1, or the task's own.
         sigmas: noise levels in place of `steps`, largest first.
         task: "generate", "inpaint", "colorize", "superres", "stroke" or "denoise"; several make a graph each.
-        sampler: "consistency", or "heun" for the diffusion model that a consistency model came from.
+        sampler: "consistency"; "heun" for the diffusion model that a consistency model came from; "exact", a CTM
+            network's jumps without noise; "euler", steps of the probability-flow ODE or of a velocity model.
         patch: for "superres", pixels of the large picture per pixel of the small one.
         label: a class to bake in; None: an input.
         batch: pictures per run.

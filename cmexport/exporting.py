@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,20 +38,21 @@ from cmexport.artifact.manifest import (
     TensorRecord,
 )
 from cmexport.errors import UsageError
-from cmexport.graph.capture import CapturedGraph, RewriteReport, capture
-from cmexport.graph.looping import CapturedLoop, capture_loop, rewrite_loop
+from cmexport.graph.capture import RewriteReport, capture
+from cmexport.graph.looping import capture_loop, rewrite_loop
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import Rewrite, apply_rewrites, select
 from cmexport.memory import return_free_memory
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.naming import shown_name
-from cmexport.parity.ladder import ParityReport
+from cmexport.parity.ahead import Ahead
+from cmexport.parity.ladder import ParityReport, Truth
 from cmexport.progress import Progress
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.resolved import Sampler
 from cmexport.targets.base import LoopingTarget, LoweredModel, LoweringOptions
 from cmexport.targets.registry import target_named
-from cmexport.verification import Reference, VerifyOptions, gate_of, verify_rungs
+from cmexport.verification import Reference, VerifyOptions, draw_ahead, gate_of, verify_rungs
 
 # What a TensorRT artefact holds besides: engines, their descriptions, and an ONNX file for each batch.
 _ROLES = {".engine": "engine", ".layers.json": "layers", ".onnx": "model"}
@@ -139,9 +141,19 @@ def export_functions(
     if options.verify is not None:
         # A failed gate is known hours later: said now, not then.
         replacement.check(reject_name(final))
-    with staged_folder(final, replacement.check) as staged:
-        several = len(samplers) > 1
-        drafts = {s.request.task: _lower(s, options, staged.path, tell, several) for s in samplers}
+    several = len(samplers) > 1
+    with staged_folder(final, replacement.check) as staged, ExitStack() as processes:
+
+        def begin(reference: Reference) -> Ahead[Truth] | None:
+            # Forking is for a process of our own; several graphs would have several forks on the one free core.
+            if options.verify is None or several or not options.expendable:
+                return None
+            ahead = draw_ahead(reference, options.verify)
+            if ahead is not None:
+                processes.callback(ahead.close)
+            return ahead
+
+        drafts = {s.request.task: _lower(s, options, staged.path, tell, begin, several=several) for s in samplers}
         return_free_memory()
         if several:
             joined = target.join(staged.path, {name: draft.lowered for name, draft in drafts.items()})
@@ -176,15 +188,28 @@ def _subject(samplers: Sequence[Sampler], options: ExportOptions) -> Subject:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A graph that is written but not verified: `captured` is the one before rewrites."""
+    """A graph that is written but not verified: the reference has the one before rewrites."""
 
-    sampler: Sampler
-    captured: CapturedGraph | CapturedLoop
+    reference: Reference
     account: tuple[RewriteReport, ...]
     lowered: LoweredModel
+    ahead: Ahead[Truth] | None
+
+    @property
+    def sampler(self) -> Sampler:
+        """What was exported."""
+        return self.reference.sampler
 
 
-def _lower(sampler: Sampler, options: ExportOptions, folder: Path, tell: Progress, several: bool) -> _Draft:
+def _lower(
+    sampler: Sampler,
+    options: ExportOptions,
+    folder: Path,
+    tell: Progress,
+    begin: Callable[[Reference], Ahead[Truth] | None],
+    *,
+    several: bool,
+) -> _Draft:
     target, lowering, task = target_named(options.target), options.lowering, sampler.request.task
     named = select((*REWRITES, *target.own_rewrites), lowering.rewrites)
     rewrites = [*(r for r in REWRITES if r in named), *target.rewrites_for(lowering)]
@@ -195,12 +220,14 @@ def _lower(sampler: Sampler, options: ExportOptions, folder: Path, tell: Progres
 
     step("capture")
     if sampler.plan.looped:
-        return _lower_loop(sampler, rewrites, options, folder, step)
+        return _lower_loop(sampler, rewrites, options, folder, step, begin)
     captured = capture(sampler)
+    reference = Reference(sampler, captured)
+    ahead = begin(reference)
     rewritten = apply_rewrites(captured, rewrites, step)
     lowered = target.lower(rewritten, lowering, folder, step, task if several else "model")
     # Folded weights end here: they would stay in memory while the ladder opens its runtimes.
-    return _Draft(sampler, captured, (*rewritten.rewrites, *lowered.rewrites), lowered)
+    return _Draft(reference, (*rewritten.rewrites, *lowered.rewrites), lowered, ahead)
 
 
 def _lower_loop(
@@ -209,6 +236,7 @@ def _lower_loop(
     options: ExportOptions,
     folder: Path,
     step: Callable[[str], None],
+    begin: Callable[[Reference], Ahead[Truth] | None],
 ) -> _Draft:
     target, name = target_named(options.target), sampler.request.sampler
     if not isinstance(target, LoopingTarget):
@@ -219,9 +247,11 @@ def _lower_loop(
             "integers and their plans are for one and few steps"
         )
     captured = capture_loop(sampler)
+    reference = Reference(sampler, captured)
+    ahead = begin(reference)
     rewritten = rewrite_loop(captured, rewrites, step)
     lowered = target.lower_loop(rewritten, options.lowering, folder, step)
-    return _Draft(sampler, captured, rewritten.rewrites, lowered)
+    return _Draft(reference, rewritten.rewrites, lowered, ahead)
 
 
 def _verify_and_describe(
@@ -238,11 +268,12 @@ def _verify_and_describe(
             session = {**draft.lowered.session, "function": name} if several else draft.lowered.session
             expendable = options.expendable and index == len(drafts) - 1
             reports[name] = verify_rungs(
-                Reference(draft.sampler, draft.captured, expendable),
+                replace(draft.reference, expendable=expendable),
                 target.rungs(folder, draft.lowered.files, session),
                 gate_of(options.lowering.precision, draft.lowered.precision_plan),
                 options.verify,
                 tell,
+                draft.ahead,
             )
         manifests[name] = _describe(draft, options, reports.get(name))
     previews = {name: "preview.png" if i == 0 else f"preview-{name}.png" for i, name in enumerate(reports)}

@@ -260,7 +260,7 @@ class SampleRequest:
         task: key into `sampling.editing.TASKS`.
         patch: side of the blocks whose means are known, for task "superres" only.
         schedule: how the levels were chosen, in words, for the manifest; changes nothing.
-        sampler: "consistency", or "heun" for diffusion beside it; see `sampling.chosen`.
+        sampler: key into `sampling.methods.METHODS`.
     """
 
     sigmas: tuple[float, ...] = ()

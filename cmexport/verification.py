@@ -20,9 +20,19 @@ from cmexport.graph.exact import ExactRunner
 from cmexport.graph.looping import CapturedLoop, ExactLoopRunner, capture_sampler
 from cmexport.memory import drop_weights
 from cmexport.model import ConsistencyModel, SampleRequest, Setting
+from cmexport.parity.ahead import Ahead, can_fork
 from cmexport.parity.gates import gate_for
-from cmexport.parity.inputs import draw_inputs
-from cmexport.parity.ladder import ParityReport, Rung, climb
+from cmexport.parity.inputs import VerificationInputs, draw_inputs
+from cmexport.parity.ladder import (
+    LEAST_PICTURES,
+    SETTLING_PICTURES,
+    ParityReport,
+    Rung,
+    Truth,
+    climb,
+    draw_truth,
+    first_of,
+)
 from cmexport.progress import Progress
 from cmexport.runner import Runner
 from cmexport.sampling.editing import task_named
@@ -32,6 +42,7 @@ from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.schedules import levels_of
 from cmexport.signature import Output, Signature, known
 from cmexport.targets.registry import target_named
+from cmexport.threads import threads
 
 # Above this many weights, counted once for each step, a picture takes a second or more on a laptop's cores: the ladder
 # then keeps to a time budget, and one picture in float64 must tell PyTorch's own error. Below it all pictures are run,
@@ -92,31 +103,77 @@ class Reference:
             drop_weights([*(p for m in modules for p in m.parameters()), *self.captured.weights.values()])
 
 
+def draw_ahead(reference: Reference, options: VerifyOptions) -> Ahead[Truth] | None:
+    """Begin the reference's pictures beside what comes next, where a core is free for them.
+
+    Of a large model only as many as are run in any case; float64 weights of its own are for later.
+    """
+    if not can_fork() or threads() < 2:
+        return None
+    ladder = _ladder(reference, options)
+    if reference.sampler.work > _LARGE_MODEL:
+        least = first_of(ladder.inputs, LEAST_PICTURES)
+        return Ahead(partial(draw_truth, ladder.reference, least, None, 0))
+    first = first_of(ladder.inputs, SETTLING_PICTURES) if ladder.settle_last else ladder.inputs
+    return Ahead(partial(draw_truth, ladder.reference, first, ladder.exact, ladder.exact_pictures))
+
+
 def verify_rungs(
-    reference: Reference, rungs: tuple[Rung, ...], gate_db: float, options: VerifyOptions, progress: Progress
+    reference: Reference,
+    rungs: tuple[Rung, ...],
+    gate_db: float,
+    options: VerifyOptions,
+    progress: Progress,
+    ahead: Ahead[Truth] | None = None,
 ) -> ParityReport:
-    """Climb the ladder: PyTorch float32, float64 on a few pictures, then every rung of the target."""
-    sampler, cost = reference.sampler, reference.sampler.work
-    large, chosen_freely = cost > _LARGE_MODEL, options.large_model_budget_s is not None
+    """Climb the ladder: PyTorch float32, float64 on a few pictures, then every rung of the target.
+
+    `ahead` is what `draw_ahead` gave for the same reference and options.
+    """
+    ladder, large = _ladder(reference, options), reference.sampler.work > _LARGE_MODEL
     report = climb(
+        ladder.reference,
+        rungs,
+        ladder.inputs,
+        gate_db,
+        exact=ladder.exact,
+        exact_pictures=ladder.exact_pictures,
+        time_budget_s=options.large_model_budget_s if large else None,
+        bound_pictures=2 if large else None,
+        settle_early=options.large_model_budget_s is not None and not large,
+        settle_last=ladder.settle_last,
+        drawn=(lambda: None) if ahead is None else ahead.result,
+        progress=progress.pictures,
+    )
+    reference.release()
+    return report
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The lower end of a ladder: what a reference is asked for, before there are rungs."""
+
+    reference: Rung
+    exact: Rung
+    exact_pictures: int
+    inputs: VerificationInputs
+    settle_last: bool
+
+
+def _ladder(reference: Reference, options: VerifyOptions) -> _Start:
+    sampler, cost = reference.sampler, reference.sampler.work
+    large = cost > _LARGE_MODEL
+    return _Start(
         Rung(
             "PyTorch float32",
             partial(TorchRunner, sampler),
             pictures_at_once=1 if large else _PICTURES_AT_ONCE,
         ),
-        rungs,
+        Rung("PyTorch float64", reference.exact),
+        1 if cost > _COSTLY_MODEL else 4,
         draw_inputs(sampler.signature, options.pictures, options.seed),
-        gate_db,
-        exact=Rung("PyTorch float64", reference.exact),
-        exact_pictures=1 if cost > _COSTLY_MODEL else 4,
-        time_budget_s=options.large_model_budget_s if large else None,
-        bound_pictures=2 if large else None,
-        settle_early=chosen_freely and not large,
-        settle_last=chosen_freely and _COSTLY_MODEL < cost <= _LARGE_MODEL,
-        progress=progress.pictures,
+        options.large_model_budget_s is not None and _COSTLY_MODEL < cost <= _LARGE_MODEL,
     )
-    reference.release()
-    return report
 
 
 def gate_of(precision: str, plan: Mapping[str, object]) -> float:

@@ -66,6 +66,7 @@ def readers():
     from cmexport.drawing import read_arrays
     from cmexport.photos import read_mask, read_photo
     from cmexport.planning.state import ScoreFile
+    from cmexport.quality.features import load_judge, read_statistics
     from cmexport.quantize.precision_plan import read_plan
     from cmexport.recipes.identity import tree_hash
     from cmexport.recipes.reading import read_document
@@ -73,7 +74,6 @@ def readers():
     from cmexport.targets.coreml.executor.blobs import BlobFile
     from cmexport.targets.tensorrt.header import read_header
     from cmexport.targets.tensorrt.layers import read_layers
-    from cmexport.tuning.features import load_judge, read_statistics
     from cmexport.tuning.project import write_schedule
     from cmexport.tuning.search import ScoreBook
 

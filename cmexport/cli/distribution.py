@@ -28,9 +28,9 @@ from cmexport.cli import console
 from cmexport.cli.assumed import Heard
 from cmexport.errors import ParityError, UsageError
 from cmexport.progress import Progress as Callbacks
-from cmexport.tuning.distribution import Distances, DistributionOptions, DistributionReport, compare_distributions
-from cmexport.tuning.jackknife import Estimate
-from cmexport.tuning.jury import load_jury
+from cmexport.quality.distribution import Distances, DistributionOptions, DistributionReport, compare_distributions
+from cmexport.quality.jackknife import Estimate
+from cmexport.quality.jury import load_jury
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,8 @@ Sampler = Annotated[
     typer.Option(
         "--sampler",
         metavar="S",
-        help="consistency, or heun: diffusion beside it, --steps 18 levels in 35 evaluations of the same network.",
+        help="consistency; heun: diffusion beside it, --steps 18 levels in 35 evaluations of the same network; "
+        "exact: CTM's jumps without noise; euler: the ODE's steps, or a velocity model's.",
     ),
 ]
 Tasks = Annotated[

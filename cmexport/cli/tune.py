@@ -19,11 +19,11 @@ from cmexport.demo import demo_checkpoint
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel
 from cmexport.progress import Progress
+from cmexport.quality.features import load_judge
 from cmexport.sampling.schedules import Schedule, karras_levels, schedule_for_steps
 from cmexport.targets.base import LoweringOptions
 from cmexport.threads import use_threads
 from cmexport.tuning.comparison import StepsRow, compare_steps
-from cmexport.tuning.features import load_judge
 from cmexport.tuning.project import write_schedule
 from cmexport.tuning.scoring import Setup, Workers, score_schedules
 from cmexport.tuning.search import Levels, ScoreBook, search

@@ -18,8 +18,8 @@ from cmexport.cli.requests import verify_options
 from cmexport.cli.showing import check_parity, show_parity
 from cmexport.drawing import compare_arrays, read_arrays
 from cmexport.errors import CheckpointError, ParityError, UsageError
+from cmexport.quality.distribution import DistributionOptions
 from cmexport.threads import use_threads
-from cmexport.tuning.distribution import DistributionOptions
 from cmexport.verification import verify_artifact
 
 Artifact = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Artefact folder, or the model file in it.")]

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from cmexport.graph.tracing import trace
 from cmexport.graph.unrolling import trace_evaluation, trace_unrolled
 from cmexport.sampling.resolved import Sampler
-from cmexport.sampling.samplers import SamplerGraph
+from cmexport.sampling.samplers import TARGET, SamplerGraph
 from cmexport.signature import Signature
 
 BRIEF_STEPS = 2
@@ -93,4 +93,6 @@ def _trace_network(sampler: Sampler) -> ExportedProgram:
     """Trace the network as every step evaluates it."""
     model, x = sampler.model, torch.zeros(sampler.signature.sample.shape)
     conditions = {c.name: c.example(len(x)) for c in model.conditions}
+    if sampler.plan.evaluations[0].c_noise_target is not None:
+        conditions[TARGET] = torch.zeros(1, dtype=torch.float64)
     return trace_evaluation(model.network, x, torch.zeros(1, dtype=torch.float64), conditions)

@@ -135,10 +135,38 @@ class ParityReport:
         return self.failed_rung is None
 
 
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What rungs are compared with: the reference's pictures, the seconds of its runs, the first few in float64."""
+
+    images: Array
+    seconds: float
+    exact: Array | None = None
+
+
 @dataclass(frozen=True)
 class _Pictures:
     images: Array
     seconds: float
+
+
+def draw_truth(reference: Rung, inputs: VerificationInputs, exact: Rung | None, exact_pictures: int) -> Truth:
+    """Draw for `climb` what it draws first: on all `inputs`, whatever that costs; without `exact` float32 alone.
+
+    Raises:
+        BackendError: see `climb`.
+    """
+    nobody = lambda _name, _done, _total: None  # noqa: E731
+    drawn = _run(reference, inputs, len(inputs), nobody, time.perf_counter)
+    if exact is None:
+        return Truth(drawn.images, drawn.seconds)
+    runs = min(_runs_for(exact_pictures, inputs.batch), len(inputs))
+    return Truth(drawn.images, drawn.seconds, _run(exact, inputs, runs, nobody, time.perf_counter).images)
+
+
+def first_of(inputs: VerificationInputs, pictures: int) -> VerificationInputs:
+    """Take the first `pictures` of the inputs, rounded up to whole runs."""
+    return replace(inputs, pictures=min(_runs_for(pictures, inputs.batch) * inputs.batch, inputs.pictures))
 
 
 def climb(
@@ -154,6 +182,7 @@ def climb(
     settle_early: bool = False,
     settle_last: bool = False,
     preview_pictures: int = 8,
+    drawn: Callable[[], Truth | None] = lambda: None,
     progress: Progress | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> ParityReport:
@@ -173,6 +202,8 @@ def climb(
         settle_early: rungs before the last run `SETTLING_PICTURES` pictures only, where these leave no doubt.
         settle_last: the last one too, and the reference, where no rung leaves a doubt; else all rungs run all pictures.
         preview_pictures: how many pictures the report keeps.
+        drawn: asked once for what `draw_truth` gave for the first of the inputs (`LEAST_PICTURES` or more; with
+            `settle_last` `SETTLING_PICTURES`); what it lacks is drawn here.
         progress: told about every run.
         clock: monotonic seconds.
 
@@ -188,16 +219,17 @@ def climb(
         *(reference, tuple(rungs), gate_db, exact, exact_pictures),
         *(time_budget_s, bound_pictures, preview_pictures, tell, clock),
     )
-    few = -(-SETTLING_PICTURES // inputs.batch) * inputs.batch
+    few = first_of(inputs, SETTLING_PICTURES)
     # What the ladder starts with stays alive throughout: without it each collection takes 0.02 s, not 0.16.
     gc.collect()
     gc.freeze()
     try:
-        if settle_last and few < inputs.pictures:
-            report, settled = ladder.climb(replace(inputs, pictures=few), settle_early=False)
+        if settle_last and few.pictures < inputs.pictures:
+            report, settled = ladder.climb(few, drawn, settle_early=False)
             if settled:
                 return replace(report, pictures_asked=inputs.pictures, settled=True)
-        return ladder.climb(inputs, settle_early=settle_early)[0]
+            drawn = lambda: None  # noqa: E731
+        return ladder.climb(inputs, drawn, settle_early=settle_early)[0]
     finally:
         gc.unfreeze()
 
@@ -217,14 +249,12 @@ class _Ladder:
     tell: Progress
     clock: Callable[[], float]
 
-    def climb(self, inputs: VerificationInputs, *, settle_early: bool) -> tuple[ParityReport, bool]:
+    def climb(
+        self, inputs: VerificationInputs, drawn: Callable[[], Truth | None], *, settle_early: bool
+    ) -> tuple[ParityReport, bool]:
         """Run the rungs. Returns the report, and whether every rung is settled (see `_settled`)."""
-        truth = _run_reference(self.reference, inputs, self._affordable(inputs), self.tell, self.clock)
-        runs = len(truth.images) // inputs.batch
-        exact_images: Array | None = None
-        if self.exact is not None:
-            exact_runs = min(_runs_for(self.exact_pictures, inputs.batch), runs)
-            exact_images = _run(self.exact, inputs, exact_runs, self.tell, self.clock).images
+        truth = self._truth(inputs, drawn())
+        runs, exact_images = len(truth.images) // inputs.batch, truth.exact
         output = "uint8" if truth.images.dtype == np.uint8 else "float"
 
         def applied(gate: float) -> float:
@@ -260,6 +290,15 @@ class _Ladder:
             ),
         )
         return report, all_settled
+
+    def _truth(self, inputs: VerificationInputs, begun: Truth | None) -> Truth:
+        drawn = _run_reference(self.reference, inputs, self._affordable(inputs), self.tell, self.clock, begun)
+        if self.exact is None:
+            return Truth(drawn.images, drawn.seconds)
+        if begun is not None and begun.exact is not None:
+            return Truth(drawn.images, drawn.seconds, begun.exact)
+        runs = min(_runs_for(self.exact_pictures, inputs.batch), len(drawn.images) // inputs.batch)
+        return Truth(drawn.images, drawn.seconds, _run(self.exact, inputs, runs, self.tell, self.clock).images)
 
     def _affordable(self, inputs: VerificationInputs) -> Callable[[float], int]:
         """Turn seconds a picture into the number of runs that the time budget allows."""
@@ -310,11 +349,19 @@ def _run_reference(
     affordable: Callable[[float], int],
     tell: Progress,
     clock: Callable[[], float],
+    begun: Truth | None,
 ) -> _Pictures:
     """Run the reference on as many runs as `affordable` (from seconds a picture) allows, at least 8 pictures."""
     least = min(_runs_for(LEAST_PICTURES, inputs.batch), len(inputs))
+    first = None if begun is None else _Pictures(begun.images, begun.seconds)
+    if first is not None:
+        least = len(first.images) // inputs.batch
+        if least == len(inputs) or affordable(first.seconds / len(first.images)) <= least:
+            tell(rung.name, len(first.images), len(first.images))
+            return first
     with _opened(rung) as runner:
-        first = _run_some(rung, runner, inputs, range(least), len(inputs), tell, clock)
+        if first is None:
+            first = _run_some(rung, runner, inputs, range(least), len(inputs), tell, clock)
         runs = max(least, min(len(inputs), affordable(first.seconds / len(first.images))))
         if runs == least:
             return first

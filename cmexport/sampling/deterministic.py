@@ -1,96 +1,129 @@
-"""Samplers that add no noise: from one level straight to the next.
+"""Samplers that add no noise: from one level straight to the next, x <- keep x + add F(c_in x, c_noise).
 
-* CTM's exact sampler: x <- G(x, t, t'), the network is told where to jump (arXiv:2310.02279, algorithm 3, gamma 0).
-* Euler steps of a velocity model (Consistency-FM) or of the probability-flow ODE:
+* `exact`: CTM's own, x <- G(x, t, t'); the network is told where to jump (arXiv:2310.02279, algorithm 3, gamma 0).
+* `euler`: steps of a velocity model (Consistency-FM) or of the probability-flow ODE,
   x <- (s'/s) x + (1 - s'/s) f(x, s). In the variables of EDM these two are the same formula: with x_t = t x and
-  t = 1/(1+s), x_t + (t'-t) v is t' ((s'/s) x + (1 - s'/s) f).
+  t = 1/(1+s), x_t + (t'-t) v is t' ((s'/s) x + (1 - s'/s) f). For any consistency model it is the diffusion model that
+  it came from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable, Sequence
 
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel
-from cmexport.sampling.preconditioning import c_noise_at, ctm_between, scalings_at
+from cmexport.sampling.preconditioning import Scalings, c_noise_at, ctm_between, scalings_at, stepped
+from cmexport.sampling.schedules import MAX_STEPS, Evaluation, SamplingPlan, Schedule, first_levels
+
+EXACT_STEPS = 2
+"""Of CTM's own tables."""
+EULER_STEPS = 18
+"""As Heun's method takes levels, in half the evaluations."""
+FLOW_STEPS = 6
+"""Consistency-FM's tables end there."""
+
+_VELOCITY_TIMES = frozenset({"flow", "999flow"})
+
+Scalars = Callable[[float, float], tuple[Scalings, float | None]]
+"""From a level and the next one to the step's scalings, and the second time of the network if it takes one."""
 
 
-@dataclass(frozen=True)
-class Jump:
-    """One step with its scalars folded in float64: x <- keep x + add F(c_in x, c_noise[, c_noise_target])."""
-
-    sigma: float
-    target: float
-    keep: float
-    add: float
-    c_in: float
-    c_noise: float
-    c_noise_target: float | None
-
-
-def plan_jumps(model: ConsistencyModel, sigmas: Sequence[float]) -> tuple[Jump, ...]:
-    """Fold the constants of a deterministic sampler.
-
-    Args:
-        model: supplies the preconditioning.
-        sigmas: levels evaluated, strictly descending, above sigma_min. The last jump ends at sigma_min for `ctm` and at
-            0, the picture itself, for every other form.
+def exact_schedule(model: ConsistencyModel, steps: int | None, task: str, editing_steps: int) -> Schedule:
+    """Take the first K of K + 1 Karras levels, as in sony/ctm; the last jump ends at sigma_min.
 
     Raises:
-        UsageError: no levels, or levels out of order.
+        UsageError: K below 1 or beyond `MAX_STEPS`.
     """
+    del task, editing_steps
+    count = _in_range("exact", EXACT_STEPS if steps is None else steps)
+    return Schedule(first_levels(model.noise, count), f"the first {count} of {count + 1} Karras levels: exact jumps")
+
+
+def euler_schedule(model: ConsistencyModel, steps: int | None, task: str, editing_steps: int) -> Schedule:
+    """Evenly spaced times of a velocity model, else the first K of K + 1 Karras levels; the last step ends at 0.
+
+    Raises:
+        UsageError: K below 1 or beyond `MAX_STEPS`.
+    """
+    del task, editing_steps
+    velocity = model.c_noise in _VELOCITY_TIMES
+    count = _in_range("euler", (FLOW_STEPS if velocity else EULER_STEPS) if steps is None else steps)
+    if not velocity:
+        return Schedule(first_levels(model.noise, count), f"the first {count} of {count + 1} Karras levels, then 0")
+    # t = 1 / (1 + s) runs from nearly 0, pure noise, to 1, the picture.
+    start = 1.0 / (1.0 + model.noise.sigma_max)
+    times = [start + (1.0 - start) * i / count for i in range(count)]
+    return Schedule(tuple((1.0 - t) / t for t in times), f"{count} evenly spaced times, then 0")
+
+
+def plan_exact(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> SamplingPlan:
+    """Fold the constants of CTM's jumps; the last one ends at sigma_min.
+
+    Args:
+        model: a consistency trajectory model.
+        sigmas: levels evaluated, strictly descending, above sigma_min; none: `EXACT_STEPS` of them.
+
+    Raises:
+        UsageError: another kind of model, or levels out of order.
+    """
+    if model.preconditioning != "ctm":
+        raise UsageError(
+            "--sampler exact: only for networks that are told where to jump (CTM); others have --sampler euler"
+        )
+
+    def scalars(sigma: float, target: float) -> tuple[Scalings, float]:
+        return ctm_between(sigma, target, model.noise), c_noise_at(model.c_noise, target)
+
+    chosen = tuple(sigmas) or exact_schedule(model, None, "generate", 0).sigmas
+    return _plan(model, chosen, model.noise.sigma_min, scalars)
+
+
+def plan_euler(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> SamplingPlan:
+    """Fold the constants of Euler steps; the last one ends at 0, the picture itself.
+
+    A network that is told where to jump is told to stay: that is its diffusion model, g(x, t, t).
+
+    Args:
+        model: any.
+        sigmas: levels evaluated, strictly descending, above 0; none: the default number of them.
+
+    Raises:
+        UsageError: levels out of order.
+    """
+    jumps = model.preconditioning == "ctm"
+
+    def scalars(sigma: float, target: float) -> tuple[Scalings, float | None]:
+        at = scalings_at("edm" if jumps else model.preconditioning, sigma, model.noise)
+        return stepped(at, sigma, target), c_noise_at(model.c_noise, sigma) if jumps else None
+
+    chosen = tuple(sigmas) or euler_schedule(model, None, "generate", 0).sigmas
+    return _plan(model, chosen, 0.0, scalars)
+
+
+def _plan(model: ConsistencyModel, sigmas: Sequence[float], closing: float, scalars: Scalars) -> SamplingPlan:
     chosen = tuple(float(sigma) for sigma in sigmas)
-    closing = model.noise.sigma_min if model.preconditioning == "ctm" else 0.0
     ends = (*chosen[1:], closing)
-    if not chosen or any(not end < start < float("inf") for start, end in zip(chosen, ends, strict=True)):
+    if any(not end < start < float("inf") for start, end in zip(chosen, ends, strict=True)):
         raise UsageError(f"sigmas {','.join(f'{s:g}' for s in chosen)}: levels must descend strictly to {closing:g}")
-    jumps = []
+    evaluations = []
     for sigma, target in zip(chosen, ends, strict=True):
-        c_noise = c_noise_at(model.c_noise, sigma)
-        if model.preconditioning == "ctm":
-            step = ctm_between(sigma, target, model.noise)
-            jumps.append(
-                Jump(sigma, target, step.c_skip, step.c_out, step.c_in, c_noise, c_noise_at(model.c_noise, target))
+        step, second = scalars(sigma, target)
+        evaluations.append(
+            Evaluation(
+                sigma=sigma,
+                c_skip=step.c_skip,
+                c_out=step.c_out,
+                c_in=step.c_in,
+                c_noise=c_noise_at(model.c_noise, sigma),
+                noise_std=0.0 if evaluations else sigma,
+                c_noise_target=second,
             )
-        else:
-            step, kept = scalings_at(model.preconditioning, sigma, model.noise), target / sigma
-            keep, add = kept + (1.0 - kept) * step.c_skip, (1.0 - kept) * step.c_out
-            jumps.append(Jump(sigma, target, keep, add, step.c_in, c_noise, None))
-    return tuple(jumps)
+        )
+    return SamplingPlan(tuple(evaluations), renoise="none", clamp=model.clamp, renoises=False)
 
 
-class DeterministicGraph(nn.Module):
-    """K jumps as one module: `noise` (N, C, H, W) unit variance (and `label` (N,) int64) in, `image` out."""
-
-    def __init__(self, model: ConsistencyModel, jumps: Sequence[Jump]) -> None:
-        super().__init__()
-        self.network = model.network
-        self.jumps = tuple(jumps)
-        self.clamp = model.clamp
-        for index, jump in enumerate(self.jumps):
-            self._constant(f"c_noise_{index}", jump.c_noise)
-            if jump.c_noise_target is not None:
-                self._constant(f"c_noise_target_{index}", jump.c_noise_target)
-
-    def _constant(self, name: str, value: float) -> None:
-        self.register_buffer(name, torch.tensor([value], dtype=torch.float64), persistent=False)
-
-    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """Sample; (N, C, H, W) in, (N, C, H, W) in [-1, 1] out."""
-        first = self.jumps[0]
-        # As in SamplerGraph, unit noise meets sigma * constant; sigma alone (80) never reaches the graph.
-        x = first.keep * first.sigma * noise + first.add * self._network(first.c_in * first.sigma * noise, 0, label)
-        for index, jump in enumerate(self.jumps[1:], start=1):
-            x = jump.keep * x + jump.add * self._network(jump.c_in * x, index, label)
-        return x.clamp(-1.0, 1.0) if self.clamp else x
-
-    def _network(self, x: Tensor, index: int, label: Tensor | None) -> Tensor:
-        named = {} if label is None else {"label": label}
-        if self.jumps[index].c_noise_target is not None:
-            named["c_noise_target"] = self.get_buffer(f"c_noise_target_{index}")
-        result: Tensor = self.network(x, self.get_buffer(f"c_noise_{index}"), **named)
-        return result
+def _in_range(sampler: str, steps: int) -> int:
+    if not 1 <= steps <= MAX_STEPS:
+        raise UsageError(f"--steps {steps}: with --sampler {sampler} it must lie between 1 and {MAX_STEPS}")
+    return steps

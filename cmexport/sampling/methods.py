@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.sampling.deterministic import euler_schedule, exact_schedule, plan_euler, plan_exact
 from cmexport.sampling.heun import HEUN_STEPS, HeunSampler, heun_schedule, plan_heun
 from cmexport.sampling.resolved import Method, Sampler
 from cmexport.sampling.samplers import SamplerGraph
@@ -32,6 +33,24 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             _heun_levels,
             HeunSampler,
             ending=", then 0: Heun's method",
+            edits=False,
+            tuned=False,
+            in_name=True,
+        ),
+        "exact": Method(
+            plan_exact,
+            exact_schedule,
+            SamplerGraph,
+            ending=", then sigma_min: exact jumps",
+            edits=False,
+            tuned=False,
+            in_name=True,
+        ),
+        "euler": Method(
+            plan_euler,
+            euler_schedule,
+            SamplerGraph,
+            ending=", then 0: Euler steps",
             edits=False,
             tuned=False,
             in_name=True,

@@ -102,7 +102,12 @@ def ctm(sigma: float, noise: NoiseRange) -> Scalings:
 
 def ctm_between(sigma: float, target: float, noise: NoiseRange) -> Scalings:
     """G(x, sigma, target) of CTM: the `edm` picture, mixed with x so that G(x, s, s) = x."""
-    inner, kept = edm(sigma, noise), target / sigma
+    return stepped(edm(sigma, noise), sigma, target)
+
+
+def stepped(inner: Scalings, sigma: float, target: float) -> Scalings:
+    """One step along the line from x to its picture: (s'/s) x + (1 - s'/s) f(x, s)."""
+    kept = target / sigma
     return Scalings(c_skip=kept + (1.0 - kept) * inner.c_skip, c_out=(1.0 - kept) * inner.c_out, c_in=inner.c_in)
 
 

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from cmexport.sampling.editing import task_named
 from cmexport.sampling.resolved import Sampler
 
+TARGET = "c_noise_target"
+"""What networks call the second time, the level to jump to."""
+
 
 class Conditions(nn.Module):
     """What the network is called with by name: inputs of the graph, baked values, what encoders make of them."""
@@ -46,9 +49,10 @@ class SamplerGraph(nn.Module):
     the same reason, and put the known part back after each evaluation.
 
     Inputs of `forward`, by name: `noise` (N, C, H, W) unit variance, except for task "denoise"; `renoise`
-    (K-1, N, C, H, W) only when K > 1; what the model's conditions take, `label` (N,) int64 say, unless it is baked;
-    `image` (N, C, H, W) for editing tasks and `mask` (N, 1, H, W), 1 = keep, for "inpaint". Returns pictures
-    (N, C, H, W) in [-1, 1], decoded where latents are sampled, or (N, H, W, C) bytes for output "uint8".
+    (K-1, N, C, H, W) where evaluations after the first take noise; what the model's conditions take, `label` (N,) int64
+    say, unless it is baked; `image` (N, C, H, W) for editing tasks and `mask` (N, 1, H, W), 1 = keep, for "inpaint".
+    Returns pictures (N, C, H, W) in [-1, 1], decoded where latents are sampled, or (N, H, W, C) bytes for output
+    "uint8".
     """
 
     def __init__(self, sampler: Sampler) -> None:
@@ -66,9 +70,14 @@ class SamplerGraph(nn.Module):
             self.register_buffer(
                 f"c_noise_{step}", torch.tensor([evaluation.c_noise], dtype=torch.float64), persistent=False
             )
+            if evaluation.c_noise_target is not None:
+                target = torch.tensor([evaluation.c_noise_target], dtype=torch.float64)
+                self.register_buffer(f"{TARGET}_{step}", target, persistent=False)
 
     def _network(self, x: Tensor, step: int, conditions: Mapping[str, Tensor]) -> Tensor:
-        result: Tensor = self.network(x, self.get_buffer(f"c_noise_{step}"), **conditions)
+        jumps = self.plan.evaluations[step].c_noise_target is not None
+        to = {TARGET: self.get_buffer(f"{TARGET}_{step}")} if jumps else {}
+        result: Tensor = self.network(x, self.get_buffer(f"c_noise_{step}"), **conditions, **to)
         return result
 
     def forward(
@@ -84,12 +93,12 @@ class SamplerGraph(nn.Module):
         sample, scale = self._start(noise, image, mask)
         conditions = self.conditions(given, len(sample))
         x = (first.c_skip * scale) * sample + first.c_out * self._network((first.c_in * scale) * sample, 0, conditions)
-        x = self._keep(self._clamp(x), image, mask)
+        x = self._keep(self._clamp(x, 0), image, mask)
         for step, evaluation in enumerate(later, start=1):
-            assert renoise is not None
-            x = x + evaluation.noise_std * renoise[step - 1]
+            if renoise is not None:
+                x = x + evaluation.noise_std * renoise[step - 1]
             x = evaluation.c_skip * x + evaluation.c_out * self._network(evaluation.c_in * x, step, conditions)
-            x = self._keep(self._clamp(x), image, mask)
+            x = self._keep(self._clamp(x, step), image, mask)
         x = x if self.codec is None else self.codec.decode(x)
         return to_bytes(x) if self.as_bytes else x
 
@@ -112,8 +121,9 @@ class SamplerGraph(nn.Module):
         kept: Tensor = self.editing.keep(x, image, mask)
         return kept
 
-    def _clamp(self, image: Tensor) -> Tensor:
-        return image.clamp(-1.0, 1.0) if self.plan.clamp else image
+    def _clamp(self, image: Tensor, step: int) -> Tensor:
+        finished = self.plan.renoises or step == self.plan.steps - 1
+        return image.clamp(-1.0, 1.0) if self.plan.clamp and finished else image
 
 
 def to_bytes(image: Tensor) -> Tensor:

@@ -26,6 +26,9 @@ class Evaluation:
         c_noise: what the time embedding receives.
         noise_std: standard deviation of the Gaussian noise that brings the sample to sigma: sigma itself on the
             first evaluation (the sample is sigma * noise), the renoise rule's value afterwards.
+        c_noise_target: the second time of a network that is told where to jump; None: its own, sigma_min.
+
+    Of a sampler that adds no noise, c_skip and c_out are those of the whole step to the next level.
     """
 
     sigma: float
@@ -34,6 +37,7 @@ class Evaluation:
     c_in: float
     c_noise: float
     noise_std: float
+    c_noise_target: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,15 @@ class SamplingPlan:
     """All constants of one sampler: `evaluations` in order, then the closing level.
 
     `moves`, one for each evaluation, are of samplers that run as a loop around one copy of the network; without them
-    every evaluation has a copy of its own, and the later ones take fresh noise.
+    every evaluation has a copy of its own. `renoises`: the later ones take fresh noise, and each gives a picture, which
+    is clamped; otherwise only the last one does.
     """
 
     evaluations: tuple[Evaluation, ...]
     renoise: str
     clamp: bool
     moves: tuple[Move, ...] = ()
+    renoises: bool = True
 
     @property
     def steps(self) -> int:
@@ -85,7 +91,7 @@ class SamplingPlan:
     @property
     def renoised(self) -> int:
         """How many evaluations take fresh noise: all but the first, or none."""
-        return 0 if self.looped else self.steps - 1
+        return self.steps - 1 if self.renoises and not self.looped else 0
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -225,7 +231,7 @@ def schedule_for_steps(model: ConsistencyModel, steps: int, task: str = "generat
     if task == "stroke":
         return _stroke_schedule(noise, steps)
     if task != "generate" or steps >= noise.levels:
-        return Schedule(_spread(noise, 0.0, steps), f"the first {steps} of {steps + 1} Karras levels")
+        return Schedule(first_levels(noise, steps), f"the first {steps} of {steps + 1} Karras levels")
     if steps == 2:
         tuned = tuned_two_steps(model.source.name, noise)
         if tuned is not None:
@@ -249,6 +255,11 @@ def default_schedule(model: ConsistencyModel, task: str, editing_steps: int = ED
     if task == "generate":
         return Schedule((), "one step at sigma_max")
     return schedule_for_steps(model, 2 if task == "stroke" else editing_steps, task)
+
+
+def first_levels(noise: NoiseRange, count: int) -> tuple[float, ...]:
+    """Take the first `count` of one more Karras levels: sigma_min, the last, is not among them."""
+    return _spread(noise, 0.0, count)
 
 
 def _stroke_schedule(noise: NoiseRange, steps: int) -> Schedule:

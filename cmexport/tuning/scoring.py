@@ -14,11 +14,11 @@ from cmexport.checkpoints import load_checkpoint
 from cmexport.errors import BackendError
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.inputs import draw_inputs
+from cmexport.quality.features import Judge, load_judge
+from cmexport.quality.frechet import Moments, add_up, frechet_distance
 from cmexport.runner import picture_of
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.tuning.features import Judge, load_judge
-from cmexport.tuning.frechet import Moments, add_up, frechet_distance
 
 PART = 64
 """Pictures in one piece of work: seconds on one core, and the most a stopped search loses."""

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from cmexport.checkpoints import load_checkpoint
+from cmexport.graph.capture import capture
+from cmexport.graph.rewrites import REWRITES
+from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnetConfig
 from cmexport.networks.ctm_unet import CtmUnet
-from cmexport.sampling.deterministic import DeterministicGraph, plan_jumps
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.samplers import SamplerGraph
 
@@ -85,11 +87,36 @@ def test_one_step(model):
 
 def test_exact_steps(model):
     with torch.no_grad():
-        got = DeterministicGraph(model, plan_jumps(model, (80.0, 5.0, 0.4)))(X, label=LABEL)
+        wanted = SampleRequest(sigmas=(80.0, 5.0, 0.4), batch=2, sampler="exact")
+        got = resolve(model, wanted).module()(X, label=LABEL)
         x = 80.0 * X.double()
         for t, s in ((80.0, 5.0), (5.0, 0.4), (0.4, 0.002)):
             x = published_g(model.network, x, t, s)
     assert (got - x.clamp(-1, 1)).abs().max() < 1e-4
+
+
+def test_euler_steps_follow_its_diffusion_model(model):
+    """g(x, t, t), EDM's picture of a network that is told to stay; then DDIM."""
+    with torch.no_grad():
+        got = resolve(model, SampleRequest(sigmas=(80.0, 5.0), batch=2, sampler="euler")).module()(X, label=LABEL)
+        x = 80.0 * X.double()
+        for t, s in ((80.0, 5.0), (5.0, 0.0)):
+            c = math.sqrt(t * t + 0.25)
+            raw = model.network((x / c).float(), time(250 * math.log(t)), LABEL, time(250 * math.log(t))).double()
+            x = s / t * x + (1 - s / t) * (0.25 / c**2 * x + t * 0.5 / c * raw)
+    assert (got - x.clamp(-1, 1)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("sampler", ["exact", "euler"])
+def test_jumps_are_captured_with_both_times(sampler, model):
+    sampler = resolve(model, SampleRequest(sigmas=(80.0, 5.0, 0.4), batch=2, sampler=sampler))
+    rewritten = apply_rewrites(capture(sampler), REWRITES)
+    with torch.no_grad():
+        got = rewritten.program.module()(noise=X, label=LABEL)
+        assert (got - sampler.module()(X, label=LABEL)).abs().max() < 1e-5
+    # The inputs are noise and label: nothing is added between, and both time branches are constants.
+    assert [each.name for each in sampler.signature.inputs] == ["noise", "label"]
+    assert not [name for name in rewritten.program.state_dict if "time_embed" in name]
 
 
 def test_gamma_one_renoises_from_sigma_min(model):

@@ -14,7 +14,7 @@ from rich.console import Console
 from cmexport.errors import BackendError, CheckpointError
 from cmexport.parity.gates import byte_gate
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
-from cmexport.parity.ladder import Rung, climb
+from cmexport.parity.ladder import Rung, climb, draw_truth
 from cmexport.parity.metrics import as_bytes
 from cmexport.parity.table import parity_table, verdict
 from cmexport.signature import Signature, known
@@ -418,3 +418,14 @@ def test_joined_runs_keep_each_inputs_own_picture_axis() -> None:
     together = Rung(made.name, made.open, pictures_at_once=8)
     found = climb(together, [house.rung("ships", draw)], draw_inputs(several, 16), 100.0)
     assert found.rungs[0].difference.identical
+
+
+def test_pictures_drawn_before_are_not_drawn_again(house: House) -> None:
+    given = several(20)
+    truth = draw_truth(house.constant("t", 0.0), given, house.constant("f64", 1e-7), 4)
+    assert [len(truth.images), len(truth.exact)] == [20, 4]
+    off_limits = Rung("t", lambda: pytest.fail("drawn again"))
+    rungs = [house.constant("a", 1e-4)]
+    found = climb(off_limits, rungs, given, 60.0, exact=off_limits, drawn=lambda: truth)
+    usual = climb(house.constant("t", 0.0), rungs, given, 60.0, exact=house.constant("f64", 1e-7))
+    assert (found.rungs[0].difference, found.exact) == (usual.rungs[0].difference, usual.exact)

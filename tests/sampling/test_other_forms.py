@@ -9,7 +9,7 @@ import torch
 from cmexport.errors import UsageError
 from cmexport.model import CheckpointSource, ConsistencyModel, NoiseRange, SampleRequest, Space
 from cmexport.sampling.denoiser import denoise
-from cmexport.sampling.deterministic import DeterministicGraph, plan_jumps
+from cmexport.sampling.deterministic import euler_schedule, plan_euler, plan_exact
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.preconditioning import PRECONDITIONINGS, c_noise_at, scalings_at
 from cmexport.sampling.samplers import SamplerGraph
@@ -74,6 +74,11 @@ def test_meanflow_in_between():
     assert torch.allclose(denoise(made, z / (1 - t), t / (1 - t)), z - t * call(z, t), atol=1e-9)
 
 
+def euler(made, sigmas):
+    """Pictures of Z by `--sampler euler`, unclamped as the toys are."""
+    return resolve(made, SampleRequest(sigmas=tuple(sigmas), batch=len(Z), sampler="euler")).module()(Z)
+
+
 def test_consistency_flow_euler():
     """x_0 = z, x <- x + v(x, 999 t) / N: the first level is infinite in EDM's variables, so time starts at 1e-6."""
     steps, start = 4, 1e-6
@@ -83,8 +88,8 @@ def test_consistency_flow_euler():
         x = x + (then - now) * call(x, 999 * now)
     made = model("consistency_flow", "999flow", NoiseRange(1e-4, 1e7, 0.5, 7.0, 2))
     sigmas = [(1 - t) / t for t in times[:-1]]
-    got = DeterministicGraph(made, plan_jumps(made, sigmas))(Z)
-    assert torch.allclose(got, x, atol=1e-8)
+    assert torch.allclose(euler(made, sigmas), x, atol=1e-8)
+    assert euler_schedule(made, steps, "generate", 0).sigmas == pytest.approx(sigmas[:1] + sigmas[1:], rel=1e-5)
 
 
 def test_deterministic_steps_of_edm_are_ddim():
@@ -93,11 +98,11 @@ def test_deterministic_steps_of_edm_are_ddim():
     for s, end in ((80.0, 3.0), (3.0, 0.0)):
         x0 = denoise(made, x, s)
         x = x0 + end * (x - x0) / s
-    assert torch.allclose(DeterministicGraph(made, plan_jumps(made, (80.0, 3.0)))(Z), x, atol=1e-9)
+    assert torch.allclose(euler(made, (80.0, 3.0)), x, atol=1e-9)
     with pytest.raises(UsageError, match="descend"):
-        plan_jumps(made, (3.0, 80.0))
-    with pytest.raises(UsageError, match="descend"):
-        plan_jumps(made, ())
+        plan_euler(made, (3.0, 80.0))
+    with pytest.raises(UsageError, match="told where to jump"):
+        plan_exact(made, (80.0, 3.0))
 
 
 @pytest.mark.parametrize("name", sorted(PRECONDITIONINGS))

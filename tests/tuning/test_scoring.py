@@ -12,9 +12,9 @@ import torch
 from cmexport.checkpoints import load_checkpoint
 from cmexport.errors import BackendError
 from cmexport.parity.inputs import draw_inputs
+from cmexport.quality.frechet import Gaussian, frechet_distance
 from cmexport.sampling.denoiser import denoise
 from cmexport.tuning import scoring
-from cmexport.tuning.frechet import Gaussian, frechet_distance
 from cmexport.tuning.scoring import Setup, Workers, score_schedules
 
 from cmexport.signature import Signature, known  # isort: skip

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmexport.tuning.distribution import measure
-from cmexport.tuning.frechet import Gaussian
-from cmexport.tuning.jackknife import BLOCKS, blocks_of, jackknife
+from cmexport.quality.distribution import measure
+from cmexport.quality.frechet import Gaussian
+from cmexport.quality.jackknife import BLOCKS, blocks_of, jackknife
 
 
 @given(st.integers(2 * BLOCKS, 100_000))

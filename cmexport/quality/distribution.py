@@ -25,13 +25,13 @@ from cmexport.parity.inputs import VerificationInputs, draw_inputs
 from cmexport.parity.ladder import Rung
 from cmexport.parity.metrics import channels_last, compare, psnr_db
 from cmexport.progress import Progress
+from cmexport.quality.frechet import Gaussian, Moments, frechet_distance
+from cmexport.quality.jackknife import BLOCKS, Estimate, blocks_of, jackknife
+from cmexport.quality.jury import Features, Jury
 from cmexport.runner import Array, Runner, picture_of
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.resolved import Sampler
 from cmexport.signature import Signature
-from cmexport.tuning.frechet import Gaussian, Moments, frechet_distance
-from cmexport.tuning.jackknife import BLOCKS, Estimate, blocks_of, jackknife
-from cmexport.tuning.jury import Features, Jury
 from cmexport.verification import artifact_rungs, checkpoint_of, gate_of, sampler_of, signature_of
 
 LEAST = 2 * BLOCKS
@@ -264,7 +264,7 @@ def compare_sides(
     progress: Progress | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> DistributionReport:
-    """The comparison itself, for any two that draw `count` pictures.
+    """Compare any two that draw `count` pictures.
 
     Args:
         reference: what is to be equalled.
@@ -423,7 +423,7 @@ def _without(whole: Moments, features: Features) -> Gaussian:
 
 
 def _figures(reference: Gaussian, candidate: Gaussian, real: Gaussian | None) -> list[float]:
-    """The distance between both; with real pictures also each one's from those, and their difference."""
+    """Measure the distance between both; with real pictures also each one's from those, and their difference."""
     # Between equal covariances without full rank the roots of rounding errors can exceed the distance.
     apart = max(frechet_distance(reference, candidate), 0.0)
     if real is None:

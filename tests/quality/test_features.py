@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from cmexport.errors import CheckpointError, UsageError
-from cmexport.tuning.features import load_judge
+from cmexport.quality.features import load_judge
 
 
 def written_down(state, x):

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from cmexport.errors import BackendError, CheckpointError
-from cmexport.tuning.inception import WEIGHTS
-from cmexport.tuning.jury import load_jury
+from cmexport.quality.inception import WEIGHTS
+from cmexport.quality.jury import load_jury
 
 
 def test_a_ruler_brings_its_classifier_and_its_real_pictures(ruler_file):

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from cmexport.errors import CheckpointError, first_line
+from cmexport.quality.features import load_features, read_statistics
+from cmexport.quality.frechet import Gaussian
+from cmexport.quality.inception import NAME as INCEPTION
+from cmexport.quality.inception import inception_features
+from cmexport.quality.ruler import Ruler
 from cmexport.runner import Array
-from cmexport.tuning.features import load_features, read_statistics
-from cmexport.tuning.frechet import Gaussian
-from cmexport.tuning.inception import NAME as INCEPTION
-from cmexport.tuning.inception import inception_features
-from cmexport.tuning.ruler import Ruler
 
 Features = npt.NDArray[np.float32]
 
@@ -71,7 +71,7 @@ class Jury:
 
 
 def load_jury(features: str, statistics: str | None = None) -> Jury:
-    """The jury a user names.
+    """Load the jury that a user names.
 
     Args:
         features: as `features.load_judge` takes it, or "inception". A callable's attribute `classify`, from features

@@ -17,10 +17,7 @@ from cmexport.model import SampleRequest
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import as_bytes, compare
 from cmexport.progress import Progress
-from cmexport.sampling.denoiser import denoise
-from cmexport.signature import Signature, known
-from cmexport.targets.base import LoweringOptions
-from cmexport.tuning.distribution import (
+from cmexport.quality.distribution import (
     DistributionOptions,
     Side,
     compare_distributions,
@@ -28,9 +25,12 @@ from cmexport.tuning.distribution import (
     fidelity_of,
     measure,
 )
-from cmexport.tuning.frechet import Gaussian
-from cmexport.tuning.jackknife import blocks_of
-from cmexport.tuning.jury import Jury
+from cmexport.quality.frechet import Gaussian
+from cmexport.quality.jackknife import blocks_of
+from cmexport.quality.jury import Jury
+from cmexport.sampling.denoiser import denoise
+from cmexport.signature import Signature, known
+from cmexport.targets.base import LoweringOptions
 
 SIDE = 4
 CLASSES = 3

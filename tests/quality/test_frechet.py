@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cmexport.tuning.frechet import Gaussian, Moments, add_up, frechet_distance
+from cmexport.quality.frechet import Gaussian, Moments, add_up, frechet_distance
 
 
 def random_covariance(rng, size):

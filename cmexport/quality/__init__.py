@@ -1,0 +1,1 @@
+"""Judges of pictures in numbers: features, Fréchet distances, and how far those would move with other pictures."""
