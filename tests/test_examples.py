@@ -1,47 +1,39 @@
-"""The scripts of examples/, run on a network of two convolutions, against PyTorch's pictures of the same noise."""
+"""The scripts of examples/, run on a tiny checkpoint, against PyTorch's pictures of the same noise."""
 
 from __future__ import annotations
 
 import ast
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from support.networks import tiny_config
 
 import cmexport
+from cmexport.networks.adm_unet import AdmUnet
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 
+MODEL = "tiny.pt"
 EXAMPLES = Path(__file__).parents[1] / "examples"
-# A UNet takes each export five seconds.
-NETWORK = """
-import torch
-
-class Network(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.enter, self.leave = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 3, 3, padding=1)
-        self.classes = torch.nn.Embedding(3, 8)
-
-    def forward(self, x, c_noise, label):
-        return self.leave(torch.tanh(self.enter(x) + self.classes(label)[:, :, None, None]))
-
-def build():
-    return Network(), {"image_size": 8, "num_classes": 3}
-"""
-MODEL = "tiny.py:build"
 pytestmark = pytest.mark.filterwarnings("ignore::cmexport.GuessWarning")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a network, and the artefact of `export_and_draw.py`."""
+    """A folder with a checkpoint whose constants are stated beside it, and the artefact of `export_and_draw.py`."""
     folder = tmp_path_factory.mktemp("examples")
-    (folder / "tiny.py").write_text(NETWORK)
+    # One level and no attention: each export takes a second, with `tiny_config()` as it is five.
+    config = replace(tiny_config(), channel_mult=(1,), attention_downsampling=())
+    torch.manual_seed(0)
+    state = AdmUnet(config).state_dict()
+    torch.save({k: v + 0.05 * torch.randn(v.shape) for k, v in state.items()}, folder / MODEL)
+    (folder / "tiny.toml").write_text("[network]\nimage_size = 8\n")
     run(folder, "export_and_draw.py", MODEL)
     return folder
 
@@ -59,7 +51,7 @@ def row(folder, name):
 
 def expected(folder, inputs, **asked):
     """PyTorch's pictures in a row, as bytes."""
-    sampler = resolve(cmexport.load(f"{folder}/{MODEL}"), cmexport.SampleRequest(**asked))
+    sampler = resolve(cmexport.load(folder / MODEL), cmexport.SampleRequest(**asked))
     with TorchRunner(sampler) as runner:
         (images,) = runner(inputs).values()
     return np.concatenate(images.transpose(0, 2, 3, 1), axis=1) * 127.5 + 127.5
