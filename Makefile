@@ -3,7 +3,8 @@
 # make test   the whole test suite; tests of what this system lacks (sshd, chromium, qemu) are left out
 # make test-quick  a part of it that touches every package, in two minutes
 # make system install what they need, where that is possible (Debian, as root)
-# make lint   ruff, mypy --strict, import-linter
+# make lint   ruff, mypy --strict, import-linter, and the pages of `make docs`
+# make docs   the documentation as pages, in build/docs
 # make bench  cmexport against its rivals on this machine
 # make web    fetch onnxruntime-web for benchmarks in browsers (npm, 32 MB)
 # make clean  remove what the above made
@@ -22,7 +23,7 @@ export CMEXPORT_AARCH64_ROOT ?= $(CURDIR)/build/aarch64
 export CMEXPORT_QNN_ENV ?= $(CURDIR)/build/qnn
 PYTEST_ARGS ?=
 
-.PHONY: demo demo-all test test-quick system web lint bench clean
+.PHONY: demo demo-all test test-quick system web lint docs bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -41,6 +42,10 @@ PYTEST_ARGS ?=
 
 .venv/.demo-all: .venv/.created pyproject.toml constraints.txt
 	$(PIP) --editable '.[coreml,tensorrt,bench,report]'
+	@touch $@
+
+.venv/.docs: .venv/.created pyproject.toml constraints.txt
+	$(PIP) --editable '.[docs]'
 	@touch $@
 
 .venv/.bench: .venv/.created pyproject.toml constraints.txt
@@ -67,11 +72,14 @@ test: .venv/.dev web
 test-quick: .venv/.dev
 	$(TEST_ENV) $(BIN)/python -m pytest $(WORKERS) --quick $(PYTEST_ARGS)
 
-lint: .venv/.dev
+lint: .venv/.dev docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict cmexport
 	$(BIN)/lint-imports
+
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: .venv/.bench
 	$(BIN)/python benchmarks/onnx_cpu.py

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from cmexport.arguments import in_arguments, speaks_of_arguments
 from cmexport.artifact import Manifest, artifact_folder, read_manifest
 from cmexport.checkpoints import load as load_network
 from cmexport.checkpoints import load_checkpoint
@@ -33,14 +34,18 @@ from cmexport.sampling.editing import task_named
 from cmexport.sampling.methods import method_named
 from cmexport.sampling.schedules import EXPORTED_EDITING_STEPS, Schedule
 from cmexport.targets.info import LoweringOptions, TargetInfo
-from cmexport.targets.registry import target_info
+from cmexport.targets.registry import INFOS, target_info
 from cmexport.verification import VerifyOptions, verify_artifact
+
+TARGET_OPTIONS = tuple(dict.fromkeys(field.name for info in INFOS.values() for field in fields(info.options)))
+"""What `export` takes besides its own arguments, of one target or another."""
 
 
 class GuessWarning(UserWarning):
     """A constant that the checkpoint does not hold was guessed; the message names it and how to state it."""
 
 
+@speaks_of_arguments()
 def load(
     source: str | Path | nn.Module | None = None,
     settings: Mapping[str, Any] = MappingProxyType({}),
@@ -80,16 +85,17 @@ def load(
         model = load_checkpoint(path, texts, trust=trust, weights=weights)
     for setting in model.settings:
         if setting.remark:
-            warnings.warn(setting.remark, GuessWarning, stacklevel=2)
+            warnings.warn(in_arguments(setting.remark, ("settings",)), GuessWarning, stacklevel=3)
     if strict and model.assumed:
         listed = ", ".join(f"{s.name}={s.text} ({s.origin})" for s in model.assumed)
         raise CheckpointError(f"{model.source.path}: guessed: {listed}; state them as arguments")
     for setting in model.assumed:
         said = f"assumed {setting.name}={setting.text} ({setting.origin}); state it: load(..., {setting.name}=...)"
-        warnings.warn(said, GuessWarning, stacklevel=2)
+        warnings.warn(said, GuessWarning, stacklevel=3)
     return model
 
 
+@speaks_of_arguments(*TARGET_OPTIONS)
 def export(
     model: ConsistencyModel,
     target: str = "onnx",
@@ -201,11 +207,22 @@ def _lowering(
     known = {field.name for field in fields(info.options)}
     if unknown := [name for name in more if name not in known]:
         raise UsageError(f"{info.name} has no option {unknown[0]}; it has {', '.join(sorted(known))}")
-    return info.options(precision=precision, **more)
+    defaults = info.options(precision=precision)
+    return info.options(
+        precision, **{name: _of_the_kind(getattr(defaults, name), value) for name, value in more.items()}
+    )
 
 
+def _of_the_kind(default: object, value: Any) -> Any:
+    """One value where several may be given is a sequence of one: "auto" is no list of letters."""
+    if not isinstance(default, tuple):
+        return value
+    return (value,) if isinstance(value, str | int) else tuple(value)
+
+
+@speaks_of_arguments()
 def open(folder: Path | str) -> Artifact:
-    """An artefact that was written earlier, by its folder or any file in it.
+    """Open an artefact that was written earlier, by its folder or any file in it.
 
     Raises:
         CheckpointError: there is none, or a file of it is not what its manifest says.
@@ -228,6 +245,7 @@ class Artifact:
         """What the folder says of itself: border, steps, precision, parity, checkpoint."""
         return read_manifest(self.folder, check=False)
 
+    @speaks_of_arguments("image", "label", "mask")
     def sample(
         self,
         seed: int = 0,
@@ -253,6 +271,7 @@ class Artifact:
             raise UsageError("count must be at least 1 and seed must not be negative")
         return draw_pictures(source_from_artifact(self.folder, task), count, seed, given)
 
+    @speaks_of_arguments()
     def verify(
         self,
         against: str | Path | None = None,
@@ -299,7 +318,7 @@ class Verification:
 
     @property
     def worst_db(self) -> float:
-        """The same of the worst picture."""
+        """PSNR of the worst picture; infinite if all are equal, NaN if one holds NaN."""
         return self._decibels(self.report.rungs[-1].difference.min_db)
 
     def _decibels(self, value: float | None) -> float:

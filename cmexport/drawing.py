@@ -29,7 +29,7 @@ from cmexport.verification import artifact_rungs, gate_of, request_of, signature
 
 @dataclass(frozen=True)
 class PictureSource:
-    """Something that draws.
+    """A model or an artefact that pictures can be drawn with.
 
     Attributes:
         signature: what it takes and gives.
@@ -43,13 +43,13 @@ class PictureSource:
 
 
 def source_from_model(model: ConsistencyModel, request: SampleRequest) -> PictureSource:
-    """The PyTorch reference of a checkpoint."""
+    """Make a source of the PyTorch reference of a checkpoint."""
     sampler = resolve(model, request)
     return PictureSource(sampler.signature, partial(TorchRunner, sampler), request)
 
 
 def source_from_artifact(folder: Path, function: str | None = None) -> PictureSource:
-    """A written artefact in the runtime it was made for; `function` chooses among several graphs, default the first.
+    """Make a source of an artefact in the runtime it was made for; `function` chooses a graph, default the first.
 
     Raises:
         CheckpointError: the artefact is damaged.
@@ -132,7 +132,7 @@ def _check_given(source: PictureSource, given: Mapping[str, Array | int]) -> Non
 
 
 def shown_to_people(source: PictureSource, given: Mapping[str, Array]) -> Array:
-    """What an editing graph knows of a picture, (C, H, W): the kept pixels, the grey picture, the coarse blocks."""
+    """Show what an editing graph knows of a picture, (C, H, W): kept pixels, the grey picture, coarse blocks."""
     build = task_named(source.request.task).build
     assert build is not None
     tensors = [torch.from_numpy(np.asarray(given[i.name], dtype=np.float32))[None] for i in source.signature.given]
@@ -146,7 +146,7 @@ def run_all(
     total: int,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Array:
-    """Every run's pictures, joined."""
+    """Draw every run's pictures and join them."""
     pictures = []
     with source.open() as runner:
         for done, run in enumerate(runs):

@@ -44,5 +44,5 @@ class BackendError(CmexportError):
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, in one line: its first, or the error's type where it says nothing."""
+    """Return what another library's error says, in one line: its first, or the error's type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""The nouns that every room shares: what a checkpoint is, once it has been read.
+"""The nouns that every package shares: what a checkpoint is, once it has been read.
 
 Nothing here knows a file format or a target. A `ConsistencyModel` is a network F plus the six choices that turn it
 into f(x, sigma) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma))
@@ -59,18 +59,18 @@ class Condition:
     encode: nn.Module | None = None
 
     def of(self, given: Tensor) -> Tensor:
-        """What the network is called with."""
+        """Return what the network is called with."""
         return given if self.encode is None else self.encode(given)
 
     def example(self, pictures: int) -> Tensor:
-        """What the network is called with for so many pictures, equal ones."""
+        """Return what the network is called with for so many pictures, equal ones."""
         drawn = self.input.drawn.draw(self.input.picture_shape, torch.Generator().manual_seed(0), 0)
         with torch.no_grad():
             return self.of(torch.from_numpy(self.input.stack([drawn] * pictures)))
 
 
 def class_labels(classes: int | None) -> tuple[Condition, ...]:
-    """The condition of networks with class labels 0 .. classes-1; none for those without."""
+    """Return the condition of networks with class labels 0 .. classes-1; none for those without."""
     return () if classes is None else (Condition("label", known.label(1, classes)),)
 
 
@@ -126,7 +126,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Codec:
-    """From the space that is sampled in to pictures, where these differ.
+    """What decodes samples to pictures, where the space that is sampled in is another one.
 
     Attributes:
         decoder: latents (N, c, h, w) to pictures (N, C, H, W) in [-1, 1], or slightly beyond.
@@ -142,7 +142,7 @@ class Codec:
     shift: float = 0.0
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures in [-1, 1]."""
+        """Decode latents to pictures in [-1, 1]."""
         pictures: Tensor = self.decoder(latents * (1.0 / self.scale) + self.shift)
         return pictures.clamp(-1.0, 1.0)
 
@@ -218,12 +218,12 @@ class ConsistencyModel:
 
     @property
     def classes(self) -> int | None:
-        """How many there are; None for an unconditional model."""
+        """Number of classes; None for an unconditional model."""
         return None if self.choice is None else self.choice.count
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
-        """Everything that has weights."""
+        """All modules with weights: the network, encoders of conditions, the decoder."""
         encoders = (c.encode for c in self.conditions if c.encode is not None)
         return (self.network, *encoders, *(() if self.codec is None else (self.codec.decoder,)))
 

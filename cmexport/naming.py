@@ -19,7 +19,7 @@ _HUB_PREFIX = "models--"
 
 
 def checkpoint_stem(name: str) -> str:
-    """A file's name without its format: `ema_0.9999_500.pt` is `ema_0.9999_500`, `cm.pth.tar` is `cm`."""
+    """Return a file's name without its format: `ema_0.9999_500.pt` is `ema_0.9999_500`, `cm.pth.tar` is `cm`."""
     for known in (".tar", CHECKPOINT_SUFFIXES):
         stem, dot, _ = name.rpartition(".")
         if dot and stem.strip(".") and name.lower().endswith(known):
@@ -28,7 +28,7 @@ def checkpoint_stem(name: str) -> str:
 
 
 def shown_name(path: Path) -> str:
-    """A checkpoint's file or folder name; of a folder in the hub's cache the model's, not the revision's hash."""
+    """Name a checkpoint by its file or folder; a folder in the hub's cache by its model, not the revision's hash."""
     # Of "." and ".." the folder's own name; links are kept, their names are the user's.
     whole = Path(os.path.abspath(path))  # noqa: PTH100
     if whole.parent.name == "snapshots" and (cached := whole.parent.parent.name).startswith(_HUB_PREFIX):
@@ -37,7 +37,7 @@ def shown_name(path: Path) -> str:
 
 
 def model_name(checkpoint: Path | str) -> str:
-    """The name that artefacts of a checkpoint get.
+    """Return the name that artefacts of a checkpoint get.
 
     A folder keeps its whole name, a file loses its format, and a hub id (`owner/name`) its owner. `nets.py:build` is
     `nets`; any other function is named, since a module may build several networks: `nets.py:large` is `nets-large`.

@@ -59,7 +59,7 @@ class Geometry:
 
 
 def read_photo(path: Path, size: tuple[int, int], channels: int) -> tuple[Floats, Geometry]:
-    """A picture as (C, H, W) in [-1, 1], and what was done to it.
+    """Read a picture as (C, H, W) in [-1, 1], and what was done to it.
 
     Transparent pixels are laid on white, 16-bit grey keeps its upper bits, of an animation the first frame is taken.
 
@@ -88,7 +88,7 @@ def read_photo(path: Path, size: tuple[int, int], channels: int) -> tuple[Floats
 
 
 def read_mask(path: Path, geometry: Geometry) -> Floats:
-    """A mask as (1, H, W): 1 where the file is lighter than middle grey (keep), 0 elsewhere.
+    """Read a mask as (1, H, W): 1 where the file is lighter than middle grey (keep), 0 elsewhere.
 
     It is cropped and resized as its picture was, without blending.
 

@@ -15,7 +15,7 @@ Array = npt.NDArray[np.generic]
 
 
 def picture_of(results: Mapping[str, Array]) -> Array:
-    """The one array that a sampler's graph gives, whatever its name there.
+    """Return the one array that a sampler's graph gives, whatever its name there.
 
     Raises:
         BackendError: it gives several, or none.

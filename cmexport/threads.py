@@ -46,7 +46,7 @@ class CpuReading:
 
 
 def affinity() -> frozenset[int] | None:
-    """The cores this process may run on; None where the system does not say (macOS)."""
+    """Return the cores this process may run on; None where the system does not say (macOS)."""
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return None
@@ -67,7 +67,7 @@ def cpu_quota(root: Path = _ROOT) -> float | None:
 
 
 def _cgroup_folders(root: Path) -> Iterator[Path]:
-    """Of this process, up to the root: a limit further up holds too."""
+    """List the control groups of this process, up to the root: a limit further up holds too."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:

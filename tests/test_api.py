@@ -137,7 +137,7 @@ def test_wrong_arguments(model, tmp_path, arguments, said):
 
 
 def test_wrong_samples_and_folders(artifact, tmp_path):
-    with pytest.raises(cmexport.UsageError, match="label 3"):
+    with pytest.raises(cmexport.UsageError, match="label=3"):
         artifact.sample(label=3)
     with pytest.raises(cmexport.UsageError, match="count"):
         artifact.sample(count=0)

@@ -1,4 +1,4 @@
-"""The rooms: the import contracts of pyproject.toml hold, they bite, and heavy libraries are imported when used."""
+"""The layers: the import contracts of pyproject.toml hold, they bite, and heavy libraries are imported when used."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_rooms_import_only_downward():
+def test_packages_import_only_from_layers_below():
     done = lint_imports(ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture
 def toy(tmp_path: Path):
-    """A package of empty rooms under the real contracts; returns a function that writes one module into it."""
+    """A toy cmexport of empty packages under the real contracts; returns a function that writes one module into it."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
 
     def write(module: str, text: str = "") -> Path:
-        *rooms, name = module.split(".")
+        *packages, name = module.split(".")
         folder = tmp_path
-        for room in rooms:
-            folder = folder / room
+        for package in packages:
+            folder = folder / package
             folder.mkdir(exist_ok=True)
             (folder / "__init__.py").touch()
         (folder / f"{name}.py").write_text(text)
         return tmp_path
 
-    for room in ("sampling", "networks", "signature", "runner", "model", "demo", "naming", "errors", "parity"):
-        write(f"cmexport.{room}")
+    for package in ("sampling", "networks", "signature", "runner", "model", "demo", "naming", "errors", "parity"):
+        write(f"cmexport.{package}")
     write("cmexport.targets.base", "import cmexport.model")
     write("cmexport.targets.registry", "import cmexport.targets.base")
     write("cmexport.targets.onnx.lower", "import cmexport.targets.base\nimport cmexport.targets.registry")
@@ -72,13 +72,13 @@ def test_the_toy_package_keeps_the_contracts(toy):
 @pytest.mark.parametrize(
     ("module", "text", "broken"),
     [
-        ("cmexport.model", "import cmexport.sampling", "Rooms import only downward"),
-        ("cmexport.parity", "def f():\n    import cmexport.targets.onnx.lower", "Rooms import only downward"),
-        ("cmexport.naming", "import cmexport.demo", "Rooms import only downward"),
-        ("cmexport.basement", "", "Rooms import only downward"),
+        ("cmexport.model", "import cmexport.sampling", "Packages import downward only"),
+        ("cmexport.parity", "def f():\n    import cmexport.targets.onnx.lower", "Packages import downward only"),
+        ("cmexport.naming", "import cmexport.demo", "Packages import downward only"),
+        ("cmexport.extra", "", "Packages import downward only"),
         ("cmexport.targets.onnx.lower", "import cmexport.targets.coreml.lower", "Targets do not know each other"),
     ],
-    ids=["upward", "upward inside a function", "sideways", "a room without a place", "target to target"],
+    ids=["upward", "upward inside a function", "sideways", "a package without a layer", "target to target"],
 )
 def test_the_contracts_bite(toy, module: str, text: str, broken: str):
     done = lint_imports(toy(module, text))

@@ -57,7 +57,7 @@ class NvmlCounter:
         return text.value.decode()
 
     def void(self):
-        """A GPU has no battery."""
+        """Say that nothing is wrong: a GPU has no battery."""
         return ""
 
     def close(self):

@@ -121,7 +121,7 @@ class OnnxRuntime:
         return {name: results[index] for index, name in enumerate(self._outputs)}
 
     def realized(self):
-        """The provider that got the graph."""
+        """Return the provider that got the graph."""
         return self._session.get_providers()[0]
 
     def threads(self):
@@ -227,7 +227,7 @@ class Memory:
         return self._field("VmRSS") if self._linux else None
 
     def peak(self):
-        """The most so far."""
+        """Return the most memory so far."""
         if self._linux:
             return self._field("VmHWM")
         try:
@@ -248,7 +248,7 @@ class Memory:
 
 
 def _celsius():
-    """The warmest of the kernel's thermal zones; a sensor that is off reads far below zero, or 0."""
+    """Read the warmest of the kernel's thermal zones; a sensor that is off reads far below zero, or 0."""
     found = [_number(path, 1e-3) for path in _glob("/sys/class/thermal/thermal_zone*/temp")]
     plausible = [value for value in found if value is not None and 0.0 < value < 150.0]
     return max(plausible) if plausible else None
@@ -432,7 +432,7 @@ class Bench:
         self._watcher = Watcher(lines, job["watch"]["files"], job["watch"]["interval_ms"])
 
     def open(self):
-        """Steps 1 to 4 of the contract."""
+        """Do steps 1 to 4 of the contract."""
         before = self._memory.now()
         self._before = before
         for cold in (True, False):
@@ -503,12 +503,12 @@ class Bench:
         self.finish()
 
     def warmup(self, runs):
-        """Runs that are not timed."""
+        """Run without timing."""
         for _ in range(runs):
             self._guarded(self._runs[0])
 
     def look(self, when):
-        """What others do while this process does nothing, and the canary."""
+        """Look what others do while this process does nothing, and time the canary."""
         start = self._others.reading()
         time.sleep(LOOK_S)
         share = self._others.share(start)
@@ -516,7 +516,7 @@ class Bench:
         self._lines.tell("look", when=when, others=share, canary_ms=canary, why=_why_others(share))
 
     def samples(self, runs, seconds, repeat, number, limit):
-        """Timed runs: at least so many, for at least so long, but not longer than `limit` seconds if that isn't 0."""
+        """Time runs: at least so many, for at least so long, but not longer than `limit` seconds if that isn't 0."""
         since = self._others.reading()
         canary = self._canaries()
         start_s, times = self._timed(runs, seconds, limit)
@@ -545,7 +545,7 @@ class Bench:
         self._lines.tell("minute", minute=number, ms=times, canary_ms=canary, celsius=celsius, why=why)
 
     def finish(self):
-        """Steps 7 of the contract."""
+        """Do step 7 of the contract."""
         self._watcher.stop()
         after, peak = self._memory.now(), self._memory.peak()
         why = {
@@ -582,7 +582,7 @@ class Bench:
             raise StageError("run", _sentence(error)) from None
 
     def _canaries(self):
-        """The first product after a run finds cold caches, and threads that have not gone to sleep yet: not counted."""
+        """Time the canary but for the first product after a run, which finds cold caches and threads still awake."""
         times = []
         for _ in range(CANARY_RUNS + 1):
             start = time.perf_counter()

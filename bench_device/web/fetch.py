@@ -67,7 +67,7 @@ def _unpack(package: Path, files: dict[str, str], folder: Path) -> None:
 
 
 def _download(package: str, version: str, folder: Path) -> Path:
-    """The package's tarball, through npm where it is installed: it knows this machine's registry and proxy."""
+    """Fetch the package's tarball, through npm where it is installed: it knows this machine's registry and proxy."""
     if npm := shutil.which("npm"):
         done = subprocess.run(
             [npm, "pack", f"{package}@{version}", "--pack-destination", str(folder), "--silent"],

@@ -32,7 +32,7 @@ class Pipe(Protocol):
         ...
 
     def write(self, text: bytes) -> None:
-        """Send.
+        """Send bytes to the engine's process.
 
         Raises:
             EngineGoneError: nobody is there to take it.
@@ -79,7 +79,7 @@ class Engine:
             raise EngineGoneError(str(error), "malformed_output") from error
 
     def close(self) -> None:
-        """End the process."""
+        """End the engine's process."""
         self._pipe.close()
 
     def _next(self) -> Line | None:

@@ -22,7 +22,7 @@ _SELF_TEST_LEAST_DB = 15.0
 
 
 def link(file: Path, place: Path) -> None:
-    """Weights may be gigabytes."""
+    """Put a file into a folder by a link, since weights may be gigabytes."""
     place.symlink_to(file.resolve())
 
 
@@ -44,12 +44,12 @@ class JobFolder:
 
 
 def provider_of(job: BenchJob, options: MeasureOptions) -> str:
-    """The unit or execution provider to ask for."""
+    """Return the unit or execution provider to ask for."""
     return str(job.session.get("ep", "cpu")) if options.provider == "auto" else options.provider
 
 
 def model_path(files: Sequence[str]) -> str:
-    """What a runtime opens: the first file, or the package that it lies in."""
+    """Return what a runtime opens: the first file, or the package that it lies in."""
     head = PurePosixPath(files[0]).parts[0]
     return head if PurePosixPath(head).suffix in {info.suffix for info in INFOS.values()} else files[0]
 
@@ -62,7 +62,7 @@ def job_folder(
     *,
     self_test: bool = False,
 ) -> JobFolder:
-    """The files of a job.
+    """Return the files of a job.
 
     Args:
         job: what is to be measured.
@@ -107,7 +107,7 @@ def job_folder(
 
 
 def _self_test(expected: ExpectedPictures, output: Output) -> tuple[dict[str, Any], bytes]:
-    """What the first run must give, before anything is timed.
+    """Return what the first run must give, before anything is timed.
 
     Browsers' GPU code has drawn wrong pictures without an error: onnxruntime-web's JSEP bundle (`ort.all`, `ort.jsep`)
     gave the demo wrong in float32 and black in float16. Milliseconds of that are worth nothing.

@@ -88,7 +88,7 @@ class MetaLine(Line):
 
 
 class LoadLine(Line):
-    """Opening the model."""
+    """How long opening the model took."""
 
     kind: Literal["load"]
     ms: NonNegative
@@ -96,7 +96,7 @@ class LoadLine(Line):
 
 
 class FirstLine(Line):
-    """The first run."""
+    """How long the first run took."""
 
     kind: Literal["first"]
     ms: NonNegative
@@ -181,7 +181,7 @@ class IdleLine(Line):
 
 
 class RawLine(Line):
-    """Texts of watched files."""
+    """Texts of watched files at one moment."""
 
     kind: Literal["raw"]
     t_s: float
@@ -189,7 +189,7 @@ class RawLine(Line):
 
 
 class MemoryLine(Line):
-    """Resident megabytes."""
+    """Resident memory of the runner, megabytes."""
 
     kind: Literal["memory"]
     before_mb: NonNegative | None = None
@@ -199,7 +199,7 @@ class MemoryLine(Line):
 
 
 class ThermalLine(Line):
-    """Heat at one moment."""
+    """Temperatures and throttling at one moment."""
 
     kind: Literal["thermal"]
     t_s: float
@@ -217,7 +217,7 @@ class ErrorLine(Line):
 
 
 class DoneLine(Line):
-    """The runner is done."""
+    """The last line of a runner that has finished its job."""
 
     kind: Literal["done"]
 
@@ -285,7 +285,7 @@ def parse_line(text: bytes) -> Line | None:
 
 
 def described(device: object) -> MetaLine:
-    """A runner's description of its device as a line, for what asks about the device without running anything.
+    """Return a runner's description of its device as a line, for what asks about the device without running anything.
 
     Raises:
         pydantic.ValidationError: it is no description.

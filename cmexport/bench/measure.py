@@ -101,7 +101,7 @@ class _Session:
             )
 
     def idle(self, facts: SourceFacts | None) -> None:
-        """The first runner's clock is the one that counts."""
+        """Measure the idle power, if there is a source, by the clock of the first runner."""
         if facts is not None and self._turns[0].engine is not None:
             self._progress.step("idle")
             time.sleep(facts.settle_s)

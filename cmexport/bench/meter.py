@@ -27,7 +27,7 @@ class Meter(Protocol):
         ...
 
     def start(self) -> None:
-        """Begin to read."""
+        """Begin to read the source."""
         ...
 
     def stop(self) -> None:
@@ -41,20 +41,20 @@ class Meter(Protocol):
 
 @dataclass(frozen=True)
 class NoMeter:
-    """No energy, and why."""
+    """A meter where no energy can be read, with the reason."""
 
     reason: str
     facts: SourceFacts | None = None
     watch: tuple[str, ...] = ()
 
     def start(self) -> None:
-        """Nothing."""
+        """Do nothing: there is no source."""
 
     def stop(self) -> None:
-        """Nothing."""
+        """Do nothing: there is no source."""
 
     def trace(self, watched: Outcome) -> EnergyTrace | str:
-        """The reason."""
+        """Give the reason why there are no readings."""
         del watched
         return self.reason
 
@@ -70,16 +70,16 @@ class LocalMeter:
 
     @property
     def facts(self) -> SourceFacts | None:
-        """The source's."""
+        """What is known of the source: name, rails, grade, timing."""
         return self._source.facts
 
     @property
     def watch(self) -> tuple[str, ...]:
-        """None: it is read here."""
+        """No files: the source is read in this process."""
         return ()
 
     def start(self) -> None:
-        """Begin to read."""
+        """Begin to read the source."""
         self._void = self._source.void()
         self._running = True
         self._sampler.start()
@@ -93,7 +93,7 @@ class LocalMeter:
             self._source.close()
 
     def trace(self, watched: Outcome) -> EnergyTrace | str:
-        """What the thread read."""
+        """Make a trace of what the thread read."""
         del watched
         return trace_of(self._source.facts, self._sampler.readings, self._void)
 
@@ -106,29 +106,29 @@ class WatchedMeter:
 
     @property
     def facts(self) -> SourceFacts | None:
-        """The source's."""
+        """What is known of the source: name, rails, grade, timing."""
         return self._source.facts
 
     @property
     def watch(self) -> tuple[str, ...]:
-        """The source's files."""
+        """The source's files, for the first runner to watch."""
         return self._source.files
 
     def start(self) -> None:
-        """The runner does."""
+        """Do nothing: the first runner begins to read by itself."""
 
     def stop(self) -> None:
-        """The runner does."""
+        """Do nothing: the first runner ends by itself."""
 
     def trace(self, watched: Outcome) -> EnergyTrace | str:
-        """What the runner told."""
+        """Make a trace of the readings that the first runner sent."""
         readings = [self._source.reading(line.t_s, line.texts) for line in watched.raw]
         void = next((said for line in watched.raw if (said := self._source.void(line.texts))), "")
         return trace_of(self._source.facts, readings, void)
 
 
 def share(trace: EnergyTrace | str, outcome: Outcome, watched: Outcome, batch: int) -> EnergyTrace | str:
-    """The whole trace as one artefact's: its windows, its pictures, and the idle stretches of all."""
+    """Return the whole trace as one artefact's: its windows, its pictures, and the idle stretches of all."""
     if isinstance(trace, str):
         return trace
     idles = [Span(start_s=line.start_s, end_s=line.end_s) for line in watched.idles]

@@ -97,7 +97,7 @@ class Outcome:
     done: bool = False
 
     def add(self, line: Line) -> None:
-        """Take one line.
+        """Take one line of a runner into the outcome.
 
         Raises:
             LineError: an output whose data does not fit its shape.
@@ -185,7 +185,7 @@ class Outcome:
 
 
 def power_record(meta: MetaLine | None, why: str) -> PowerRecord:
-    """The device's power supply as its runner told it."""
+    """Return the device's power supply as its runner told it."""
     if meta is None:
         return PowerRecord.known(why)
     reasons = {"": "this device does not tell", **_prefixed(meta, "power.")}
@@ -193,7 +193,7 @@ def power_record(meta: MetaLine | None, why: str) -> PowerRecord:
 
 
 def device_record(name: str, kind: str, meta: MetaLine | None, why: str) -> DeviceRecord:
-    """The device as its runner told it."""
+    """Return the device as its runner told it."""
     power = power_record(meta, why)
     if meta is None:
         return DeviceRecord.known(why, name=name, kind=kind, power=power)
@@ -213,7 +213,7 @@ def _prefixed(meta: MetaLine, prefix: str) -> dict[str, str]:
 
 
 def parity_record(job: BenchJob, outputs: dict[tuple[int, str], Array], seed: int, why: str) -> DeviceParityRecord:
-    """The device's pictures against the expected ones."""
+    """Compare the device's pictures with the expected ones."""
     if isinstance(job.expected, str):
         return DeviceParityRecord.known(job.expected, pictures=0, seed=seed)
     expected = job.expected

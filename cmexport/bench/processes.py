@@ -77,7 +77,7 @@ class ProcessPipe:
 
 
 def last_line(complaints: bytes) -> str:
-    """The last line of what a program wrote to its standard error, 300 characters at most; "" for nothing."""
+    """Return the last line of what a program wrote to its standard error, 300 characters at most; "" for nothing."""
     lines = complaints.decode(errors="replace").strip().splitlines()
     return lines[-1].strip()[:300] if lines else ""
 
@@ -90,5 +90,5 @@ def ending(code: int, complaint: str) -> str:
 
 
 def shell_code(code: int) -> int:
-    """A shell tells 128 + the signal, Python minus the signal; 255 is ssh's and adb's own."""
+    """Turn the code a shell tells, 128 + the signal, into Python's minus the signal; 255 is ssh's and adb's own."""
     return 128 - code if 128 < code < 255 else code

@@ -38,12 +38,12 @@ class Measured(Protocol):
 
     @property
     def start_s(self) -> float:
-        """On the device's monotonic clock."""
+        """When the runs began, on the device's monotonic clock."""
         ...
 
     @property
     def end_s(self) -> float:
-        """On the device's monotonic clock."""
+        """When the runs ended, on the device's monotonic clock."""
         ...
 
 

@@ -66,7 +66,7 @@ def read_records(path: Path) -> tuple[BenchRecord, ...]:
 
 
 def samples_of(records: Path, record: BenchRecord) -> RawSamples | None:
-    """The raw samples of a record in the file `records`; None where none were kept.
+    """Return the raw samples of a record in the file `records`; None where none were kept.
 
     Raises:
         CheckpointError: the side file is missing or not what it was.

@@ -121,7 +121,7 @@ def timing_from_samples(samples: RawSamples, path: str | None = None) -> TimingR
 
 
 def repeat_medians(samples: RawSamples) -> tuple[float, ...]:
-    """The median of each repeat, in order."""
+    """Return the median of each repeat, in order."""
     repeats = sorted({block.repeat for block in samples.blocks})
     return tuple(percentile([v for b in samples.blocks if b.repeat == r for v in b.ms], 50) for r in repeats)
 
@@ -138,7 +138,7 @@ def canary_drift(samples: RawSamples) -> float | None:
 
 
 def sustained_from_samples(samples: RawSamples) -> SustainedRecord | None:
-    """The minutes' medians and what they come to; None without minutes."""
+    """Return the minutes' medians and what they come to; None without minutes."""
     if not samples.minutes:
         return None
     minutes = tuple(_minute(m) for m in samples.minutes)

@@ -56,7 +56,7 @@ class Section(Record):
 
     @classmethod
     def known(cls, why_not: str | dict[str, str], **figures: object) -> Self:
-        """A section of those figures that are known.
+        """Return a section of those figures that are known.
 
         Args:
             why_not: the reason for every field that is missing or None; or one reason per field, "" for the rest.
@@ -96,7 +96,7 @@ class PowerRecord(Section):
 
 
 class DeviceRecord(Section):
-    """The device.
+    """What a record says of the device.
 
     Attributes:
         name: how it was addressed, without secrets: "local", "ssh://pi@10.0.0.7", "adb://R3C...", "browser".
@@ -126,7 +126,7 @@ class DeviceRecord(Section):
 
 
 class BackendRecord(Section):
-    """The runtime.
+    """What a record says of the runtime.
 
     Attributes:
         name: "onnxruntime", "onnxruntime-web", "coreml", "tensorrt_rtx", "torch-cuda".
@@ -150,7 +150,7 @@ class BackendRecord(Section):
 
 
 class ArtifactRecord(Section):
-    """What was run.
+    """What a record says of the artefact that was run.
 
     Attributes:
         name: of the artefact's folder.
@@ -273,7 +273,7 @@ class EnergyRecord(Section):
 
 
 class ThermalRecord(Section):
-    """Heat.
+    """Temperatures before and after, and whether the device was throttled.
 
     Attributes:
         celsius_start: warmest of the processor's sensors before the first run.
@@ -384,7 +384,7 @@ class ValidityRecord(Section):
     @model_validator(mode="before")
     @classmethod
     def _older(cls, found: object) -> object:
-        """Records from before others' work was looked at: null, with that reason."""
+        """Read records from before others' work was looked at: null, with that reason."""
         if not isinstance(found, dict) or not isinstance(reasons := found.get("reasons", {}), dict):
             return found
         new = {name for name in _LOOKED_AT if name not in found and name not in reasons}
@@ -449,7 +449,7 @@ class BenchRecord(Section):
 
 
 def first_fault(error: ValidationError, *, below: int = 0) -> str:
-    """The first thing that is wrong with a record, and where; the outermost `below` parts of the place are left out."""
+    """Name the first thing that is wrong with a record, and where, without the outermost `below` parts of the place."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part)[:60] for part in first["loc"][below : below + 8])
     return f"{where}: {first['msg'][:200]}"

@@ -33,7 +33,7 @@ def bench_table(records: Sequence[BenchRecord]) -> Table:
 
 
 def figure(value: float | None, digits: int) -> str:
-    """A number, or a dash."""
+    """Write a number, or a dash."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
@@ -59,7 +59,7 @@ def parity_cell(record: BenchRecord) -> str:
 
 
 def labels(records: Sequence[BenchRecord]) -> list[str]:
-    """A name for each record: its artefact's, with the unit it ran on where that tells two records apart."""
+    """Return a name for each record: its artefact's, with the unit it ran on where that tells two records apart."""
     names = [record.artifact.name for record in records]
     several = {name for name in names if names.count(name) > 1}
     return [
@@ -69,7 +69,7 @@ def labels(records: Sequence[BenchRecord]) -> list[str]:
 
 
 def remarks(records: Sequence[BenchRecord]) -> list[str]:
-    """What must be said under the table, once for all records that it is true of."""
+    """Return what must be said under the table, once for all records that it is true of."""
     about: dict[str, list[str]] = {}
     for label, record in zip(labels(records), records, strict=True):
         for said in _remarks(record):

@@ -43,7 +43,7 @@ def boundary_error(model: ConsistencyModel, *, whole: bool = False) -> float:
 
 
 def require_boundary(model: ConsistencyModel, *, whole: bool = False) -> ConsistencyModel:
-    """The model itself, if it meets its boundary condition.
+    """Check that the model meets its boundary condition, and return it.
 
     Raises:
         CheckpointError: it does not, or it can't be evaluated at all.

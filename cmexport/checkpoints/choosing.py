@@ -29,15 +29,15 @@ class NamedValue(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The setting's name."""
 
     @property
     def value(self) -> object:
-        """Its value."""
+        """The setting's value."""
 
 
 def chosen_weights(settings: Iterable[NamedValue]) -> str | None:
-    """The set that a model was loaded with, to load it again; None where there was no choice."""
+    """Return the set that a model was loaded with, to load it again; None where there was no choice."""
     return next((str(s.value) for s in settings if s.name == SETTING), None)
 
 
@@ -72,14 +72,14 @@ def pick(path: Path, candidates: Sequence[Candidate], what: str) -> tuple[int, s
 
 
 def several(path: Path, names: Sequence[str], what: str = "complete sets of weights") -> CheckpointError:
-    """The refusal that lists what there is."""
+    """Return the refusal that lists what there is."""
     listed = ", ".join(shown(name) for name in names[:8]) + (", ..." if len(names) > 8 else "")
     example = next((name for name in names if name), "")
     return CheckpointError(f"{path}: holds {len(names)} {what}: {listed};\nsay which: --weights {example}")
 
 
 def shown(name: str) -> str:
-    """A set's name for people; the one without a name is the file's own."""
+    """Return a set's name for people; the one without a name is the file's own."""
     return f"'{name}'" if name else "'.' (without a prefix)"
 
 

@@ -91,7 +91,7 @@ def is_hub_id(text: str) -> bool:
 
 
 def fetch_from_hub(identity: str) -> Path:
-    """The folder of a hub model: from the local cache, else downloaded.
+    """Return the folder of a hub model: from the local cache, else downloaded.
 
     Raises:
         BackendError: `huggingface_hub` is not installed.
@@ -214,7 +214,7 @@ def _check_time(path: Path, config: Mapping[str, Any], constants: SamplingConsta
 
 
 def _sizes(path: Path, config: Mapping[str, Any]) -> list[Default]:
-    """What to take for the picture size: a guess, and before it `sample_size` where the configuration has one.
+    """Return what to take for the picture size: a guess, and before it `sample_size` where the configuration has one.
 
     Raises:
         CheckpointError: `sample_size` is no size.
@@ -260,7 +260,7 @@ def _layout(folder: Path) -> _Layout:
 
 
 def _unets(folder: Path) -> list[NetworkFolder]:
-    """The folder itself and its subfolders, as far as they hold a UNet2DModel with weights."""
+    """Return the folder itself and its subfolders, as far as they hold a UNet2DModel with weights."""
     found = []
     for path in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
         if not (path / "config.json").is_file() or not weights_files(path):
@@ -305,7 +305,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _check_plausible(path: Path, config: Mapping[str, Any]) -> None:
-    """A configuration is data from outside: no field may ask for a network of millions of layers.
+    """Refuse a configuration, which is data from outside, that asks for a network of millions of layers.
 
     Only fields that shape the network are judged; training notes what it likes beside them (steps, dates, seeds).
     """
@@ -406,7 +406,7 @@ def _mend(
 
 
 def _skeleton(folder: Path, config: Mapping[str, Any], settings: Settings) -> nn.Module:
-    """The network without memory for its weights."""
+    """Build the network without memory for its weights."""
     try:
         from diffusers import UNet2DModel
     except ImportError as error:
@@ -442,7 +442,7 @@ def _build(
 
 
 def _note_unknown(names: Iterable[str], config: Mapping[str, Any], settings: Settings) -> None:
-    """The library leaves out what it doesn't know; a value that asks for something is said aloud."""
+    """Say aloud which values the library leaves out, since it doesn't know them, though they ask for something."""
     asking = sorted(n for n in names if not n.startswith("_") and config[n] not in (None, False, "", [], {}))
     if asking:
         remark = f"unet/config.json: this diffusers' UNet2DModel has no {', '.join(asking)[:200]}; not used"

@@ -128,7 +128,7 @@ def _infer(tensors: Mapping[str, Tensor]) -> EdmConfig:
 
 
 def _filter(tensors: Mapping[str, Tensor]) -> tuple[float, ...]:
-    """The one-dimensional filter behind the resampling buffers, scaled so that its first tap is 1."""
+    """Return the one-dimensional filter behind the resampling buffers, scaled so that its first tap is 1."""
     buffers = [tensor for key, tensor in tensors.items() if key.endswith(".resample_filter")]
     if not buffers:
         return (1.0, 1.0)

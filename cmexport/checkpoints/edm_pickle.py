@@ -35,7 +35,7 @@ class ModuleRecord:
     state: dict[str, Any] = field(default_factory=dict)
 
     def set_state(self, state: Any) -> None:
-        """Take over the attributes."""
+        """Take over the attributes of the pickled object."""
         if isinstance(state, dict):
             self.state = state
 

@@ -29,7 +29,7 @@ _TAKEN = (
 
 
 def embedded_settings(content: object) -> dict[str, SettingValue]:
-    """What a checkpoint's own options say of the fields that weights leave open; the first mention counts.
+    """Return what a checkpoint's own options say of the fields that weights leave open; the first mention counts.
 
     Values of other kinds than `--set` would take (a list of heads, say) are another program's field of that name.
     """

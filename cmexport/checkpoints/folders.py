@@ -40,7 +40,7 @@ class NetworkFolder:
 
     @property
     def role(self) -> str:
-        """Of its weights: averages of diffusers say so in their configuration too."""
+        """The role of its weights: averages of diffusers say so in their configuration too."""
         role = role_of((self.name,))
         return AVERAGED if role == "raw" and "optimization_step" in self.config else role
 
@@ -59,7 +59,7 @@ class WeightsFile:
 
 
 def weights_files(folder: Path) -> dict[str, WeightsFile]:
-    """The weights in a folder, by variant; of several containers the one that diffusers takes.
+    """Return the weights in a folder, by variant; of several containers the one that diffusers takes.
 
     Raises:
         CheckpointError: one variant lies there whole and in shards, and nothing says which is meant.
@@ -162,7 +162,7 @@ def _note(settings: Settings, value: str, origin: str) -> None:
 
 
 def registered_files(folder: Path) -> tuple[Path, ...]:
-    """What training registered with accelerate: its average may be among them (`EMAModel`, as a list)."""
+    """List what training registered with accelerate: its average may be among them (`EMAModel`, as a list)."""
     return tuple(sorted(path for path in folder.glob("custom_checkpoint_*.pkl") if path.is_file()))
 
 
@@ -172,7 +172,7 @@ def accelerate_files(folder: Path) -> tuple[Path, ...]:
 
 
 def advice_for(folder: Path) -> str:
-    """What to name instead of a folder that holds no network itself; "" where nothing is to be seen."""
+    """Return what to name instead of a folder that holds no network itself; "" where nothing is to be seen."""
     if any(folder.glob("*.distcp")) or any(folder.glob("*/*.distcp")):
         joining = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pt"
         return f"it holds a torch.distributed checkpoint, which this makes one file: {joining}"

@@ -203,7 +203,7 @@ class _Heads:
 
 
 def _resolve_heads(shape: AdmShape, settings: Settings) -> _Heads:
-    """As cm/unet.py has it: a `num_head_channels` other than -1 wins, else `num_heads` decides."""
+    """Decide on heads as cm/unet.py does: a `num_head_channels` other than -1 wins, else `num_heads` decides."""
     by_count, by_width, up = map(settings.said, ("num_heads", "num_head_channels", "num_heads_upsample"))
     # A number on the command line beats a width in the file beside the weights, or in their own.
     if "num_heads" in settings.overrides and "num_head_channels" not in settings.overrides:

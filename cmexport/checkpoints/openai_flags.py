@@ -32,7 +32,7 @@ class Shape(Protocol):
 
     @property
     def model_channels(self) -> int:
-        """Base width."""
+        """Base width of the network, channels."""
 
     @property
     def num_classes(self) -> int | None:
@@ -44,7 +44,7 @@ class Shape(Protocol):
 
 
 def size_from_attention(shape: Shape, settings: Settings) -> Default | None:
-    """The picture size at which `attention_resolutions` means the weights' own downsampling factors, if just one."""
+    """Find the size at which `attention_resolutions` means the weights' own downsampling factors, if it is just one."""
     resolutions = settings.said("attention_resolutions")
     if not isinstance(resolutions, tuple):
         return None
@@ -108,7 +108,7 @@ def check_multipliers(shape: Shape, settings: Settings) -> None:
 
 
 def order_from_flags(settings: Settings) -> Default | None:
-    """What `use_new_attention_order` says of guided-diffusion's qkv (rank 3): q, k and v apart, or head by head."""
+    """Read what `use_new_attention_order` says of guided-diffusion's qkv (rank 3): q, k, v apart, or head by head."""
     said = settings.said("use_new_attention_order")
     if said is None:
         return None

@@ -41,7 +41,7 @@ def is_module_reference(text: str) -> bool:
 
 
 def module_file(reference: str) -> Path | None:
-    """The Python file that `file.py:function` names; None for anything else."""
+    """Return the Python file that `file.py:function` names; None for anything else."""
     match = _REFERENCE.match(reference)
     return None if match is None else Path(match["file"]).absolute()
 

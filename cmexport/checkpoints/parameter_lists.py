@@ -58,14 +58,14 @@ def _untied(order: Mapping[str, Tensor]) -> list[str]:
 
 
 def _tied(order: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The named values, also under the other names of tied weights, in the order of `order`."""
+    """Return the named values, also under the other names of tied weights, in the order of `order`."""
     by_place = {(order[n].data_ptr(), *order[n].shape): v for n, v in named.items() if order[n].numel()}
     full = {name: named.get(name, by_place.get((t.data_ptr(), *t.shape))) for name, t in order.items()}
     return {name: value for name, value in full.items() if value is not None}
 
 
 def _only_way(shapes: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) -> list[int] | None:
-    """Indices of `shapes` that spell `wanted` in order, if there is exactly one such choice."""
+    """Find the indices of `shapes` that spell `wanted` in order, if there is exactly one such choice."""
     first: list[int] = []
     at = 0
     for shape in wanted:

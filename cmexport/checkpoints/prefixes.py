@@ -13,7 +13,7 @@ _COUNTERS = frozenset(
 
 
 def without_wrappers(name: str) -> str:
-    """A weight's name without the parts that wrappers put into it."""
+    """Return a weight's name without the parts that wrappers put into it."""
     if not any(wrapper in name for wrapper in _WRAPPERS):
         return name
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)

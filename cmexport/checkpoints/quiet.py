@@ -32,7 +32,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _without_bars(stack: ExitStack) -> None:
-    """On a terminal a download may show how far it is; in a pipe its bars would be a log's worth of lines."""
+    """Show no bars of a download in a pipe, where they would be a log's worth of lines; on a terminal they stay."""
     hub: Any = sys.modules.get("huggingface_hub.utils")
     if hub is None or sys.stderr.isatty() or hub.are_progress_bars_disabled():
         return

@@ -40,7 +40,7 @@ _WRAPPERS = (
 
 @dataclass(frozen=True)
 class FileFacts:
-    """Which bytes were read."""
+    """Which file was read: path, hash and size."""
 
     path: Path
     sha256: str
@@ -87,7 +87,7 @@ def file_facts(path: Path) -> FileFacts:
 
 
 def unsafe_error(path: Path, imports: tuple[Global, ...]) -> CheckpointError:
-    """The refusal of a file that wants to import names, with the report of what it named."""
+    """Return the refusal of a file that wants to import names, with the report of what it named."""
     shown = ", ".join(str(name) for name in imports[:6]) + (f" and {len(imports) - 6} more" if len(imports) > 6 else "")
     return CheckpointError(
         f"{path}: refused, because opening it would import {shown}; nothing was run.\n"
@@ -169,7 +169,7 @@ def _is_state_dict(content: Mapping[Any, Any]) -> bool:
 
 
 def strict_weights(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """The found tensors as finite float32, if names and shapes are exactly the expected ones.
+    """Return the found tensors as finite float32, if names and shapes are exactly the expected ones.
 
     Float32 tensors are passed through without a copy; half precision is widened, float64 narrowed.
 
@@ -194,7 +194,7 @@ def strict_weights(path: Path, found: Mapping[str, Tensor], expected: Mapping[st
 
 
 def finite(path: Path, key: str, tensor: Tensor) -> Tensor:
-    """The tensor itself, if it has neither NaN nor Inf.
+    """Return the tensor itself, if it has neither NaN nor Inf.
 
     Raises:
         CheckpointError: it has.
@@ -216,7 +216,7 @@ def _some(names: list[str]) -> str:
 
 
 def container_of(path: Path) -> str:
-    """What the first bytes say: "torch", "safetensors", "pickle" or "unknown"."""
+    """Return what the first bytes say: "torch", "safetensors", "pickle" or "unknown"."""
     with path.open("rb") as stream:
         head = stream.read(9)
     if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and is_legacy(path)):

@@ -15,7 +15,7 @@ from cmexport.errors import CheckpointError
 
 
 def with_registered(facts: FileFacts, content: Any) -> tuple[FileFacts, Any]:
-    """A network's weights together with the averages beside them, if there are any.
+    """Return a network's weights together with the averages beside them, if there are any.
 
     Args:
         facts: of the network's own file; the result's hash is over all files that were taken.

@@ -19,7 +19,7 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def role_of(parts: Sequence[str]) -> str:
-    """The role of the weights that entries and prefixes lead to: the innermost part that has a word decides.
+    """Return the role of the weights that entries and prefixes lead to: the innermost part that has a word decides.
 
     "averaged"; "target" (a target network, the slower average of consistency training); "raw"; "backup" (what an
     average put aside while it was in place: `collected_params`); "teacher" (the network that was distilled).

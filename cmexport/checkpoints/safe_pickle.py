@@ -199,7 +199,7 @@ class _Machine:
             raise PickleRefusedError(f"pickle protocol {version} is unknown")
 
     def _op_frame(self, _: Any) -> None:
-        """Frames only help buffering."""
+        """Ignore a frame, which only helps buffering."""
 
     def _op_memoize(self, _: Any) -> None:
         self.memo[len(self.memo)] = self._top()

@@ -49,7 +49,7 @@ class Interpretation:
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """What the probes found.
+    """What trying other readings of a checkpoint found.
 
     Attributes:
         boundary: |f(x, sigma_min) - x|, 0 for a sound model.
@@ -188,7 +188,7 @@ def _with_order(network: AdmUnet, order: str) -> nn.Module:
 
 
 def _rebuilt(network: AdmUnet, config: AdmUnetConfig) -> AdmUnet:
-    """The same weights read with another configuration."""
+    """Read the same weights with another configuration."""
     other = on_meta(lambda: type(network)(config))
     # assign=True shares the weights: a second reading costs no memory.
     other.load_state_dict(network.state_dict(), strict=True, assign=True)

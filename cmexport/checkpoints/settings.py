@@ -267,7 +267,7 @@ class Settings:
         return decided.value
 
     def said(self, name: str) -> SettingValue:
-        """What `--set`, else the sidecar, else the checkpoint's own options say of a field; None where none does."""
+        """Look up a field in `--set`, else the sidecar, else the checkpoint's own options; None where none has it."""
         return self.overrides.get(name, self.sidecar.get(name, self.embedded.get(name)))
 
     def noted(self, name: str, remark: str = "", value: SettingValue = None) -> None:
@@ -276,7 +276,7 @@ class Settings:
         self.resolved[name] = Setting(name, self.said(name) if value is None else value, origin, remark=remark)
 
     def by_name(self, name: str) -> Default | None:
-        """What the file's name says about a field."""
+        """Return what the file's name says about a field."""
         for row in NAMED_DEFAULTS:
             if name in row.values and row.pattern.search(self.stem):
                 return Default(row.values[name], f"default of {row.label}", row.guess)

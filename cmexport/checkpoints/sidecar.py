@@ -36,7 +36,7 @@ class Sidecar:
 
 
 def read_sidecar(weights: Path) -> Sidecar:
-    """The sidecar of a weights file: `<name>.toml` or `cmexport.toml` in its folder.
+    """Read the sidecar of a weights file: `<name>.toml` or `cmexport.toml` in its folder.
 
     A `cmexport.toml` whose `checkpoint` names another file is not this file's.
 
@@ -75,7 +75,7 @@ def _table(path: Path, content: Mapping[str, Any], name: str) -> dict[str, str]:
 
 
 def as_text(value: object) -> str:
-    """A plain value as `--set` would spell it."""
+    """Write a plain value as `--set` would spell it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

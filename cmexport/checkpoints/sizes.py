@@ -24,7 +24,7 @@ def parse_size(text: str) -> int | tuple[int, int]:
 
 
 def space_of(path: Path, channels: int, size: int | tuple[int, int], multiple: int) -> Space:
-    """The space of a network's pictures, once the network is known to take them.
+    """Return the space of a network's pictures, once the network is known to take them.
 
     Args:
         path: the checkpoint, for the message.

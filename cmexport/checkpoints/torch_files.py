@@ -90,7 +90,7 @@ class StorageStub:
 
     @property
     def size_bytes(self) -> int:
-        """Declared size."""
+        """Size that the storage declares, bytes."""
         return self.elements * self.element_bytes
 
 
@@ -258,7 +258,7 @@ def _check_crc(raw: BinaryIO, record: zipfile.ZipInfo) -> None:
 
 
 def inspect_legacy(stream: BinaryIO, total: int) -> Any:
-    """The same for the format before torch 1.6: five pickles, then the storages' raw bytes; `total` bytes in all.
+    """Inspect a file of the format before torch 1.6: five pickles, then the storages' raw bytes; `total` bytes in all.
 
     Raises:
         PickleRefusedError: damaged, truncated, lying about sizes.
@@ -287,7 +287,7 @@ def is_legacy(path: Path) -> bool:
 
 
 def load_tensors(file: Path | BinaryIO) -> Any:
-    """The inspected file's content with real tensors.
+    """Load the inspected file's content with real tensors.
 
     Raises:
         PickleRefusedError: torch refuses it after all.

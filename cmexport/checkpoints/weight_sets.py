@@ -121,7 +121,7 @@ def _nodes(content: Any, path: tuple[str, ...], depth: int, optimizer: bool = Fa
 
 
 def sets_in(tensors: Mapping[str, Tensor], path: tuple[str, ...] = ()) -> list[WeightSet]:
-    """The sets in one dictionary, told apart by the prefixes in front of their names."""
+    """Return the sets in one dictionary, told apart by the prefixes in front of their names."""
     prefixes = _prefixes(tensors)
     if not prefixes:
         unwrapped = {without_wrappers(key): value for key, value in tensors.items()}
@@ -186,7 +186,7 @@ def _prefixes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 def _dotless(
     tensors: Mapping[str, Tensor], bases: Sequence[WeightSet], path: tuple[str, ...], names: Sequence[str]
 ) -> list[WeightSet]:
-    """Copies of known sets whose names lost their dots: LitEma's `model_ema.out2bias`, mmcv's `ema_out_2_bias`."""
+    """Find copies of known sets whose names lost their dots: LitEma's `model_ema.out2bias`, mmcv's `ema_out_2_bias`."""
     left = set(names)
     made: list[WeightSet] = []
     for base in bases:
@@ -222,7 +222,7 @@ def _orders(
 def _listed(
     path: tuple[str, ...], values: Sequence[Tensor], orders: Sequence[tuple[WeightSet, Mapping[str, Tensor]]]
 ) -> list[WeightSet]:
-    """A list of tensors as a set, if its name says that it holds weights and its shapes fit a known order."""
+    """Take a list of tensors as a set, if its name says that it holds weights and its shapes fit a known order."""
     parts = tuple(part.rstrip(".") for part in path)
     role = role_of(parts)
     if role == "raw" and not re.search(r"param|weight", parts[-1] if parts else "", re.IGNORECASE):
@@ -245,7 +245,7 @@ def _listed(
 
 
 def _numbered(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, list[Tensor]]]:
-    """Lists that lie in a dictionary as `shadow_params.0`, `shadow_params.1`, ...; only averaged ones."""
+    """Find lists that lie in a dictionary as `shadow_params.0`, `shadow_params.1`, ...; only averaged ones."""
     groups: dict[str, dict[int, Tensor]] = {}
     for key, value in tensors.items():
         match = _NUMBERED.match(key)
@@ -268,7 +268,7 @@ def _with_buffers(parameters: Mapping[str, Tensor], base: Mapping[str, Tensor]) 
 
 
 def complete_averages(sets: Sequence[WeightSet]) -> list[WeightSet]:
-    """The sets, averaged ones with the buffers that only their raw network has."""
+    """Return the sets, averaged ones with the buffers that only their raw network has."""
     raw = [s for s in sets if s.role == "raw" and not s.problem]
     result = []
     for found in sets:

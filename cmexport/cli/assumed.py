@@ -33,7 +33,7 @@ def tell_assumed(model: ConsistencyModel, *, strict: bool = False, idle: Collect
 
 
 def assumed_facts(settings: Iterable[Setting]) -> list[dict[str, Any]]:
-    """The guesses among settings, for `--json`."""
+    """Return the guesses among settings, for `--json`."""
     return [{"name": s.name, "value": s.value, "origin": s.origin, "option": s.option} for s in settings if s.ambiguous]
 
 
@@ -45,7 +45,7 @@ class Heard:
         self.assumed: list[dict[str, Any]] = []
 
     def __call__(self, model: ConsistencyModel) -> None:
-        """See `tell_assumed`; an artefact's levels are fixed, whatever number of them the model was trained on."""
+        """Say the guesses but `levels`: an artefact's are fixed, whatever number of them the model was trained on."""
         tell_assumed(model, strict=self._strict, idle=("levels",))
         self.assumed = assumed_facts(model.settings)
 
@@ -78,7 +78,7 @@ def check_assumed(model: ConsistencyModel) -> tuple[str, ...]:
 
 
 def verdict(check: SelfCheck, assumed: Sequence[Setting]) -> list[str]:
-    """What the self-check means for the guesses, in sentences."""
+    """Return what the self-check means for the guesses, in sentences."""
     if check.warnings:
         return list(check.warnings)
     lines = [f"of {len(check.interpretations)} readings the one used, {check.chosen}, denoises pictures best"]

@@ -180,7 +180,7 @@ def _check_writable(out: Path) -> None:
 def _prepare(
     artifacts: Sequence[Path], options: MeasureOptions, progress: Progress, task: str | None
 ) -> tuple[list[BenchJob], list[dict[str, Any]]]:
-    """What to run, and what the artefacts' exports had guessed."""
+    """Return what to run, and what the artefacts' exports had guessed."""
     folders = []
     for path in artifacts:
         folder = artifact_folder(str(path))

@@ -60,7 +60,7 @@ def _blame(folder: Path, manifest: Manifest, name: str, pictures: int, progress:
 
 
 def show_blame(found: dict[str, HalfBlame]) -> None:
-    """A table for each graph, the first operation that is out, and what is worth keeping in float32."""
+    """Show a table for each graph, the first operation that is out, and what is worth keeping in float32."""
     for name, blame in found.items():
         if len(found) > 1:
             console.say(f"{name}:")
@@ -132,7 +132,7 @@ def _db(value: float) -> str:
 
 
 def blame_facts(found: dict[str, HalfBlame]) -> dict[str, Any]:
-    """The same as plain data, every operation listed; what is infinite is null."""
+    """Return what `verify --blame` found as plain data, every operation listed; what is infinite is null."""
     facts = {name: _facts(blame) for name, blame in found.items()}
     return {"blame": next(iter(facts.values()))} if len(facts) == 1 else {"functions": facts}
 

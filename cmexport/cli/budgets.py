@@ -13,7 +13,7 @@ from cmexport.exporting import ExportResult
 
 
 def show_frontier(result: ExportResult, as_json: bool) -> None:
-    """The plans that were measured, fastest first; nothing without a budget."""
+    """Show the plans that were measured, fastest first; nothing without a budget."""
     for function in result.manifest.function_names:
         plan: Mapping[str, Any] = result.manifest.function(function).precision_plan
         frontier = plan.get("frontier")
@@ -35,7 +35,7 @@ def show_frontier(result: ExportResult, as_json: bool) -> None:
 
 
 def check_latency(result: ExportResult) -> None:
-    """A latency that no plan reaches: the fastest one was written.
+    """Refuse a latency that no plan reaches: the fastest one was written.
 
     Raises:
         ParityError: naming the frontier's end.

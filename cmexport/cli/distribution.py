@@ -91,10 +91,10 @@ def check_distribution(
 
 
 class _RateColumn(ProgressColumn):
-    """Pictures per second."""
+    """A column of the progress bar: pictures per second."""
 
     def render(self, task: Task) -> Text:
-        """The rate of the last seconds."""
+        """Return the rate of the last seconds."""
         return Text("" if task.speed is None else f"{task.speed:.1f} pictures/s")
 
 
@@ -212,5 +212,5 @@ def _too_far(report: DistributionReport, largest: float | None) -> bool:
 
 
 def _facts(report: DistributionReport, largest: float | None) -> dict[str, Any]:
-    """The same as plain data; None where nothing could be measured."""
+    """Return the report as plain data; None where nothing could be measured."""
     return {**asdict(report), "max_distance": largest, "passed": _fault(report, largest) is None}

@@ -68,7 +68,7 @@ def _with_suffix(subject: str | None, suffix: str) -> Path | None:
 
 
 def _inspect_written(folder: Path | None, package: Path | None, engine: Path | None, as_json: bool) -> None:
-    """An artefact, one of its Core ML packages or engines, or one of these without an artefact."""
+    """Show an artefact, one of its Core ML packages or engines, or one of these without an artefact."""
     manifest = None if folder is None else read_manifest(folder)
     if as_json:
         facts: dict[str, Any] = {}

@@ -50,7 +50,7 @@ VERBS = {
 
 
 def build_app(arguments: Sequence[str]) -> typer.Typer:
-    """The application with the called verb in full and the others by name."""
+    """Build the application with the called verb in full and the others by name."""
     app = typer.Typer(
         name="cmexport",
         help="A compiler for consistency models: one checkpoint in, one verified graph out.",

@@ -17,7 +17,7 @@ _NAMED = 3
 
 
 def package_facts(package: Path) -> dict[str, Any]:
-    """The facts as plain data.
+    """Return the facts about a Core ML package as plain data.
 
     Raises:
         CheckpointError: the package is damaged.
@@ -32,7 +32,7 @@ def package_facts(package: Path) -> dict[str, Any]:
 
 
 def show_package(package: Path) -> None:
-    """The facts as tables; errors as `package_facts`."""
+    """Show the facts about a Core ML package as tables; errors as `package_facts`."""
     program = read_program(package)
     console.say(f"{package}: ML Program, specification {program.specification_version}{_release(program)}")
     for name in program.functions:

@@ -187,7 +187,7 @@ def _check_plan(out: Path, model: ConsistencyModel, *, overwrite: bool) -> None:
 
 
 def _where(checkpoint: str | None) -> str:
-    """What a worker loads: the same as `open_checkpoint`."""
+    """Return what a worker loads: the checkpoint that this command opened."""
     return checkpoint or str(read_project(Path()).checkpoint or demo_checkpoint())
 
 
@@ -215,7 +215,7 @@ def _planned(
 def _question(
     model: ConsistencyModel, request: SampleRequest, pictures: int, rounding: Rounding, overrides: dict[str, str]
 ) -> dict[str, JsonValue]:
-    """Everything a layer's scores depend on."""
+    """Collect everything that a layer's scores depend on."""
     chosen = chosen_weights(model.settings)
     return {
         **({} if chosen is None else {"weights": chosen}),

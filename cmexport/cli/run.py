@@ -130,7 +130,7 @@ def _show_plan(plan: RunPlan, known: Mapping[str, Outcome]) -> None:
 
 
 def _what(step: Step, plan: RunPlan) -> str:
-    """The command line in short: without the checkpoint and its constants, which all exports have."""
+    """Return the command line in short: without the checkpoint and its constants, which all exports have."""
     pairs = list(zip(step.arguments, (*step.arguments[1:], ""), strict=True))
     own = {
         index + offset for index, (option, value) in enumerate(pairs) for offset in (0, 1) if _of_the_run(option, value)
@@ -227,7 +227,7 @@ def _status(outcome: Outcome) -> Text:
 
 
 def _note(plan: RunPlan, outcome: Outcome) -> str:
-    """What there is to look at."""
+    """Return what there is to look at."""
     if outcome.step.kind == "bench":
         latencies: Mapping[str, float] = outcome.facts.get("p50_ms", {})
         stem = f"{model_name(plan.checkpoint)}-"
@@ -297,7 +297,7 @@ def _watching(plan: RunPlan) -> Iterator[Watch]:
 
 
 def _picture(plan: RunPlan, outcome: Outcome) -> Path | None:
-    """What an export leaves to look at, if it passed."""
+    """Return what an export leaves to look at, if it passed."""
     if outcome.step.kind != "export" or not outcome.succeeded:
         return None
     found = [plan.out / entry / "preview.png" for entry in outcome.entries]
@@ -305,7 +305,7 @@ def _picture(plan: RunPlan, outcome: Outcome) -> Path | None:
 
 
 def _guesses(outcome: Outcome) -> list[str]:
-    """What a step chose or guessed of the checkpoint, and what other readings gave on pictures."""
+    """Return what a step chose or guessed of the checkpoint, and what other readings gave on pictures."""
     assumed: Sequence[Mapping[str, str]] = outcome.facts.get("assumed", ())
     taken: Mapping[str, str] | None = outcome.facts.get("weights")
     lines = (

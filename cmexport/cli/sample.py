@@ -179,7 +179,7 @@ def _source(
     weights: str | None,
     strict: bool,
 ) -> tuple[PictureSource, list[dict[str, Any]]]:
-    """What draws, and what was guessed of it."""
+    """Return what draws, and what was guessed of it."""
     folder = artifact_folder(subject)
     if folder is None:
         tuned, asked = tuned_sigmas(subject), task or "generate"
@@ -200,7 +200,7 @@ def _source(
 
 
 def _given(source: PictureSource, wanted: _Wanted) -> dict[str, Array]:
-    """The picture to edit and its mask; empty when there is none."""
+    """Read the picture to edit and its mask; empty when there is none."""
     if wanted.image is None:
         return {}
     task, takes = source.request.task, source.signature.names
@@ -243,7 +243,7 @@ def _pictures(source: PictureSource, wanted: _Wanted, given: dict[str, Array], p
 
 
 def _draw(out: Path, source: PictureSource, given: dict[str, Array], pictures: Array) -> None:
-    """A grid; when one picture was edited, before | what the graph knows of it | after."""
+    """Write a grid; when one picture was edited, before | what the graph knows of it | after."""
     if not given:
         write_grid(out, pictures)
         return

@@ -17,7 +17,7 @@ from cmexport.targets.registry import INFOS
 
 
 def show_parity(reports: Mapping[str, ParityReport], target: str) -> None:
-    """The ladder of each graph, what it means where it was passed, and what it can't tell of this target."""
+    """Show the ladder of each graph, what it means where it was passed, and what it can't tell of this target."""
     for name, report in reports.items():
         if len(reports) > 1:
             console.say(f"{name}:")
@@ -42,7 +42,7 @@ def check_parity(folder: Path, reports: Mapping[str, ParityReport]) -> None:
 
 
 def show_export(result: ExportResult, as_json: bool) -> None:
-    """The ladder and the files, or one JSON object; then fail if the ladder did.
+    """Show the ladder and the files, or one JSON object; then fail if the ladder did.
 
     Raises:
         ParityError: a gate was missed; the artefact is kept as `*.rejected`.

@@ -159,7 +159,7 @@ def _check(
 
 
 def _check_project(project: Project, checkpoint: str | None, weights: str | None) -> None:
-    """The schedule will belong to the project's checkpoint and weights, so it must be found for those."""
+    """Refuse other weights than the project's: the schedule will belong to those, so it must be found for them."""
     if weights is not None and project.weights not in (None, weights):
         raise UsageError(f"{PROJECT_FILE}: its weights are {project.weights}, not {weights}; tune in another folder")
     if checkpoint is None:

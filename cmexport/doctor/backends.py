@@ -51,7 +51,7 @@ def libraries() -> tuple[Library, ...]:
 
 
 def remedy_for(extra: str | None) -> str:
-    """The command that installs an extra of cmexport, or the package itself again."""
+    """Return the command that installs an extra of cmexport, or the package itself again."""
     return f"pip install 'cmexport[{extra}]'" if extra else "pip install --force-reinstall cmexport"
 
 

@@ -34,7 +34,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Backend:
-    """One library.
+    """A library: whether it works here, and how to get it.
 
     Attributes:
         name: as users know it.

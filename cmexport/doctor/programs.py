@@ -85,7 +85,7 @@ def _examine(program: Program, environment: Mapping[str, str]) -> Backend:
 
 
 def _ask(path: str, arguments: Sequence[str]) -> tuple[str | None, Finding]:
-    """The first word with a digit of what it prints is its version ("Chromium 156.0.1 ...", "... version 1.0.41")."""
+    """Ask for the version: the first printed word with a digit ("Chromium 156.0.1 ...", "... version 1.0.41")."""
     try:
         done = subprocess.run(
             [path, *arguments],

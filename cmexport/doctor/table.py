@@ -19,7 +19,7 @@ _STYLES: Mapping[State, str] = MappingProxyType(
 
 
 def doctor_table(diagnosis: Diagnosis) -> RenderableType:
-    """The diagnosis for a terminal: machine, backends, energy counters, and the commands that mend what is missing."""
+    """Lay the diagnosis out for a terminal: machine, backends, energy counters, commands that mend what is missing."""
     return Group(
         _machine_table(diagnosis.machine), _backend_table(diagnosis), _energy_table(diagnosis), _verdict(diagnosis)
     )

@@ -23,7 +23,7 @@ from cmexport.graph.fxtools import attribute
 
 
 def assemble(module: fx.GraphModule, inputs: Mapping[str, Tensor]) -> ExportedProgram:
-    """The graph of `module` as a program that takes `inputs` by name and returns its one result.
+    """Make the graph of `module` a program that takes `inputs` by name and returns its one result.
 
     Nodes are named as tracing would name them: after their operators, counted in the order of the graph.
 
@@ -87,7 +87,7 @@ class _Builder:
         self._copied: dict[fx.Node, fx.Node] = {}
 
     def weights(self) -> dict[str, tuple[str, Tensor]]:
-        """A placeholder for every weight in use, by the weight's name: parameters in graph order, then buffers."""
+        """Add a placeholder for every weight in use, by the weight's name: parameters in graph order, then buffers."""
         used: dict[str, list[fx.Node]] = {}
         for node in self._module.graph.nodes:
             if node.op == "get_attr":
@@ -108,14 +108,14 @@ class _Builder:
         return lifted
 
     def user_input(self, node: fx.Node) -> None:
-        """A placeholder of the same name."""
+        """Copy an input as a placeholder of the same name."""
         copy = self.graph.placeholder(node.name)
         assert copy.name == node.name
         copy.meta["val"] = self._described(node.meta["val"])
         self._copied[node] = copy
 
     def operations(self) -> None:
-        """All calls, in order."""
+        """Copy all calls of the module, in order."""
         for node in self._module.graph.nodes:
             if node.op != "call_function":
                 continue
@@ -127,7 +127,7 @@ class _Builder:
             self._copied[node] = copy
 
     def output(self) -> str:
-        """The result's name."""
+        """Make the copied result the graph's output and return its name."""
         node = next(n for n in self._module.graph.nodes if n.op == "output")
         (result,) = node.all_input_nodes
         self.graph.output((self._copied[result],))
@@ -141,7 +141,7 @@ class _Builder:
 
 
 def _name(node: fx.Node) -> str:
-    """What tracing would base this node's name on: the operator without its overload."""
+    """Return what tracing would base this node's name on: the operator without its overload."""
     operator = node.target
     return str(operator.overloadpacket.__name__ if isinstance(operator, OpOverload) else operator.__name__)  # type: ignore[union-attr]
 

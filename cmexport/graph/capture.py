@@ -61,7 +61,7 @@ class CapturedGraph:
     brief: CapturedGraph | None = None
 
     def examples(self, run: int = 0) -> dict[str, Tensor]:
-        """Inputs as an app would feed them, for measuring: see `Signature.examples`."""
+        """Make inputs as an app would feed them, for measuring: see `Signature.examples`."""
         return self.signature.examples(run)
 
     @property
@@ -90,7 +90,7 @@ def _captured(
 
 
 def _trace_network(sampler: Sampler) -> ExportedProgram:
-    """The network as every step evaluates it."""
+    """Trace the network as every step evaluates it."""
     model, x = sampler.model, torch.zeros(sampler.signature.sample.shape)
     conditions = {c.name: c.example(len(x)) for c in model.conditions}
     if sampler.plan.evaluations[0].c_noise_target is not None:

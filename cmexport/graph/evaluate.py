@@ -34,16 +34,16 @@ class UnfinishedInterpreter(fx.Interpreter):
         self._skipped = set(finishing_nodes(module.graph))
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run, or pass the input through."""
+        """Run the node, or pass its input through."""
         return self.env[n.all_input_nodes[0]] if n in self._skipped else super().run_node(n)
 
 
 class _UnclampedInterpreter(UnfinishedInterpreter, Float64Interpreter):
-    """Both."""
+    """Runs in float64 and skips clamp and rounding."""
 
 
 def finishing_nodes(graph: fx.Graph) -> Iterator[fx.Node]:
-    """From the output back, everything with a single input: clamp, scaling to bytes, rounding, layout."""
+    """Go back from the output along all that has a single input: clamp, scaling to bytes, rounding, layout."""
     node = next(n for n in graph.nodes if n.op == "output")
     while len(node.all_input_nodes) == 1:
         node = node.all_input_nodes[0]
@@ -54,12 +54,12 @@ def finishing_nodes(graph: fx.Graph) -> Iterator[fx.Node]:
 
 
 def exact_picture(module: fx.GraphModule, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The graph's picture with floats in float64 (bytes stay bytes); `inputs` by placeholder name."""
+    """Return the graph's picture with floats in float64 (bytes stay bytes); `inputs` by placeholder name."""
     return _run(Float64Interpreter(module), inputs)
 
 
 def unclamped_picture(module: fx.GraphModule, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The picture (N, C, H, W) in float64 before the final clamp; `inputs` by placeholder name."""
+    """Return the picture (N, C, H, W) in float64 before the final clamp; `inputs` by placeholder name."""
     return _run(_UnclampedInterpreter(module), inputs)
 
 
@@ -69,7 +69,7 @@ def _run(interpreter: Float64Interpreter, inputs: Mapping[str, Tensor]) -> Tenso
 
 
 def run_picture(interpreter: fx.Interpreter, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The one tensor that a captured graph returns; `inputs` by placeholder name."""
+    """Return the one tensor that a captured graph returns; `inputs` by placeholder name."""
     names = [n.name for n in interpreter.graph.nodes if n.op == "placeholder"]
     result = interpreter.run(*(inputs[name] for name in names), enable_io_processing=False)
     while isinstance(result, tuple | list):
@@ -86,7 +86,7 @@ _BUSY = 30_000_000
 
 
 def run_together(run: Callable[[Mapping[str, Tensor]], T], inputs: Sequence[Mapping[str, Tensor]]) -> T:
-    """What `run` returns for each of `inputs`, its tensors stacked along a new first axis, from one call.
+    """Return what `run` returns for each of `inputs`, its tensors stacked along a new first axis, from one call.
 
     Eight pictures of the demo model take 19 ms each on two cores where one alone takes 40. Results differ from those of
     single calls in their last bits.
@@ -124,7 +124,7 @@ class PartialEvaluator:
         return PartialEvaluator(self._module, {**self._interpreter.env, **known})
 
     def value(self, node: fx.Node) -> Any:
-        """The node's value; every input must lead to weights or to known nodes."""
+        """Return the node's value; every input must lead to weights or to known nodes."""
         env = self._interpreter.env
         pending = [node]
         with torch.no_grad():

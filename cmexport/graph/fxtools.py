@@ -16,7 +16,7 @@ _NO_BORDER = Signature((), Output("", ()))
 
 
 def dependence(graph: fx.Graph) -> dict[fx.Node, frozenset[str]]:
-    """For every node, the names of the inputs that it can change with; empty for what is fixed."""
+    """Find for every node the names of the inputs that it can change with; none for what is fixed."""
     found: dict[fx.Node, frozenset[str]] = {}
     for node in graph.nodes:
         own = {node.name} if node.op == "placeholder" else ()
@@ -30,18 +30,18 @@ def is_op(node: object, *targets: Callable[..., object]) -> bool:
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """Static shape of a tensor node, from the exporter's metadata."""
+    """Read the static shape of a tensor node from the exporter's metadata."""
     value = node.meta["val"]
     return tuple(int(d) for d in value.shape)
 
 
 def argument(node: fx.Node, index: int, name: str, default: object = None) -> object:
-    """An operator argument by position or keyword."""
+    """Return an operator argument by position or keyword."""
     return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
 
 
 def attribute(module: fx.GraphModule, node: object) -> Tensor | None:
-    """The weight or constant behind a get_attr node, or None."""
+    """Return the weight or constant behind a get_attr node, or None."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
     value: object = module
@@ -51,7 +51,7 @@ def attribute(module: fx.GraphModule, node: object) -> Tensor | None:
 
 
 def weight_elements(module: fx.GraphModule) -> int:
-    """Stored numbers that the graph still refers to, each tensor counted once."""
+    """Count the stored numbers that the graph still refers to, each tensor once."""
     seen = {n.target: attribute(module, n) for n in module.graph.nodes if n.op == "get_attr"}
     return sum(t.numel() for t in seen.values() if t is not None)
 
@@ -79,7 +79,7 @@ class Editor:
         return self.module.graph
 
     def constant(self, before: fx.Node, value: Tensor | Callable[[], Tensor], key: Hashable = None) -> fx.Node:
-        """A get_attr node for `value`, inserted before `before`.
+        """Insert a get_attr node for `value` before `before`.
 
         Args:
             before: node that will use the constant.
@@ -108,7 +108,7 @@ class Editor:
         return f"folded_{self._made - 1}"
 
     def call(self, before: fx.Node, target: Callable[..., object], *args: object, **kwargs: object) -> fx.Node:
-        """A call inserted before `before`, with shape metadata evaluated from its inputs' metadata."""
+        """Insert a call before `before`, with shape metadata evaluated from its inputs' metadata."""
         with self.graph.inserting_before(before):
             node = self.graph.call_function(target, args, kwargs)  # type: ignore[arg-type]
         node.meta["val"] = evaluate_meta(node)

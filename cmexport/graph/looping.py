@@ -74,7 +74,7 @@ class _Evaluation(nn.Module):
 
 
 def capture_loop(sampler: Sampler) -> CapturedLoop:
-    """Trace one evaluation."""
+    """Trace one evaluation of the network, with the noise level as an input."""
     signature = sampler.signature
     noise, *conditions = signature.inputs
     level = Input(LEVEL, (1,), "int64", Choice(len(sampler.plan.levels)), layout=("1",))
@@ -84,7 +84,7 @@ def capture_loop(sampler: Sampler) -> CapturedLoop:
 
 
 def capture_sampler(sampler: Sampler) -> CapturedGraph | CapturedLoop:
-    """The sampler as a graph, or as a loop around one."""
+    """Capture the sampler as a graph, or as a loop around one."""
     return capture_loop(sampler) if sampler.plan.looped else capture(sampler)
 
 

@@ -111,16 +111,16 @@ class _Account:
 
     @classmethod
     def of(cls, module: fx.GraphModule, captured: CapturedGraph) -> Self:
-        """Measures after each rewrite."""
+        """Make the one that measures after each rewrite."""
         return cls(module, captured, each=True)
 
     @classmethod
     def of_all_together(cls, module: fx.GraphModule, captured: CapturedGraph) -> Self:
-        """Measures once, after the last rewrite."""
+        """Make the one that measures once, after the last rewrite."""
         return cls(module, captured, each=False)
 
     def after(self, rewrite: str) -> float | None:
-        """What a rewrite did to the picture; None where rewrites are not measured one by one.
+        """Return what a rewrite did to the picture; None where rewrites are not measured one by one.
 
         Raises:
             RuntimeError: more than `MAX_RELATIVE_ERROR`.
@@ -128,7 +128,7 @@ class _Account:
         return self._error(f"rewrite {rewrite}") if self._each else None
 
     def after_all(self) -> float | None:
-        """What all rewrites did together; None where they were measured one by one.
+        """Return what all rewrites did together; None where they were measured one by one.
 
         Raises:
             RuntimeError: more than `MAX_RELATIVE_ERROR`.

@@ -20,7 +20,7 @@ def trace(module: nn.Module, inputs: Mapping[str, Tensor]) -> ExportedProgram:
 
 
 def to_module(program: ExportedProgram) -> fx.GraphModule:
-    """The program as a GraphModule whose weights are attributes, free of the exporter's runtime assertions.
+    """Make the program a GraphModule whose weights are attributes, free of the exporter's runtime assertions.
 
     Its Python code is written when it is called, if ever: rewrites look at the graph only, and writing code after each
     was a third of their time.

@@ -55,7 +55,7 @@ def trace_evaluation(
 
 
 def trace_unrolled(sampler: SamplerGraph, inputs: Mapping[str, Tensor], evaluation: ExportedProgram) -> ExportedProgram:
-    """What tracing `sampler` gives, node by node, with copies of `evaluation` where it evaluates its network.
+    """Return what tracing `sampler` gives, node by node, with copies of `evaluation` where it evaluates its network.
 
     The sampler's network is taken out for the time of the call.
     """
@@ -79,7 +79,7 @@ def trace_unrolled(sampler: SamplerGraph, inputs: Mapping[str, Tensor], evaluati
 
 
 def _weights_in_front(graph: fx.Graph, body: fx.Graph) -> dict[fx.Node, fx.Node]:
-    """The body's weights once in `graph`, before everything else."""
+    """Put the body's weights once into `graph`, before everything else."""
     found = {}
     with graph.inserting_before(next(iter(graph.nodes))):
         for node in body.nodes:

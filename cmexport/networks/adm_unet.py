@@ -106,7 +106,7 @@ class ResBlock(nn.Module):
         )
 
     def project(self, embedding: Tensor) -> Tensor:
-        """The block's own linear map of the embedding, (1 or N, width or 2 width)."""
+        """Apply the block's own linear map to the embedding: (1 or N, width or 2 width)."""
         result: Tensor = self.emb_layers(embedding)
         return result
 
@@ -256,7 +256,7 @@ class AdmUnet(nn.Module):
         return self.decode(x, self.embed(c_noise, label, x.dtype))
 
     def decode(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """The convolutional part: x (N, C, H, W) and what `embed` returned."""
+        """Run the convolutional part on x (N, C, H, W) and what `embed` returned."""
         h = x
         skips: list[Tensor] = []
         for layers in self.input_blocks:

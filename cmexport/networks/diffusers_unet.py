@@ -20,7 +20,7 @@ class DoubleSinusoid(nn.Module):
         self.channels, self.flip, self.shift, self.scale = channels, flip, shift, scale
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        """(B,) to (B, channels)."""
+        """Embed noise levels (B,) as (B, channels)."""
         half = self.channels // 2
         exponents = torch.arange(half, dtype=torch.float64) / (half - self.shift)
         angles = self.scale * c_noise.to(torch.float64)[:, None] * torch.pow(1.0 / 10000.0, exponents)[None]

@@ -53,7 +53,7 @@ ALWAYS_FLOAT_INPUTS = {"Resize": (1, 2)}
 
 @dataclass(frozen=True)
 class HalfReport:
-    """What the conversion decided.
+    """What converting a file to half precision decided.
 
     Attributes:
         half_nodes: operators computing in 16 bits.
@@ -145,7 +145,7 @@ def _decide(
     initializers: set[ir.Value],
     picture: tuple[int, ...],
 ) -> ir.DataType | None:
-    """The type a node computes in; None when it handles no float data."""
+    """Return the type a node computes in; None when it handles no float data."""
     inputs = [value for _, value in _float_inputs(node, state)]
     if not inputs:
         return None

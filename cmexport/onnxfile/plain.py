@@ -110,7 +110,7 @@ def _is_float32(node: fx.Node) -> bool:
 def translate_plain(
     program: ExportedProgram, translations: Mapping[Callable[..., Any], Callable[..., Any]], opset: int
 ) -> ir.Model:
-    """The model that `torch.onnx.export(program, optimize=False)` makes of a program for which `is_plain` holds.
+    """Return the model that `torch.onnx.export(program, optimize=False)` makes of a program for which `is_plain` holds.
 
     Raises:
         torch.onnx.errors.OnnxExporterError: an operator has no ONNX form.
@@ -128,13 +128,13 @@ def translate_plain(
 
 @cache
 def _torchlib(opset: int) -> Mapping[Any, list[Any]]:
-    """The exporter's own translations; collecting them takes 0.5 s."""
+    """Return the exporter's own translations; collecting them takes 0.5 s."""
     functions: Mapping[Any, list[Any]] = _registration.ONNXRegistry.from_torchlib(opset_version=opset).functions
     return functions
 
 
 def _decomposed(program: ExportedProgram) -> ExportedProgram:
-    """The program as decomposition leaves it, its nodes under the same names."""
+    """Return the program as decomposition leaves it, its nodes under the same names."""
     graph = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     for node in program.graph.nodes:

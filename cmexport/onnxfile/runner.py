@@ -61,7 +61,7 @@ class OnnxRuntimeRunner:
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once."""
+        """Run the file once on named arrays."""
         try:
             results = self._session.run(self._outputs, dict(inputs))
         except Exception as error:

@@ -41,7 +41,7 @@ def save(model: ir.Model, signature: Signature, path: Path) -> tuple[str, ...]:
 
 
 def ir_version_for(model: ir.Model) -> int:
-    """The oldest version of the file format that has everything in the model.
+    """Return the oldest version of the file format that has everything in the model.
 
     The exporter writes 10, which ONNX Runtime 1.17 and older refuse ("Unsupported model IR version: 10, max supported
     IR version: 9"), although they have every operator of opset 20. All that 10 brought and that is used here are the
@@ -83,7 +83,7 @@ def _save(model: ir.Model, path: Path) -> tuple[str, ...]:
 
 
 def _check(path: Path) -> None:
-    """The ONNX checker on the written file, never on the object it was written from."""
+    """Run the ONNX checker on the written file, never on the object it was written from."""
     try:
         onnx.checker.check_model(str(path), full_check=False)
     except onnx.checker.ValidationError as error:

@@ -25,7 +25,7 @@ class Simplification:
 
 
 def onnxsim() -> ModuleType:
-    """The onnxsim package: an extra.
+    """Import the onnxsim package, which is an extra.
 
     Raises:
         BackendError: it isn't installed.

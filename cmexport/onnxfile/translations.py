@@ -16,12 +16,12 @@ Translations = dict[Callable[..., Any], Callable[..., Any]]
 
 
 def _ints(values: Sequence[int]) -> Any:
-    """An int64 vector constant."""
+    """Make an int64 vector constant."""
     return op.Constant(value_ints=values)
 
 
 def _floats(values: Sequence[float]) -> Any:
-    """A float32 vector constant."""
+    """Make a float32 vector constant."""
     return op.Constant(value_floats=values)
 
 
@@ -90,7 +90,7 @@ def upsample_nearest2d(
 
 
 def standard_translations() -> Translations:
-    """Spellings in plain ONNX."""
+    """Return the translations of the package's own operators to plain ONNX."""
     return {
         aten.group_norm.default: group_norm,
         aten.scaled_dot_product_attention.default: scaled_dot_product_attention,

@@ -49,7 +49,7 @@ class Ahead(Generic[T]):
         sender.close()
 
     def result(self) -> T | None:
-        """What the work gave, waited for; None where the process failed or was killed: do it here then."""
+        """Wait for what the work gave; None where the process failed or was killed: do it here then."""
         try:
             found: T = self._results.recv()
         except (EOFError, OSError):

@@ -195,7 +195,7 @@ def _count(tally: _Tally, reference: Array, candidate: Array) -> None:
 
 
 def first_over_budget(reports: Sequence[OperationBlame], budget_db: float) -> OperationBlame | None:
-    """The first operation in program order that overflows or whose signal to noise is below `budget_db`."""
+    """Return the first operation in program order that overflows or whose signal to noise is below `budget_db`."""
     return next((r for r in reports if r.overflows_itself or r.snr_db < budget_db), None)
 
 
@@ -217,7 +217,7 @@ def keep_list(reports: Sequence[OperationBlame], budget_db: float) -> tuple[str,
 
 
 def _noisiest(reports: Sequence[OperationBlame], allowed: float) -> set[str]:
-    """The fewest operations without which at most the share `allowed` of all added noise is left."""
+    """Return the fewest operations without which at most the share `allowed` of all added noise is left."""
     total = math.fsum(r.added for r in reports)
     left, kept = total, set()
     for report in sorted(reports, key=lambda r: (-r.added, r.location)):

@@ -36,7 +36,7 @@ def gate_for(precision: str) -> float:
 
 
 def byte_gate(gate_db: float) -> float:
-    """What a float gate means for pictures in bytes, in dB.
+    """Return what a float gate means for pictures in bytes, in dB.
 
     Rounding to bytes turns an error d far below one level q = 2/255 into rare errors of a whole level: the mean
     squared error becomes d^2 + q^2 f(1-f), f the fractional part of |d|/q, once averaged over where the value lies

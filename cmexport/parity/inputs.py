@@ -29,11 +29,11 @@ class VerificationInputs(Sequence[dict[str, Array]]):
 
     @property
     def batch(self) -> int:
-        """N of the graph."""
+        """Pictures per run of the graph."""
         return self.signature.batch
 
     def __len__(self) -> int:
-        """Number of runs."""
+        """Count the runs."""
         return self.pictures // self.batch
 
     @overload
@@ -43,7 +43,7 @@ class VerificationInputs(Sequence[dict[str, Array]]):
     def __getitem__(self, index: slice) -> list[dict[str, Array]]: ...
 
     def __getitem__(self, index: int | slice) -> dict[str, Array] | list[dict[str, Array]]:
-        """Inputs of one run: consecutive pictures, in the graph's dtypes."""
+        """Return the inputs of one run: consecutive pictures, in the graph's dtypes."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
@@ -51,12 +51,12 @@ class VerificationInputs(Sequence[dict[str, Array]]):
         return self.signature.draw(self.first + (index % len(self)) * self.batch, self.seed)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
-        """Runs in order."""
+        """Give the runs' inputs in order."""
         return (self[i] for i in range(len(self)))
 
 
 def draw_inputs(signature: Signature, pictures: int, seed: int = 0, *, first: int = 0) -> VerificationInputs:
-    """Inputs for at least `pictures` pictures, rounded up to whole runs of the graph.
+    """Draw inputs for at least `pictures` pictures, rounded up to whole runs of the graph.
 
     Args:
         signature: the graph's border.

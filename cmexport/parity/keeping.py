@@ -24,12 +24,12 @@ class Kept:
     reason: str = ""
 
     def facts(self) -> dict[str, Any]:
-        """For the manifest; nothing if nothing is kept."""
+        """Return what the manifest says of kept operations; nothing if none is kept."""
         return {"kept_float32": list(self.names), "kept_float32_reason": self.reason} if self.names else {}
 
 
 def why_kept(operations: Sequence[OperationBlame], drawn: PictureDifference) -> str:
-    """What half precision did to the operations and to the pictures drawn with it, in a sentence."""
+    """Return what half precision did to the operations and to the pictures drawn with it, in a sentence."""
     overflowing = [r.name for r in operations if r.overflows_itself]
     pictures = (
         "pictures hold NaN or Inf"

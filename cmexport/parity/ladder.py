@@ -90,7 +90,7 @@ class PreviewPictures:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Everything that was measured.
+    """What comparing an artefact with PyTorch showed, rung by rung.
 
     Attributes:
         reference: name of the reference rung.
@@ -151,7 +151,7 @@ class _Pictures:
 
 
 def draw_truth(reference: Rung, inputs: VerificationInputs, exact: Rung | None, exact_pictures: int) -> Truth:
-    """What `climb` draws first, for its `drawn`: on all `inputs`, whatever that costs; without `exact` float32 alone.
+    """Draw for `climb` what it draws first: on all `inputs`, whatever that costs; without `exact` float32 alone.
 
     Raises:
         BackendError: see `climb`.
@@ -165,7 +165,7 @@ def draw_truth(reference: Rung, inputs: VerificationInputs, exact: Rung | None, 
 
 
 def first_of(inputs: VerificationInputs, pictures: int) -> VerificationInputs:
-    """The first `pictures` of the inputs, rounded up to whole runs."""
+    """Take the first `pictures` of the inputs, rounded up to whole runs."""
     return replace(inputs, pictures=min(_runs_for(pictures, inputs.batch) * inputs.batch, inputs.pictures))
 
 
@@ -252,7 +252,7 @@ class _Ladder:
     def climb(
         self, inputs: VerificationInputs, drawn: Callable[[], Truth | None], *, settle_early: bool
     ) -> tuple[ParityReport, bool]:
-        """The report, and whether every rung is settled (see `_settled`)."""
+        """Run the rungs. Returns the report, and whether every rung is settled (see `_settled`)."""
         truth = self._truth(inputs, drawn())
         runs, exact_images = len(truth.images) // inputs.batch, truth.exact
         output = "uint8" if truth.images.dtype == np.uint8 else "float"
@@ -301,7 +301,7 @@ class _Ladder:
         return Truth(drawn.images, drawn.seconds, _run(self.exact, inputs, runs, self.tell, self.clock).images)
 
     def _affordable(self, inputs: VerificationInputs) -> Callable[[float], int]:
-        """From seconds a picture to the number of runs that the time budget allows."""
+        """Turn seconds a picture into the number of runs that the time budget allows."""
 
         def runs(cost_s: float) -> int:
             if self.time_budget_s is None or cost_s <= 0.0:
@@ -389,7 +389,7 @@ def _run(
 
 @contextmanager
 def _opened(rung: Rung) -> Iterator[Runner]:
-    """An open runner. The one before is closed by now; what it left in reference cycles and free pages goes first."""
+    """Open a runner. The one before is closed by now; what it left in reference cycles and free pages goes first."""
     return_free_memory()
     with rung.open() as runner:
         yield runner

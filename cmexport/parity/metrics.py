@@ -97,7 +97,7 @@ def channels_last(pictures: Array) -> npt.NDArray[np.float64]:
 
 
 def count_non_finite(pictures: Array) -> int:
-    """Number of NaN and Inf values."""
+    """Count NaN and Inf values."""
     return int(pictures.size - np.isfinite(pictures).sum()) if pictures.dtype.kind == "f" else 0
 
 

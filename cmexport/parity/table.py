@@ -32,7 +32,7 @@ def _gate(report: ParityReport, rung: RungResult) -> str:
 
 
 def verdict(report: ParityReport) -> str:
-    """The outcome in one sentence."""
+    """Return the outcome in one sentence."""
     last = report.rungs[-1]
     if report.passed:
         how = (
@@ -74,7 +74,7 @@ def notes(report: ParityReport) -> list[str]:
 
 
 def parity_table(report: ParityReport) -> Table:
-    """The ladder, one row a rung; the notes are the caption."""
+    """Return the ladder, one row a rung; the notes are the caption."""
     last = report.seed + report.pictures - 1
     table = Table(
         # Text, not str: a rung's name may hold square brackets, which rich would take for markup.

@@ -70,7 +70,7 @@ def _weighted(nodes: Iterable[fx.Node], backward: bool) -> Iterable[str]:
 
 
 def predict(scores: Iterable[LayerScores]) -> Prediction | None:
-    """What pictures lose with all these layers in 8 bits at once.
+    """Predict what pictures lose with all these layers in 8 bits at once.
 
     Roundings of different layers are nearly independent, so their squared errors add, picture by picture. On the demo,
     for 41 to 64 layers in 8 bits, the mean is within 0.4 dB of the measured one and the worst picture within 2.1, on

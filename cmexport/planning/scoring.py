@@ -65,7 +65,7 @@ class Rounding:
 
 
 def captured_graph(model: ConsistencyModel, request: SampleRequest, progress: Progress | None = None) -> CapturedGraph:
-    """The graph that every target starts from: captured and rewritten, without any target's own forms."""
+    """Capture the graph that every target starts from, rewritten, without any target's own forms."""
     step = (progress or Progress()).step
     step("capture")
     return apply_rewrites(capture(resolve(model, request)), list(REWRITES), step)
@@ -116,7 +116,7 @@ def _encoded(
 
 
 def _calibration_options(layers: Sequence[Layer], pictures: int | None) -> CalibrationOptions | None:
-    """As `prepare` would choose, but for the number of pictures."""
+    """Choose as `prepare` would, but for the number of pictures."""
     if pictures is None:
         return None
     large = sum(layer.weight.numel() for layer in layers) > LARGE_MODEL
@@ -146,7 +146,7 @@ def _joblib() -> Any:
 
 
 def score_in_worker(setup: Setup, codes: LayerCodes) -> tuple[str, LayerScores]:
-    """A layer's key and its scores; the checkpoint is loaded once per process."""
+    """Score a layer; the checkpoint is loaded once per process. Returns its key and scores."""
     torch.set_num_threads(1)
     return codes.layer.key, _scorer(setup).score(codes)
 

@@ -264,7 +264,7 @@ def compare_sides(
     progress: Progress | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> DistributionReport:
-    """The comparison itself, for any two that draw `count` pictures.
+    """Compare any two that draw `count` pictures.
 
     Args:
         reference: what is to be equalled.
@@ -423,7 +423,7 @@ def _without(whole: Moments, features: Features) -> Gaussian:
 
 
 def _figures(reference: Gaussian, candidate: Gaussian, real: Gaussian | None) -> list[float]:
-    """The distance between both; with real pictures also each one's from those, and their difference."""
+    """Measure the distance between both; with real pictures also each one's from those, and their difference."""
     # Between equal covariances without full rank the roots of rounding errors can exceed the distance.
     apart = max(frechet_distance(reference, candidate), 0.0)
     if real is None:

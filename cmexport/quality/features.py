@@ -33,7 +33,7 @@ class Judge:
 
 
 def load_judge(features: str, statistics: str | None = None) -> Judge:
-    """The judge a user names.
+    """Load the judge that a user names.
 
     Args:
         features: a `.pt` file in the ruler's format, or `module:callable` (a callable in the current folder or
@@ -56,7 +56,7 @@ def load_judge(features: str, statistics: str | None = None) -> Judge:
 
 
 def load_features(features: str) -> tuple[Callable[[Tensor], Tensor], Gaussian | None]:
-    """A feature network or the user's callable, and what it says of real pictures itself; see `load_judge`.
+    """Load a feature network or the user's callable, and what it says of real pictures itself; see `load_judge`.
 
     Raises:
         CheckpointError: the file or the module can't be used.

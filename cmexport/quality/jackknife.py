@@ -50,7 +50,7 @@ def blocks_of(count: int) -> list[range]:
 
 
 def jackknife(value: float, left_out: Sequence[float], least: float = -math.inf) -> Estimate:
-    """The estimate behind `value` (Efron & Stein 1981, Ann. Statist. 9(3), grouped as in Tukey 1958).
+    """Estimate the error of `value` (Efron & Stein 1981, Ann. Statist. 9(3), grouped as in Tukey 1958).
 
     Args:
         value: the figure of all pictures.

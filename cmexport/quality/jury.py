@@ -71,7 +71,7 @@ class Jury:
 
 
 def load_jury(features: str, statistics: str | None = None) -> Jury:
-    """The jury a user names.
+    """Load the jury that a user names.
 
     Args:
         features: as `features.load_judge` takes it, or "inception". A callable's attribute `classify`, from features

@@ -25,7 +25,7 @@ _REGULATOR = "China's compulsory certification, as reported in September 2023"
 
 @dataclass(frozen=True)
 class Battery:
-    """A rated capacity.
+    """A device's battery, by its rated capacity.
 
     Attributes:
         name: of the product.
@@ -92,14 +92,14 @@ class Charge:
 
 
 def battery_of(model: str | None) -> Battery | None:
-    """The battery of a device, by what the device calls itself."""
+    """Return the battery of a device, by what the device calls itself."""
     if model is None:
         return None
     return next((b for b in BATTERIES if re.fullmatch(b.models, model.strip(), re.IGNORECASE)), None)
 
 
 def battery_asked(text: str) -> Battery:
-    """What `--battery` means: a model of the table, or watt-hours.
+    """Return what `--battery` means: a model of the table, or watt-hours.
 
     Raises:
         UsageError: neither.

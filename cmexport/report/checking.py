@@ -19,7 +19,7 @@ _GATE_TOLERANCE_DB = 1e-6
 
 @dataclass(frozen=True)
 class Findings:
-    """What the check found.
+    """What `report --check` found.
 
     Attributes:
         recomputed: records whose figures were all computed again.

@@ -27,7 +27,7 @@ class SideBySide:
 
 
 def side_by_side(members: Sequence[Shown]) -> SideBySide:
-    """The newest command that measured all of them; else the newest run of each."""
+    """Return the newest command that measured all of them; else the newest run of each."""
     choices = [{r.record.provenance.run: r for r in (*reversed(m.older), m.run)} for m in members]
     common = set.intersection(*(set(c) for c in choices)) if choices else set()
     if not common:

@@ -19,13 +19,13 @@ class Network:
 
     @property
     def title(self) -> str:
-        """For headings."""
+        """The artefact's name, task and batch, as headings have it."""
         task = "" if self.task == "generate" else f", {self.task}"
         batch = "" if self.batch == 1 else f", batch {self.batch}"
         return f"{self.name}{task}{batch}"
 
 
 def network_of(facts: ArtifactRecord) -> Network:
-    """The network of an artefact; one that doesn't tell its checkpoint is compared with nothing but itself."""
+    """Return the network of an artefact; one that doesn't tell its checkpoint is compared with nothing but itself."""
     checkpoint = facts.checkpoint_sha256 or f"?{facts.sha256}"
     return Network(f"checkpoint {checkpoint.lstrip('?')[:8]}", checkpoint, clean(facts.task), facts.batch)

@@ -32,7 +32,7 @@ class Material:
         return self.gathered.artifacts
 
     def label(self, artifact: FoundArtifact) -> str:
-        """An artefact's name; its folder too where two have the same name."""
+        """Return an artefact's name; its folder too where two have the same name."""
         name = artifact.facts.name
         twice = sum(a.facts.name == name for a in self.artifacts) > 1
         return clean(f"{name} in {artifact.folder.parent.name}" if twice else name)

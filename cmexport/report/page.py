@@ -70,7 +70,7 @@ def _facts(material: Material) -> list[str]:
 
 
 def _assumed(material: Material) -> set[tuple[str, str]]:
-    """Settings that were guessed, by checkpoint, and what other readings of its weights gave on pictures."""
+    """List settings that were guessed, by checkpoint, and what other readings of its weights gave on pictures."""
     found = set()
     for artifact in material.artifacts:
         manifest = artifact.manifest

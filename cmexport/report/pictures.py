@@ -29,7 +29,7 @@ class Picture:
 
 
 def read_picture(artifact: FoundArtifact) -> Picture | str:
-    """The sheet, or why there is none.
+    """Read the sheet, or say why there is none.
 
     The file must be the manifest's own (size and hash), inside the folder, and a PNG of a sane size; it is decoded and
     written anew, so that nothing but pixels gets into the page. Sheets that are too large for a page are halved.

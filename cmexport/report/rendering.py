@@ -36,7 +36,7 @@ def render_html(page: Page) -> str:
 
 
 def render_markdown(page: Page, folder: Path) -> str:
-    """The same tables for a README; pictures are linked relative to `folder`, where the file will lie.
+    """Write the page's tables for a README; pictures are linked relative to `folder`, where the file will lie.
 
     Raises:
         BackendError: jinja2 is missing.
@@ -56,7 +56,7 @@ def escape_markdown(text: str) -> str:
 
 
 def _address(path: str) -> str:
-    """A relative path inside ![](...)."""
+    """Write a relative path inside ![](...)."""
     return re.sub(r"[^A-Za-z0-9._/-]", lambda m: "".join(f"%{byte:02X}" for byte in m[0].encode()), path)
 
 

@@ -36,7 +36,7 @@ _TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Run:
-    """A record, recomputed.
+    """A record whose figures were computed again from raw samples.
 
     Attributes:
         found: the record as it stands in its file.
@@ -107,7 +107,7 @@ def recompute(found: FoundRecord, artifacts: Sequence[FoundArtifact]) -> Run:
 
 
 def _same(artifact: FoundArtifact, record: BenchRecord) -> bool:
-    """The same model file; of a file with several graphs, the same task."""
+    """Tell whether both have the same model file; of a file with several graphs, the same task."""
     ours, theirs = artifact.facts, record.artifact
     return (ours.sha256, ours.task) == (theirs.sha256, theirs.task)
 

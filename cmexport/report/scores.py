@@ -64,7 +64,7 @@ class DistributionScore(_Loose):
 
 @dataclass(frozen=True)
 class Scores:
-    """One file of scores.
+    """Scores of picture quality from one file.
 
     Attributes:
         file: where they were read.
@@ -79,7 +79,7 @@ class Scores:
     distributions: tuple[tuple[str, DistributionScore], ...] = ()
 
     def of_graph(self, folder: str, task: str) -> DistributionScore | None:
-        """The scores of a graph of an artefact."""
+        """Return the scores of a graph of an artefact."""
         if folder != self.folder:
             return None
         return next((score for name, score in self.distributions if name in ("", task)), None)
@@ -100,7 +100,7 @@ class _Several(_Loose):
 
 
 def read_scores(path: Path) -> Scores:
-    """Read one file.
+    """Read one file of scores.
 
     Raises:
         NotScoresError: from neither command.

@@ -33,7 +33,7 @@ class Shown:
 
 
 def select(runs: Sequence[Run]) -> tuple[Shown, ...]:
-    """The newest run of each artefact, batch, sampler, device and unit; in order of device, unit and artefact."""
+    """Take the newest run of each artefact, batch, sampler, device and unit; in order of device, unit and artefact."""
     groups: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(_key(run), []).append(run)
@@ -71,13 +71,13 @@ def _name(run: Run) -> str:
 
 
 def _identity(device: DeviceRecord) -> tuple[object, ...]:
-    """What stays the same when a device is measured again: a phone's address is not among it."""
+    """Return what stays the same when a device is measured again: a phone's address is not among it."""
     address = device.name if device.kind == "ssh" else ""
     return (device.kind, address, device.model, device.processor, device.accelerator)
 
 
 def _device_names(devices: Sequence[DeviceRecord]) -> dict[tuple[object, ...], str]:
-    """A name for each; how it was addressed is added where two would have the same."""
+    """Return a name for each; how it was addressed is added where two would have the same."""
     names = {_identity(d): _device_name(d) for d in devices}
     addresses = {_identity(d): d.name for d in devices}
     twice = {name for name, number in Counter(names.values()).items() if number > 1}

@@ -13,7 +13,7 @@ _LONGEST = 160
 
 
 def clean(text: str, longest: int = _LONGEST) -> str:
-    """A name from a file as one line: no control or direction marks (they reorder a page), at most `longest`."""
+    """Write a name from a file as one line: no control or direction marks (they reorder a page), at most `longest`."""
     kept = "".join(" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
     line = re.sub(" +", " ", kept).strip()
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
@@ -36,7 +36,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def tick(value: float) -> str:
-    """A round number at an axis, without zeros that say nothing: 0.2, 75, 1 000."""
+    """Write a round number at an axis, without zeros that say nothing: 0.2, 75, 1 000."""
     shown = number(value, 3)
     return shown.rstrip("0").rstrip(".") if "." in shown and "e" not in shown else shown
 
@@ -50,39 +50,39 @@ def grouped(said: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """Both ends; an open upper end is infinite."""
+    """Write an interval by its ends, of which the upper may be infinite."""
     if low is None or high is None:
         return NOT_MEASURED
     return f"{number(low, 3)} to {number(high, 3)}"
 
 
 def times(value: float | None) -> str:
-    """A ratio."""
+    """Write a ratio as "1.5 x"."""
     return NOT_MEASURED if value is None else f"{number(value, 3)} x"
 
 
 def ratio(upper: float | None, lower: float | None) -> float | None:
-    """Their quotient, where both are known and it exists."""
+    """Divide two figures; None where one is unknown or the lower isn't positive."""
     if upper is None or lower is None or lower <= 0:
         return None
     return upper / lower
 
 
 def megabytes(size_bytes: int) -> str:
-    """Of 1e6 bytes."""
+    """Write a size in megabytes of 1e6 bytes."""
     return f"{number(size_bytes / 1e6, 3)} MB"
 
 
 def decibels(value: float | None, *, identical: bool | None) -> str:
-    """Mean PSNR; identical pictures have none."""
+    """Write a mean PSNR; pictures that are identical have none."""
     return "identical" if identical else number(value)
 
 
 def gate(value: float | None) -> str:
-    """A gate in dB: 100, 55.05."""
+    """Write a gate in dB: 100, 55.05."""
     return NOT_MEASURED if value is None else f"{value:.4g}"
 
 
 def day(when: datetime) -> str:
-    """Date and minute."""
+    """Write a moment as date, hour and minute."""
     return when.strftime("%Y-%m-%d %H:%M")

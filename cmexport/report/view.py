@@ -113,7 +113,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """The whole report.
+    """The whole report, ready for its templates.
 
     Attributes:
         title: heading.
@@ -131,5 +131,5 @@ class Page:
 
 
 def measured(text: str, tone: Tone = "") -> Cell:
-    """A cell that greys itself when there was nothing to show."""
+    """Return a cell that greys itself when there was nothing to show."""
     return Cell(text, "none" if text == "not measured" else tone)

@@ -10,7 +10,7 @@ from cmexport.sampling.preconditioning import c_noise_at, scalings_at
 
 
 def denoise(model: ConsistencyModel, x: Tensor, sigma: float, **conditions: Tensor) -> Tensor:
-    """The model's picture of x at noise level sigma, without clamping.
+    """Return the model's picture of x at noise level sigma, without clamping.
 
     Args:
         model: the model.

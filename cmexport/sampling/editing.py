@@ -42,7 +42,7 @@ class Editing(nn.Module):
         raise NotImplementedError
 
     def keep(self, x: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:
-        """The sample x with its known part replaced by the picture's: x + P (y - x)."""
+        """Replace the known part of the sample x by the picture's: x + P (y - x)."""
         return x + self.known(image - x, mask)
 
     def shown(self, image: Tensor, mask: Tensor | None) -> Tensor:
@@ -54,12 +54,12 @@ class Inpaint(Editing):
     """Keeps the pixels where `mask` (N, 1, H, W) is 1."""
 
     def known(self, image: Tensor, mask: Tensor | None) -> Tensor:
-        """The picture with the unknown pixels at 0."""
+        """Return the picture with the unknown pixels at 0."""
         assert mask is not None
         return mask * image
 
     def keep(self, x: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:
-        """Written as a choice, so that kept pixels are equal to the last bit; x + mask (y - x) would round."""
+        """Choose between pixels, so that kept ones are equal to the last bit; x + mask (y - x) would round."""
         assert mask is not None
         return mask * image + (1.0 - mask) * x
 
@@ -81,7 +81,7 @@ class Colorize(Editing):
         return F.conv2d(image, self.projection.to(image.dtype))
 
     def shown(self, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
-        """The grey picture."""
+        """Give the grey picture, three equal channels."""
         weights = torch.tensor(LUMA, dtype=image.dtype)[:, None, None] / sum(LUMA)
         return (weights * image).sum(dim=1, keepdim=True).expand_as(image)
 
@@ -94,7 +94,7 @@ class Superres(Editing):
         self.patch = patch
 
     def known(self, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
-        """The picture at low resolution, enlarged again."""
+        """Return the picture at low resolution, enlarged again."""
         return F.interpolate(F.avg_pool2d(image, self.patch), scale_factor=float(self.patch), mode="nearest")
 
 
@@ -102,17 +102,17 @@ class Stroke(Editing):
     """Starts from the whole picture and keeps nothing of it."""
 
     def known(self, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
-        """The picture itself."""
+        """Give the picture itself: all of it is the start."""
         return image
 
     def keep(self, x: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ARG002
-        """The sample as it is."""
+        """Give the sample as it is."""
         return x
 
 
 @dataclass(frozen=True)
 class Task:
-    """One `--task`.
+    """What `--task` names: drawing from noise, or a way to edit a picture.
 
     Attributes:
         summary: a sentence for documentation and help.
@@ -130,11 +130,11 @@ class Task:
     put_back: bool = False
 
     def image_noise(self, sigma: float) -> float:
-        """Standard deviation of the noise that is on the picture already, where `sigma` is evaluated first."""
+        """Return the standard deviation of the noise already on the picture, where `sigma` is evaluated first."""
         return 0.0 if self.adds_noise else sigma
 
     def given(self, picture: tuple[int, ...], sigma: float) -> list[Input]:
-        """What the graph takes besides noise and label, for pictures (N, C, H, W)."""
+        """Return what the graph takes besides noise and label, for pictures (N, C, H, W)."""
         image = [] if self.build is None else [known.image(picture, self.image_noise(sigma))]
         return [*image, *([known.mask(picture)] if self.masked else [])]
 
@@ -157,7 +157,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 
 
 def task_named(name: str) -> Task:
-    """The task behind `--task`.
+    """Find the task that `--task` names.
 
     Raises:
         UsageError: the name is unknown.
@@ -168,7 +168,7 @@ def task_named(name: str) -> Task:
 
 
 def check_editing(model: ConsistencyModel, request: SampleRequest, steps: int) -> Task:
-    """The request's task, once it is known to fit the model.
+    """Check that a request's task fits the model, and return the task.
 
     Raises:
         UsageError: an unknown task, a patch that doesn't divide the picture or has no task to serve, colours of a model

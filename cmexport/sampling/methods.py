@@ -60,7 +60,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 
 def method_named(name: str, task: str = "generate") -> Method:
-    """The method behind `--sampler`.
+    """Find the method that `--sampler` names.
 
     Raises:
         UsageError: the name is unknown, or the method can't do the task.
@@ -74,7 +74,7 @@ def method_named(name: str, task: str = "generate") -> Method:
 
 
 def resolve(model: ConsistencyModel, request: SampleRequest | None = None) -> Sampler:
-    """A request (one step by default) with everything decided.
+    """Decide everything of a request, which is one step by default.
 
     Raises:
         UsageError: see `method_named` and `Sampler.of`.

@@ -59,7 +59,7 @@ def cm_without_c_in(sigma: float, noise: NoiseRange) -> Scalings:
 
 
 def consistency_pipeline(sigma: float, noise: NoiseRange) -> Scalings:
-    """The third-party diffusers `ConsistencyPipeline` (junhsss): c_skip of `cm`, c_out of `edm`, unscaled sample.
+    """Scale as the third-party `ConsistencyPipeline` (junhsss): c_skip of `cm`, c_out of `edm`, unscaled sample.
 
     It keeps no boundary condition exactly: f(x, sigma_min) = x + c_out F with c_out = 0.002.
     """
@@ -160,7 +160,7 @@ def scalings_at(preconditioning: str, sigma: float, noise: NoiseRange) -> Scalin
 
 
 def c_noise_at(name: str, sigma: float) -> float:
-    """The number the time embedding receives at `sigma`.
+    """Return the number the time embedding receives at `sigma`.
 
     Raises:
         UsageError: the name is unknown.

@@ -60,7 +60,7 @@ class Sampler:
 
     @classmethod
     def of(cls, model: ConsistencyModel, request: SampleRequest, method: Method) -> Sampler:
-        """Decide everything.
+        """Decide all of a request for a model: method, plan, border.
 
         Raises:
             UsageError: levels out of order or out of range; also see `border_of`.
@@ -78,7 +78,7 @@ class Sampler:
 
     @property
     def baked(self) -> dict[str, int]:
-        """See `border.baked_values`."""
+        """Values that are constants of the graph; see `border.baked_values`."""
         return baked_values(self.model, self.request)
 
     @property
@@ -87,15 +87,15 @@ class Sampler:
         return self.model.parameters * self.plan.steps
 
     def module(self) -> nn.Module:
-        """The PyTorch reference; its inputs are named as the graph's."""
+        """Return the PyTorch reference; its inputs are named as the graph's."""
         return self.method.module(self).eval()
 
     def with_batch(self, batch: int) -> Sampler:
-        """The same for another number of pictures."""
+        """Return the same sampler for another number of pictures."""
         request = replace(self.request, batch=batch)
         return replace(self, request=request, signature=self.signature.with_batch(batch))
 
     def with_ends(self) -> Sampler:
-        """The first and the last evaluation only."""
+        """Return the same sampler with the first and the last evaluation only."""
         plan = replace(self.plan, evaluations=(self.plan.evaluations[0], self.plan.evaluations[-1]))
         return replace(self, plan=plan, signature=border_of(self.model, plan, self.request))

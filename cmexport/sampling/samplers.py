@@ -28,7 +28,7 @@ class Conditions(nn.Module):
         self.encoders = nn.ModuleList([c.encode for c in self.conditions if c.encode is not None])
 
     def forward(self, given: Mapping[str, Tensor], pictures: int) -> dict[str, Tensor]:
-        """By the network's keywords; `given` by the names of the inputs."""
+        """Map `given`, by the names of the inputs, to the keywords of the network."""
         found = {}
         for condition in self.conditions:
             border = condition.input.with_batch(pictures)
@@ -103,7 +103,7 @@ class SamplerGraph(nn.Module):
         return to_bytes(x) if self.as_bytes else x
 
     def _start(self, noise: Tensor | None, image: Tensor | None, mask: Tensor | None) -> tuple[Tensor, float]:
-        """The first sample, divided by a number."""
+        """Return the first sample, divided by a number."""
         sigma = self.plan.evaluations[0].sigma
         if not self.adds_noise:
             assert image is not None

@@ -51,7 +51,7 @@ class Move:
     half_add: float
 
     def after(self, x: Tensor, z: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
-        """The sample and what it carries, once the network has answered."""
+        """Return the sample and what it carries, once the network has answered."""
         return (
             self.keep * x + self.carried * z + self.add * answer,
             self.half_keep * x + self.half_add * answer,
@@ -100,12 +100,12 @@ class SamplingPlan:
 
     @property
     def level_indices(self) -> tuple[int, ...]:
-        """For each evaluation, which of `levels` it is at."""
+        """Find for each evaluation which of `levels` it is at."""
         return tuple(self.levels.index(sigma) for sigma in self.sigmas)
 
 
 def levels_of(sigmas: Sequence[float]) -> tuple[float, ...]:
-    """The levels behind the sigmas evaluated."""
+    """Return the levels behind the sigmas evaluated."""
     return tuple(dict.fromkeys(sigmas))
 
 
@@ -120,7 +120,7 @@ RENOISE_RULES: Mapping[str, Callable[[float, NoiseRange], float]] = MappingProxy
 
 
 def karras_levels(noise: NoiseRange, levels: int) -> tuple[float, ...]:
-    """The N discrete levels, descending from sigma_max (index 0) to sigma_min (index N-1).
+    """Return the N discrete levels, descending from sigma_max (index 0) to sigma_min (index N-1).
 
     sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho
     (Karras et al. 2022, eq. 5).
@@ -201,7 +201,7 @@ EXPORTED_EDITING_STEPS = 8
 
 
 def tuned_two_steps(name: str, noise: NoiseRange) -> tuple[str, tuple[float, ...]] | None:
-    """The tuned two-step levels of a released checkpoint, with the release's name; None for any other.
+    """Return the tuned two-step levels of a released checkpoint, with the release's name; None for any other.
 
     Args:
         name: file or folder name of the checkpoint; `cd_imagenet64_l2.pt` and `diffusers-cd_imagenet64_l2` both count.
@@ -216,7 +216,7 @@ def tuned_two_steps(name: str, noise: NoiseRange) -> tuple[str, tuple[float, ...
 
 
 def schedule_for_steps(model: ConsistencyModel, steps: int, task: str = "generate") -> Schedule:
-    """Levels for `--steps K`.
+    """Choose the levels of `--steps K`.
 
     Generating takes the tuned levels of a release that is known to have them, else diffusers' spacing of the model's N
     levels. Editing, and more steps than the model has levels, takes the first K of K + 1 Karras levels: diffusers'
@@ -258,7 +258,7 @@ def default_schedule(model: ConsistencyModel, task: str, editing_steps: int = ED
 
 
 def first_levels(noise: NoiseRange, count: int) -> tuple[float, ...]:
-    """The first `count` of one more Karras levels: sigma_min, the last, is not among them."""
+    """Take the first `count` of one more Karras levels: sigma_min, the last, is not among them."""
     return _spread(noise, 0.0, count)
 
 

@@ -23,7 +23,7 @@ PICTURE = ("N", "C", "H", "W")
 
 @dataclass(frozen=True)
 class Input:
-    """One named input.
+    """A named input of a graph: shape, dtype, layout, meaning and the law it is drawn from.
 
     Attributes:
         name: as in the graph and in every file.
@@ -48,7 +48,7 @@ class Input:
 
     @property
     def drawn(self) -> Law:
-        """Its law.
+        """The law the input is drawn from.
 
         Raises:
             UsageError: there is none.
@@ -68,7 +68,7 @@ class Input:
         return tuple(side for axis, side in enumerate(self.shape) if axis != self.batch_axis)
 
     def with_batch(self, batch: int) -> Input:
-        """The same for another number of pictures."""
+        """Make the same input for another number of pictures."""
         return replace(self, shape=tuple(batch if a == self.batch_axis else s for a, s in enumerate(self.shape)))
 
     def stack(self, parts: Sequence[Array]) -> Array:
@@ -77,7 +77,7 @@ class Input:
         return (parts[0] if axis is None else np.stack(parts, axis)).astype(self.dtype)
 
     def join(self, parts: Sequence[Array]) -> Array:
-        """Batches as one."""
+        """Join batches into one."""
         axis = self.batch_axis
         return parts[0] if axis is None else np.concatenate(parts, axis)
 
@@ -87,7 +87,7 @@ class Input:
         return np.ascontiguousarray(array if axis is None else np.take(array, pictures, axis), dtype=self.dtype)
 
     def between(self, first: Array, second: Array, weight: float) -> Array:
-        """On the way from one picture's part to another's, each (1, ...) along the pictures; steps go separately."""
+        """Interpolate between the parts of two pictures, each (1, ...) along the pictures; steps go separately."""
         if not self.batch_axis:
             return self.drawn.between(first, second, weight)
         return np.stack([self.drawn.between(a, b, weight) for a, b in zip(first, second, strict=True)])
@@ -150,7 +150,7 @@ class Signature:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the inputs."""
+        """The inputs' names, in order."""
         return tuple(i.name for i in self.inputs)
 
     @property
@@ -179,7 +179,7 @@ class Signature:
         return tuple(i for i in self.inputs if i.law is not None and i.law.stand_in)
 
     def draw(self, first: int = 0, seed: int = 0) -> dict[str, Array]:
-        """Inputs of one run: pictures `first` and on, each from its own seed, in the graph's dtypes.
+        """Draw the inputs of one run: pictures `first` and on, each from its own seed, in the graph's dtypes.
 
         Raises:
             UsageError: an input has no law.
@@ -200,11 +200,11 @@ class Signature:
         return {i.name: i.stack([given[i.name]] * self.batch) for i in self.inputs if i.name in given}
 
     def between(self, first: Mapping[str, Array], second: Mapping[str, Array], weight: float) -> dict[str, Array]:
-        """The inputs of a picture on the way from one (weight 0) to another (1), each with a batch of 1."""
+        """Return the inputs of a picture on the way from one (weight 0) to another (1), each with a batch of 1."""
         return {i.name: i.between(first[i.name], second[i.name], weight) for i in self.inputs}
 
     def join(self, runs: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-        """The inputs of several runs as one."""
+        """Join the inputs of several runs into those of one."""
         return {i.name: i.join([run[i.name] for run in runs]) for i in self.inputs}
 
     def batches(self, arrays: Mapping[str, Array]) -> list[dict[str, Array]]:
@@ -232,12 +232,12 @@ class Signature:
         return [{i.name: i.take(arrays[i.name], run) for i in self.inputs} for run in runs]
 
     def with_batch(self, batch: int) -> Signature:
-        """The same for another number of pictures."""
+        """Make the same input for another number of pictures."""
         output = replace(self.output, shape=(batch, *self.output.shape[1:]))
         return Signature(tuple(i.with_batch(batch) for i in self.inputs), output)
 
     def without_int64(self) -> Signature:
-        """The border of runtimes that know no 64-bit numbers, as Apple's: their labels are int32."""
+        """Return the border of runtimes that know no 64-bit numbers, as Apple's: their labels are int32."""
         narrow = (replace(i, dtype="int32") if i.dtype == "int64" else i for i in self.inputs)
         return replace(self, inputs=tuple(narrow))
 

@@ -10,26 +10,26 @@ from cmexport.signature.laws import Choice, Hole, Normal, Photo
 
 
 def noise(picture: tuple[int, ...]) -> Input:
-    """The first step's noise, (N, C, H, W)."""
+    """Return the first step's noise, (N, C, H, W)."""
     said = "standard normal noise, unit variance, (N, C, H, W); the graph scales it"
     return Input("noise", picture, law=Normal(), meaning=said)
 
 
 def renoise(steps: int, picture: tuple[int, ...]) -> Input:
-    """The noise of `steps` later steps, (K-1, N, C, H, W)."""
+    """Return the noise of `steps` later steps, (K-1, N, C, H, W)."""
     said = "standard normal noise for the later steps, unit variance, (K-1, N, C, H, W)"
     return Input("renoise", (steps, *picture), law=Normal(), layout=("K-1", *PICTURE), meaning=said)
 
 
 def label(batch: int, classes: int | None) -> Input:
-    """The class of each picture, (N,) int64; None where an old file doesn't say how many there are."""
+    """Return the class of each picture, (N,) int64; None where an old file doesn't say how many there are."""
     numbers = "0 to classes - 1" if classes is None else f"0 to {classes - 1}"
     said = f"class of each picture, {numbers}, (N,); not checked by the file: others give a wrong picture or an error"
     return Input("label", (batch,), "int64", Choice(classes) if classes else None, ("N",), said)
 
 
 def image(picture: tuple[int, ...], noise: float = 0.0) -> Input:
-    """The picture to edit, (N, C, H, W), with noise of standard deviation `noise` on it already."""
+    """Return the picture to edit, (N, C, H, W), with noise of standard deviation `noise` on it already."""
     said = "picture to edit, (N, C, H, W) in [-1, 1]"
     if noise:
         said = f"picture in [-1, 1] plus normal noise of standard deviation {noise:.7g}, (N, C, H, W)"
@@ -37,7 +37,7 @@ def image(picture: tuple[int, ...], noise: float = 0.0) -> Input:
 
 
 def mask(picture: tuple[int, ...]) -> Input:
-    """What of a picture (N, C, H, W) is kept, (N, 1, H, W)."""
+    """Return what of a picture (N, C, H, W) is kept, (N, 1, H, W)."""
     said = "1 where the picture is kept, 0 elsewhere, (N, 1, H, W)"
     return Input("mask", (picture[0], 1, *picture[2:]), law=Hole(), meaning=said)
 
@@ -50,7 +50,7 @@ def finished(
     clamp: bool = True,
     put_back: bool = False,
 ) -> Output:
-    """The finished pictures.
+    """Make the output: finished pictures.
 
     In ONNX and Core ML an input and an output can't share a name: with an `image` to edit they are called `edited`.
 
@@ -77,7 +77,7 @@ def finished(
 def recorded(
     name: str, shape: tuple[int, ...], dtype: str, meaning: str, *, classes: int | None, image_noise: float
 ) -> Input:
-    """An input out of a manifest of version 1, which has laws in no other form than names.
+    """Read an input out of a manifest of version 1, which has laws in no other form than names.
 
     `classes` is the model's; `image_noise` the standard deviation of the noise on a picture to edit.
     """
@@ -92,5 +92,5 @@ def recorded(
 
 
 def picture_axis(name: str) -> int:
-    """The axis of the input `name` that counts pictures, for files that are nothing but names and shapes."""
+    """Return the axis of the input `name` that counts pictures, for files that are nothing but names and shapes."""
     return 1 if name == "renoise" else 0

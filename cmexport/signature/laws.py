@@ -31,11 +31,11 @@ class Law:
         return None if self.count is None else (0, self.count - 1)
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:
-        """The part of picture `index`, of `shape`, without the axis that counts pictures."""
+        """Draw the part of picture `index`, of `shape`, without the axis that counts pictures."""
         raise NotImplementedError
 
     def between(self, first: Array, second: Array, weight: float) -> Array:  # noqa: ARG002
-        """What lies on the way from `first` (weight 0) to `second` (1); `first` where there is no way."""
+        """Return what lies on the way from `first` (weight 0) to `second` (1); `first` where there is no way."""
         return first
 
 
@@ -44,12 +44,12 @@ class Normal(Law):
     """Standard normal noise of unit variance: exactly what a sampler is fed."""
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
-        """One `randn`."""
+        """Draw unit noise by one call of `randn`."""
         noise: Array = torch.randn(tuple(shape), generator=generator).numpy()
         return noise
 
     def between(self, first: Array, second: Array, weight: float) -> Array:
-        """On the sphere; see `interpolate`."""
+        """Interpolate on the sphere; see `interpolate`."""
         mixed: Array = interpolate(torch.from_numpy(first), torch.from_numpy(second), weight).numpy()
         return mixed
 
@@ -62,11 +62,11 @@ class Choice(Law):
 
     @property
     def count(self) -> int:
-        """All of them can be listed."""
+        """How many values there are: all can be listed."""
         return self.size
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
-        """`index` modulo the size; nothing random."""
+        """Take `index` modulo the size; nothing is random."""
         return np.full(shape, index % self.size)
 
 
@@ -79,16 +79,16 @@ class Range(Law):
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Both ends are inside."""
+        """The least and the largest value; both belong to the range."""
         return self.low, self.high
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
-        """Anywhere between, evenly."""
+        """Draw evenly between the ends."""
         drawn: Array = (self.low + (self.high - self.low) * torch.rand(tuple(shape), generator=generator)).numpy()
         return drawn
 
     def between(self, first: Array, second: Array, weight: float) -> Array:
-        """On a straight line."""
+        """Interpolate on a straight line."""
         ends = torch.from_numpy(first), torch.from_numpy(second)
         mixed: Array = torch.lerp(*ends, weight).numpy()
         return mixed
@@ -104,11 +104,11 @@ class Tokens(Law):
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Any token of the vocabulary."""
+        """The first and the last token of the vocabulary."""
         return 0, self.vocabulary - 1
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
-        """Any number of any words; real sentences are better where there are some."""
+        """Draw any number of any words; real sentences are better where there are some."""
         (length,) = shape
         words = int(torch.randint(length - 1, (1,), generator=generator))
         row = torch.full((length,), self.end)
@@ -125,7 +125,7 @@ class Photo(Law):
     stand_in = True
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
-        """A made-up one."""
+        """Make up a picture."""
         return made_up_picture(shape, generator, self.noise)
 
 
@@ -136,7 +136,7 @@ class Hole(Law):
     stand_in = True
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
-        """A hole of half the height and width somewhere."""
+        """Make a hole of half the height and width somewhere."""
         return hole(shape, generator)
 
 

@@ -36,7 +36,7 @@ def made_up_picture(shape: Sequence[int], generator: torch.Generator, noise: flo
 
 
 def hole(shape: Sequence[int], generator: torch.Generator) -> npt.NDArray[np.float64]:
-    """A mask (1, H, W) of ones with a hole of half the height and width somewhere."""
+    """Make a mask (1, H, W) of ones with a hole of half the height and width somewhere."""
     _, height, width = shape
     mask = np.ones(shape)
     top = int(torch.randint(height - height // 2 + 1, (1,), generator=generator))

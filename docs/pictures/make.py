@@ -50,7 +50,7 @@ FIGURES = (
 
 
 def given_to(figure: Figure, photo: Array, seed: int) -> dict[str, Array]:
-    """What the graph is fed besides noise."""
+    """Return what the graph is fed besides noise."""
     if figure.task == "inpaint":
         mask = np.ones((1, SIZE, SIZE), dtype=np.float32)
         mask[:, 11:21, 11:21] = 0.0
@@ -85,7 +85,7 @@ def draw(model: ConsistencyModel, figure: Figure) -> None:
 
 
 def save(path: Path, captions: Sequence[str], rows: Sequence[Sequence[Array]]) -> None:
-    """A sheet of enlarged pictures under captions."""
+    """Make a sheet of enlarged pictures under captions."""
     cell = SIZE * SCALE + GAP
     sheet = Image.new("RGB", (len(rows[0]) * cell + GAP, len(rows) * cell + CAPTION + GAP), "white")
     pen = ImageDraw.Draw(sheet)

@@ -41,7 +41,7 @@ def input_files(job: BenchJob) -> dict[str, bytes]:
 
 
 def command(folder: str, program: str, job: BenchJob, options: MeasureOptions, provider: str, repeat: int) -> str:
-    """The shell command of one repeat; its raw times go to `folder/times.REPEAT.csv`."""
+    """Return the shell command of one repeat; its raw times go to `folder/times.REPEAT.csv`."""
     words = [f"./{program}", "-e", _PROVIDERS.get(provider, provider), "-o", "99"]
     words += ["-x", str(options.threads)] if options.threads else []
     # The program ends by runs or by seconds, not by both; which of the two is longer is not known before.
@@ -60,7 +60,7 @@ class PerfTestTimes:
     peak_mb: float | None
 
     def lines(self, repeat: int) -> list[Line]:
-        """The same as lines of the contract."""
+        """Write the repeat's raw times as lines of the contract."""
         lines: list[Line] = []
         if repeat == 0 and self.load_ms is not None:
             lines.append(LoadLine(kind="load", ms=self.load_ms, cold=True))

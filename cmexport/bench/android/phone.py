@@ -60,7 +60,7 @@ class PhoneState:
 
     @property
     def model(self) -> str | None:
-        """Maker and model."""
+        """The phone's maker and model; None where it tells neither."""
         words = [self.properties.get(f"ro.product.{name}", "") for name in ("manufacturer", "model")]
         return " ".join(word for word in words if word) or None
 
@@ -80,7 +80,7 @@ class PhoneState:
 
 
 def read_phone(shell: AdbShell) -> PhoneState:
-    """Ask the phone.
+    """Read the phone's state: battery, heat, screen, memory, build.
 
     Raises:
         AdbError: it is gone.
@@ -105,7 +105,7 @@ def read_phone(shell: AdbShell) -> PhoneState:
 
 
 def processor_celsius(text: str) -> float | None:
-    """The warmest processor sensor of `dumpsys thermalservice`: as the hardware says now, not as it was cached."""
+    """Find the warmest processor sensor of `dumpsys thermalservice`, as the hardware says now, not as it was cached."""
     now = text.partition("Current temperatures from HAL:")[2].partition("Current cooling devices")[0]
     found = [
         float(value) for value, kind, _ in _TEMPERATURE.findall(now) if kind in _PROCESSOR_TYPES and _is_number(value)
@@ -120,12 +120,12 @@ def _is_number(text: str) -> bool:
 
 
 def _switch(text: str) -> bool | None:
-    """A setting of 0 or 1; phones that never had it set answer "null"."""
+    """Read a setting of 0 or 1; phones that never had it set answer "null"."""
     return {"0": False, "1": True}.get(text.strip())
 
 
 def with_phone(record: BenchRecord, before: PhoneState, after: PhoneState | None) -> BenchRecord:
-    """A record with what the phone said; `after` is None when it was gone by then."""
+    """Return a record with what the phone said; `after` is None when it was gone by then."""
     flags = list(record.validity.flags)
     for flag in _flags(before, after):
         if flag not in flags:
@@ -151,7 +151,7 @@ def _flags(before: PhoneState, after: PhoneState | None) -> list[str]:
 
 
 def phone_record(record: DeviceRecord, phone: PhoneState) -> DeviceRecord:
-    """A device's record with the phone's own facts in place of what a process on it can see."""
+    """Return a device's record with the phone's own facts in place of what a process on it can see."""
     why = "the phone does not tell"
     power = PowerRecord.known(
         {"": why, "power_mode": "Android has none but the battery saver"},

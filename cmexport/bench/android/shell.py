@@ -98,7 +98,7 @@ def _of_sdk() -> str | None:
 
 
 def choose_serial(program: str, wanted: str) -> str:
-    """The serial of the device to use: the wanted one, or the only one attached.
+    """Choose the serial of the device to use: the wanted one, or the only one attached.
 
     Raises:
         UsageError: several are attached and none was named.
@@ -128,22 +128,22 @@ def _sentence(complaint: str) -> str | None:
 
 @dataclass(frozen=True)
 class AdbShell:
-    """One device."""
+    """Commands run on one Android device through `adb`."""
 
     program: str
     serial: str
 
     @property
     def name(self) -> str:
-        """As it stands in the records."""
+        """The device's name in records."""
         return f"adb://{self.serial}"
 
     def argv(self, *arguments: str) -> list[str]:
-        """A command line for this device."""
+        """Return a command line for this device."""
         return [self.program, "-s", self.serial, *arguments]
 
     def shell(self, command: str, timeout_s: float = QUICK_S) -> str:
-        """Standard output of a command on the device.
+        """Run a command on the device and return its standard output.
 
         Raises:
             AdbError: the device is gone, or the command failed there.
@@ -151,7 +151,7 @@ class AdbShell:
         return _run(self.program, ["-s", self.serial, "shell", "-T", command], self.name, timeout_s)
 
     def ask(self, command: str) -> str:
-        """The same, "" where the command fails: for what a phone may not have.
+        """Run a command and return its output, "" where it fails: for what a phone may not have.
 
         Raises:
             AdbError: the device is gone.
@@ -180,7 +180,7 @@ class AdbShell:
         _run(self.program, ["-s", self.serial, "pull", remote, str(local)], self.name, _PUSH_S)
 
     def is_there(self) -> bool:
-        """Whether the device answers."""
+        """Tell whether the device answers."""
         try:
             done = subprocess.run(
                 self.argv("get-state"), capture_output=True, text=True, errors="replace", timeout=QUICK_S, check=False

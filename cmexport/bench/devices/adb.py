@@ -57,22 +57,22 @@ class GaugeMeter:
 
     @property
     def facts(self) -> SourceFacts | None:
-        """The gauge's."""
+        """What is known of the battery gauge as a source of energy."""
         return gauge_facts()
 
     @property
     def watch(self) -> tuple[str, ...]:
-        """The gauge's files."""
+        """The battery gauge's files, for the runner to watch."""
         return GAUGE_FILES
 
     def start(self) -> None:
-        """The runner does."""
+        """Do nothing: the runner on the phone begins to read by itself."""
 
     def stop(self) -> None:
-        """The runner does."""
+        """Do nothing: the runner on the phone ends by itself."""
 
     def trace(self, watched: Outcome) -> EnergyTrace | str:
-        """What the runner told."""
+        """Make a trace of the gauge readings that the runner sent."""
         readings, why_not = gauge_readings([(line.t_s, line.texts) for line in watched.raw])
         return trace_of(gauge_facts(), readings, self._void) if readings else self._void or why_not
 
@@ -87,11 +87,11 @@ class AdbDevice:
 
     @property
     def name(self) -> str:
-        """As it stands in the records."""
+        """The device's name in records."""
         return self.shell.name
 
     def describe(self) -> DeviceRecord:
-        """The phone as it is now.
+        """Describe the phone as it is now.
 
         Raises:
             AdbError: it can't be reached.
@@ -115,7 +115,7 @@ class AdbDevice:
 
     @contextmanager
     def _folder(self) -> Iterator[str]:
-        """A fresh folder on the phone, removed in the end if the phone is still there."""
+        """Make a fresh folder on the phone, removed in the end if the phone is still there."""
         root = f"{_TMP}/cmexport-{secrets.token_hex(6)}"
         assert _ROOT.fullmatch(root)
         self.shell.shell(f"mkdir {root}")
@@ -221,7 +221,7 @@ class AdbDevice:
             engine.close()
 
     def _process(self, command: str) -> ProcessPipe:
-        """A process on the phone, by an `adb shell` of its own."""
+        """Start a process on the phone, by an `adb shell` of its own."""
         return ProcessPipe(self.shell.argv("shell", "-T", command), self._ended)
 
     def _ended(self, code: int, complaint: str) -> EngineGoneError:
@@ -231,7 +231,7 @@ class AdbDevice:
         return EngineGoneError(f"the connection to {self.name} was lost", "disconnected")
 
     def _push_program(self, program: Path, folder: str) -> None:
-        """The runner, and the libraries that lie beside it."""
+        """Push the runner, and the libraries that lie beside it."""
         if not program.is_file():
             raise UsageError(f"--native {program}: no such file")
         self.shell.push(program, *sorted(program.parent.glob("lib*.so*")), to=folder)
@@ -252,7 +252,7 @@ class AdbDevice:
                 self.shell.push(*paths, to=parent)
 
     def _find_python(self) -> tuple[str, ...]:
-        """The command that starts Python on the phone."""
+        """Find the command that starts Python on the phone."""
         wanted = ((self.python,),) if self.python else _PYTHONS
         for words in wanted:
             if self.shell.ask(f"{shlex.join(words)} -c 'print(6*7)'").strip() == "42":
@@ -292,7 +292,7 @@ def _meter(options: MeasureOptions, before: PhoneState) -> Meter:
 
 
 def open_device(rest: str, options: DeviceOptions) -> AdbDevice:
-    """The phone with serial `rest`, or the only one; see `registry.device_named`.
+    """Open the phone with serial `rest`, or the only one; see `registry.device_named`.
 
     Raises:
         UsageError: several are attached and none was named, or the serial is none.

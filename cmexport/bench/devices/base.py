@@ -17,7 +17,7 @@ from cmexport.targets.registry import INFOS
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """How to measure.
+    """What was asked of a measurement: runs, threads, unit, energy, time.
 
     Attributes:
         min_runs: timed runs at least, in each repeat.
@@ -139,7 +139,7 @@ class Device(Protocol):
         ...
 
     def describe(self) -> DeviceRecord:
-        """The device as it is now.
+        """Describe the device as it is now.
 
         Raises:
             BackendError: it can't be reached.

@@ -39,7 +39,7 @@ _PROVIDERS = {"auto": ("wasm", "webgpu"), "wasm": ("wasm",), "cpu": ("wasm",), "
 
 @dataclass(frozen=True)
 class Address:
-    """Where to listen.
+    """Where the page for browsers is served.
 
     Attributes:
         host: name or address; 0.0.0.0 or :: for all of this machine's.
@@ -53,7 +53,7 @@ class Address:
 
     @classmethod
     def of(cls, host: str, port: int) -> Address:
-        """From `--host` and `--port`. Beyond this machine https is the default, `--host http://ADDRESS` is without.
+        """Read `--host` and `--port`. Beyond this machine https is the default, `--host http://ADDRESS` is without.
 
         Over plain http from another machine browsers give a page one thread and no WebGPU, and the network sees all.
 
@@ -69,7 +69,7 @@ class Address:
 
 
 def open_device(rest: str, options: DeviceOptions) -> BrowserDevice:
-    """The device that `--device browser` names.
+    """Open the device that `--device browser` names.
 
     Raises:
         UsageError: something follows the name, or the address is none.
@@ -81,7 +81,7 @@ def open_device(rest: str, options: DeviceOptions) -> BrowserDevice:
 
 @dataclass(frozen=True)
 class BrowserDevice:
-    """Whatever opens the link.
+    """A browser that opens the link and runs artefacts in its page.
 
     Attributes:
         address: where the page is served.
@@ -95,11 +95,11 @@ class BrowserDevice:
 
     @property
     def name(self) -> str:
-        """How it is addressed."""
+        """The device's name in records."""
         return "browser"
 
     def describe(self) -> DeviceRecord:
-        """Nothing yet: the browser tells about itself when it comes."""
+        """Describe nothing yet: the browser tells about itself when it comes."""
         why = "known when the page is opened"
         return DeviceRecord.known(why, name=self.name, kind="browser", power=PowerRecord.known(why))
 
@@ -208,7 +208,7 @@ def _record(job: BenchJob, provider: str, options: MeasureOptions, outcome: Outc
 
 
 def _verdict(record: BenchRecord, job: BenchJob) -> dict[str, Any]:
-    """What the page shows when a job is done."""
+    """Return what the page shows when a job is done."""
     parity = record.parity
     expected = None if isinstance(job.expected, str) else job.expected
     shown = None if expected is None else expected.images[:_SHOWN_PICTURES]

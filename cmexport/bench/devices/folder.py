@@ -35,11 +35,11 @@ class FolderDevice:
 
     @property
     def name(self) -> str:
-        """As it stands in the records."""
+        """The device's name in records."""
         return f"folder://{self.folder.name}"
 
     def describe(self) -> DeviceRecord:
-        """Nothing yet: results tell."""
+        """Describe nothing yet: the device is known from its results."""
         why = "known from the results"
         return DeviceRecord.known(why, name=self.name, kind="folder", power=PowerRecord.known(why))
 
@@ -113,7 +113,7 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def read_result(path: Path) -> Outcome:
-    """The lines of a result file. One that stops short, or whose last line is cut off, is "disconnected".
+    """Read the lines of a result file. One that stops short, or whose last line is cut off, is "disconnected".
 
     Raises:
         CheckpointError: it can't be read, or a line before the last isn't one of the contract.
@@ -141,7 +141,7 @@ def read_result(path: Path) -> Outcome:
 
 
 def open_device(rest: str, options: DeviceOptions) -> FolderDevice:
-    """The folder `rest`; see `registry.device_named`.
+    """Open the folder `rest`; see `registry.device_named`.
 
     Raises:
         UsageError: no folder is named.

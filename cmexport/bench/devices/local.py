@@ -26,7 +26,7 @@ from cmexport.progress import Progress
 
 
 class LocalDevice:
-    """This machine. `python` is the interpreter that runs the runner."""
+    """The machine that cmexport runs on; `python` is the interpreter that runs the runner."""
 
     name = "local"
 
@@ -34,7 +34,7 @@ class LocalDevice:
         self._python = python
 
     def describe(self) -> DeviceRecord:
-        """The machine as it is now.
+        """Describe the machine as it is now.
 
         Raises:
             BackendError: the runner can't be run.
@@ -48,7 +48,7 @@ class LocalDevice:
         return device_record(self.name, "local", described(found), "")
 
     def run(self, jobs: Sequence[BenchJob], options: MeasureOptions, progress: Progress) -> Iterator[BenchRecord]:
-        """Measure; see `devices.base.Device`."""
+        """Measure artefacts on this machine; see `devices.base.Device`."""
         runner = device_files("python") / "runner.py"
         meter = self._meter(jobs, options)
         with tempfile.TemporaryDirectory(prefix="cmexport-bench-") as root:
@@ -71,6 +71,6 @@ def _ended(code: int, complaint: str) -> EngineGoneError:
 
 
 def open_device(rest: str, options: DeviceOptions) -> LocalDevice:
-    """This machine; see `registry.device_named`."""
+    """Open this machine; see `registry.device_named`."""
     del rest, options
     return LocalDevice()

@@ -58,7 +58,7 @@ class SshAddress:
 
     @property
     def name(self) -> str:
-        """As it stands in the records."""
+        """The device's name in records."""
         user = f"{self.user}@" if self.user else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"ssh://{user}{host}{f':{self.port}' if self.port else ''}"
@@ -104,11 +104,11 @@ class _Loop:
             raise
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run beside everything else."""
+        """Start a coroutine on the thread's event loop, without waiting for it."""
         asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread and its event loop."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=PATIENCE_S)
         if not self._thread.is_alive():
@@ -116,7 +116,7 @@ class _Loop:
 
 
 class SshPipe:
-    """A runner behind ssh."""
+    """The lines of a runner on another machine, through ssh."""
 
     def __init__(self, loop: _Loop, process: Any, place: str) -> None:
         self.lines: queue.Queue[bytes | EngineGoneError] = queue.Queue()
@@ -185,11 +185,11 @@ class SshDevice:
 
     @property
     def name(self) -> str:
-        """As it stands in the records."""
+        """The device's name in records."""
         return self._address.name
 
     def describe(self) -> DeviceRecord:
-        """The machine as it is now.
+        """Describe the machine as it is now.
 
         Raises:
             BackendError: it can't be reached, or has no Python.
@@ -203,7 +203,7 @@ class SshDevice:
         return device_record(self.name, "ssh", described(found["device"]), "")
 
     def run(self, jobs: Sequence[BenchJob], options: MeasureOptions, progress: Progress) -> Iterator[BenchRecord]:
-        """Measure; see `devices.base.Device`."""
+        """Measure artefacts behind ssh; see `devices.base.Device`."""
         progress.step(f"{self.name}: connect")
         with self._connected() as (loop, connection):
             root = loop.wait(self._make_root(connection))
@@ -279,7 +279,7 @@ class SshDevice:
             raise BackendError(f"{name}: no ssh connection: {first_line(error)}") from error
 
     async def _make_root(self, connection: Any) -> str:
-        """A fresh folder that only this user can look into."""
+        """Make a fresh folder that only this user can look into."""
         code = "import tempfile; print(tempfile.mkdtemp(prefix='cmexport-bench-'))"
         done = await connection.run(f"{shlex.quote(self._python)} -c {shlex.quote(code)}", check=False, timeout=60)
         if done.exit_status in (126, 127):

@@ -101,7 +101,7 @@ def parse_dumpsys_battery(text: str) -> BatteryState | None:
 
 
 def _millivolts(value: float | None) -> float | None:
-    """A battery's voltage in mV, from mV, uV or V; None if it is none of these (one cell has 2.5 to 4.6 V, two 9.2)."""
+    """Read a battery's voltage as mV, from mV, uV or V; None if it is none (one cell has 2.5 to 4.6 V, two 9.2)."""
     if value is not None:
         for scale in (1.0, 1e-3, 1e3):
             if 2500.0 <= value * scale <= 9500.0:
@@ -110,7 +110,7 @@ def _millivolts(value: float | None) -> float | None:
 
 
 def discharge_ma(values: Sequence[float], state: State) -> tuple[float, ...] | str:
-    """A series of `current_now` as milliamperes drawn from the battery, + for discharging; or why that can't be told.
+    """Turn a series of `current_now` into mA drawn from the battery, + for discharging; or say why that can't be done.
 
     The unit is chosen by the median's size (see above), the sign by the phone's own word that it is discharging.
     Moments of the other sign stay negative: a gauge that noise pushes over zero is not rectified.
@@ -154,7 +154,7 @@ def gauge_readings(looks: Sequence[tuple[float, Texts]]) -> tuple[tuple[Reading,
 
 
 def gauge_facts() -> SourceFacts:
-    """The gauge as a source of power, grade C."""
+    """Return the gauge as a source of power, grade C."""
     return SourceFacts("Android battery gauge", "power", "C", ("battery",), _INTERVAL_S, idle_s=60.0)
 
 

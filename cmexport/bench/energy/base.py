@@ -58,7 +58,7 @@ class EnergySource(Protocol):
 
     @property
     def facts(self) -> SourceFacts:
-        """Name, rails, grade, timing."""
+        """What is known of the source: name, rails, grade, timing."""
         ...
 
     def read(self) -> Reading:
@@ -74,17 +74,17 @@ class EnergySource(Protocol):
         ...
 
     def close(self) -> None:
-        """Free it."""
+        """Free the source."""
         ...
 
 
 def monotonic() -> float:
-    """The clock of all readings: the one that runners report spans in."""
+    """Read the clock of all readings: the one that runners report spans in."""
     return time.monotonic()
 
 
 def trace_of(facts: SourceFacts, readings: Sequence[Reading], void: str = "") -> EnergyTrace | str:
-    """Readings as one trace of cumulative energy per rail, or why that can't be done.
+    """Make of readings one trace of cumulative energy per rail, or say why that can't be done.
 
     Readings that lack a rail are dropped; counters that wrapped are unwrapped; power is integrated by trapezoids.
     """
@@ -121,7 +121,7 @@ def trace_of(facts: SourceFacts, readings: Sequence[Reading], void: str = "") ->
 
 
 def unwrap(values: Sequence[float], wrap: float | None) -> tuple[float, ...] | None:
-    """A cumulative counter from zero on, each fall taken as one lap of `wrap`.
+    """Count a cumulative counter on from zero, each fall taken as one lap of `wrap`.
 
     Returns:
         None where the counter fell and no lap explains it: no `wrap`, or a value beyond it.

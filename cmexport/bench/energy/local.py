@@ -25,11 +25,11 @@ class FileSource:
 
     @property
     def facts(self) -> SourceFacts:
-        """What it is."""
+        """What is known of the source: name, rails, grade, timing."""
         return self.source.facts
 
     def read(self) -> Reading:
-        """All rails now."""
+        """Read all rails now."""
         return self.source.reading(monotonic(), read_texts(self.source.files, self.root))
 
     def void(self) -> str:
@@ -52,7 +52,7 @@ def read_texts(files: Sequence[str], root: Path = Path("/")) -> dict[str, str | 
 
 
 def open_battery(root: Path = Path("/")) -> EnergySource | str:
-    """A laptop's battery gauge."""
+    """Open a laptop's battery gauge, or say why there is none."""
     files = [f"/{p.relative_to(root)}" for pattern in PATTERNS for p in root.glob(pattern.lstrip("/"))]
     found = battery(read_texts(files, root))
     return found if isinstance(found, str) else FileSource(found, root)
@@ -64,7 +64,7 @@ SOURCES: Mapping[str, Opener] = MappingProxyType(
 
 
 def open_energy(wanted: str, provider: str, sources: Mapping[str, Opener] = SOURCES) -> EnergySource | str:
-    """The source that measures what runs on `provider`; or why there is none.
+    """Open the source that measures what runs on `provider`; or say why there is none.
 
     "auto" takes a GPU's counter only for what runs on the GPU, and otherwise the first of SoC, RAPL and battery.
 

@@ -72,7 +72,7 @@ class SysfsSource:
         return tuple(dict.fromkeys(wanted))
 
     def reading(self, t_s: float, texts: Texts) -> Reading:
-        """The rails that can be read in these texts; cumulative mJ or momentary mW as `facts.kind` says."""
+        """Read the rails that can be read in these texts; cumulative mJ or momentary mW as `facts.kind` says."""
         values = {}
         for rail in self.rails:
             numbers = [number(texts.get(file)) for file in rail.files]
@@ -91,14 +91,14 @@ class SysfsSource:
 
 
 def number(text: str | None) -> float | None:
-    """The number a file of /sys holds; None for an error text, nothing or rubbish."""
+    """Read the number a file of /sys holds; None for an error text, nothing or rubbish."""
     if text is None or not re.fullmatch(r"\s*[+-]?\d{1,20}\s*", text):
         return None
     return float(text)
 
 
 def find_sources(texts: Texts) -> tuple[tuple[SysfsSource, ...], str]:
-    """Sources that these files make, the best first, and why others are not among them ("" if nothing was refused)."""
+    """Find sources that these files make, the best first, and why others are left out ("" if none is)."""
     found = [jetson(texts), rapl(texts), battery(texts)]
     sources = tuple(source for source in found if isinstance(source, SysfsSource))
     refusals = [source for source in found if isinstance(source, str)]
@@ -165,7 +165,7 @@ def jetson(texts: Texts) -> SysfsSource | str:
 
 
 def headline_rails(names: list[str]) -> tuple[str, ...]:
-    """Those of a Jetson's rails that add up to the module without counting anything twice."""
+    """Choose those of a Jetson's rails that add up to the module without counting anything twice."""
     for rail in _INPUT_RAILS:
         if rail in names:
             return (rail,)
@@ -173,7 +173,7 @@ def headline_rails(names: list[str]) -> tuple[str, ...]:
 
 
 def battery(texts: Texts) -> SysfsSource | str:
-    """A laptop's battery: power_now, or current_now times voltage_now."""
+    """Return a laptop's battery: power_now, or current_now times voltage_now."""
     for path in sorted(texts):
         if not re.fullmatch(r"/sys/class/power_supply/BAT[^/]*/status", path):
             continue

@@ -62,7 +62,7 @@ class _Steps:
 
 
 def no_energy(reason: str, **known: object) -> EnergyRecord:
-    """A record without a figure."""
+    """Return a record without a figure."""
     return EnergyRecord.known(reason, grade="D", grade_rule=f"D: {GRADES['D']}: {reason}"[:500], **known)
 
 
@@ -119,7 +119,7 @@ def energy_from_trace(trace: EnergyTrace) -> EnergyRecord:
 
 
 def _steps(times: _Floats, total: _Floats, span: Span | None) -> _Steps:
-    """The readings inside `span` at which the counter had moved."""
+    """Return the readings inside `span` at which the counter had moved."""
     if span is None:
         return _Steps(np.empty(0), np.empty(0))
     moved = np.concatenate([[False], np.diff(total) != 0])

@@ -25,7 +25,7 @@ class ZeusSource:
     look: Callable[[], Mapping[str, float]]
 
     def read(self) -> Reading:
-        """All rails now."""
+        """Read all rails now."""
         return Reading(monotonic(), dict(self.look()))
 
     def void(self) -> str:
@@ -33,7 +33,7 @@ class ZeusSource:
         return ""
 
     def close(self) -> None:
-        """Nothing to do: zeus ends its own helpers when the interpreter does."""
+        """Do nothing: zeus ends its own helpers when the interpreter does."""
 
 
 def open_nvml() -> EnergySource | str:
@@ -84,7 +84,7 @@ def open_rapl() -> EnergySource | str:
 
 
 def open_soc() -> EnergySource | str:
-    """A Jetson's INA3221 (polled and integrated by zeus) or Apple silicon's own counters."""
+    """Open a Jetson's INA3221 (polled and integrated by zeus) or Apple silicon's own counters."""
     soc = _zeus("zeus.device.soc")
     if isinstance(soc, str):
         return soc
@@ -106,7 +106,7 @@ def _apple_rails(soc: Any) -> dict[str, float]:
 
 
 def _jetson_rails(soc: Any) -> dict[str, float]:
-    """The board's input rail alone where zeus found it, since it feeds the others."""
+    """Return the board's input rail alone where zeus found it, since it feeds the others."""
     found = soc.get_total_energy_consumption()
     total = getattr(found, "total_energy_mj", None)
     if total is not None:
@@ -116,7 +116,7 @@ def _jetson_rails(soc: Any) -> dict[str, float]:
 
 
 def _zeus(module: str) -> Any:
-    """A module of zeus, or the sentence that says what is missing. Its loggers speak of daemons nobody here runs."""
+    """Import a module of zeus, or say what is missing. Its loggers speak of daemons nobody here runs."""
     logging.getLogger("zeus").setLevel(logging.ERROR)
     try:
         return importlib.import_module(module)
@@ -125,7 +125,7 @@ def _zeus(module: str) -> Any:
 
 
 def _absent(said: str, error: Exception) -> str:
-    """What zeus says when there is no such hardware is no more than that; anything else is the reason."""
+    """Say `said` and no more where there is no such hardware; any other error is told as the reason."""
     nothing = type(error).__name__ in ("ZeusCPUInitError", "ZeusSoCInitError")
     return said if nothing else f"{said.partition(' (')[0]}: {first_line(error).rstrip('.')}"
 
@@ -133,7 +133,7 @@ def _absent(said: str, error: Exception) -> str:
 def _discovered(
     name: str, grade: Any, interval_s: float, look: Callable[[], Mapping[str, float]]
 ) -> EnergySource | str:
-    """A source whose rails are those that the first look shows."""
+    """Make a source whose rails are those that the first look shows."""
     try:
         rails = tuple(look())
     except Exception as error:

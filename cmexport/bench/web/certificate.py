@@ -16,7 +16,7 @@ from cmexport.errors import BackendError
 
 
 def server_context(host: str) -> tuple[ssl.SSLContext, str]:
-    """A context with a fresh key, and the certificate's SHA-256 fingerprint as browsers show it.
+    """Make a context with a fresh key, and the certificate's SHA-256 fingerprint as browsers show it.
 
     Raises:
         BackendError: the library that makes certificates is missing.

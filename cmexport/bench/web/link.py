@@ -20,7 +20,7 @@ def is_loopback(host: str) -> bool:
 
 
 def reachable_host(host: str) -> str:
-    """The address that another machine would use: `host`, or this machine's own when it listens on all of them.
+    """Return the address that another machine would use: `host`, or this machine's own when it listens on all of them.
 
     Raises:
         BackendError: it listens on all, and has none but loopback.
@@ -42,13 +42,13 @@ def reachable_host(host: str) -> str:
 
 
 def link(scheme: str, host: str, port: int, token: str) -> str:
-    """The address of a visit."""
+    """Return the address of a visit."""
     where = f"[{host}]" if ":" in host else host
     return f"{scheme}://{where}:{port}/{token}/"
 
 
 def qr_code(text: str) -> str | None:
-    """A QR code in half-block characters; None without the library."""
+    """Draw a QR code in half-block characters; None without the library."""
     try:
         import segno
     except ImportError:

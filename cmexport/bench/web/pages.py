@@ -27,7 +27,7 @@ class Page:
 
     @classmethod
     def read(cls, folder: Path) -> Page:
-        """The page in `folder`, with onnxruntime-web in its `vendor/`.
+        """Read the page in `folder`, with onnxruntime-web in its `vendor/`.
 
         Raises:
             BackendError: the page or onnxruntime-web isn't there.
@@ -48,5 +48,5 @@ class Page:
 
 
 def content_type(path: str) -> str:
-    """By the ending; anything unknown is bytes."""
+    """Tell a file's content type by its ending; anything unknown is bytes."""
     return CONTENT_TYPES.get(Path(path).suffix, "application/octet-stream")

@@ -80,7 +80,7 @@ class BenchServer(ThreadingHTTPServer):
         return int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A visitor who hangs up is nothing to report."""
+        """Report no visitor who hangs up."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the base class finds wrong: a method without a `do_`, or a line that is not HTTP."""
+        """Answer what the base class finds wrong: a method without a `do_`, or a line that is not HTTP."""
         del explain
         self.close_connection = True
         if code == 501:
@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(refused.status, f"{refused}\n".encode(), "text/plain; charset=utf-8", extra)
 
     def _path(self) -> str:
-        """The path below the token.
+        """Return the path below the token.
 
         Raises:
             RefusedError: another token, or none.
@@ -198,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         return int(found[1]), found[2]
 
     def _body(self) -> bytes:
-        """The request's body; refused before it is read when it is too long or does not say how long it is."""
+        """Read the request's body; refused before it is read when it is too long or does not say how long it is."""
         length = self.headers.get("Content-Length", "")
         if not re.fullmatch(r"\d{1,19}", length) or "Transfer-Encoding" in self.headers:
             raise RefusedError(411, "A post says its length.")
@@ -248,7 +248,7 @@ _ALLOWED = {"_get": "POST", "_post": "GET"}
 
 
 def _lines(body: bytes) -> list[Line]:
-    """The lines of a post, all of them checked; kinds that this version does not know are dropped.
+    """Check the lines of a post, all of them; kinds that this version does not know are dropped.
 
     Raises:
         RefusedError: one isn't a line of the contract.

@@ -46,7 +46,7 @@ class ServedFile:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The file's size, bytes."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
 
@@ -71,7 +71,7 @@ class ServedJob:
     model_files: tuple[str, ...]
 
     def facts(self, index: int) -> dict[str, Any]:
-        """What the page is told when it starts."""
+        """Return what the page is told when it starts."""
         files = [{"path": path, "bytes": self.files[path].size} for path in self.model_files]
         return {
             "index": index,
@@ -108,7 +108,7 @@ class _Arrivals:
 
 
 class Session:
-    """From a fresh link to the last record.
+    """A browser's visit, from a fresh link to the last record.
 
     The link holds a token and is good for one visit: the page trades it for a key, and every request for an artefact
     or with results carries that key. So a link preview, which only fetches the page, doesn't use it up, and whoever
@@ -155,7 +155,7 @@ class Session:
         return {"key": self._key, "jobs": [job.facts(i) for i, job in enumerate(self.jobs)]}
 
     def check_key(self, authorization: str | None) -> None:
-        """Raises RefusedError unless the header carries the key."""
+        """Refuse a header without the key, by RefusedError."""
         scheme, _, key = (authorization or "").partition(" ")
         right = hmac.compare_digest(key.encode(errors="replace"), self._key.encode())
         if not self._claimed.is_set() or scheme != "Bearer" or not right:
@@ -186,7 +186,7 @@ class Session:
                 arrivals.ended = line.kind in ("done", "error")
 
     def skip(self, index: int) -> None:
-        """The page leaves this job out.
+        """Note that the page leaves this job out.
 
         Raises:
             RefusedError: the job isn't optional, or has begun.
@@ -223,22 +223,22 @@ class Session:
                 return
 
     def hidden(self, index: int) -> None:
-        """The page was out of sight while the job ran: browsers slow such pages down, or stop them."""
+        """Note that the page was out of sight while the job ran: browsers slow such pages down, or stop them."""
         flags = self._arrivals[index].flags
         if "page_hidden" not in flags:
             flags.append("page_hidden")
 
     def flags(self, index: int) -> tuple[str, ...]:
-        """What makes a job's figures doubtful."""
+        """Return what makes a job's figures doubtful."""
         return tuple(self._arrivals[index].flags)
 
     def judge(self, index: int, verdict: dict[str, Any]) -> None:
-        """What the page may show of a job's record."""
+        """Give the page what it may show of a job's record."""
         self._arrivals[index].verdict = verdict
         self._arrivals[index].has_verdict.set()
 
     def verdict(self, index: int, timeout_s: float) -> dict[str, Any]:
-        """What `judge` was given; waits for it.
+        """Wait for what `judge` is given, and return it.
 
         Raises:
             RefusedError: it isn't there in time.
@@ -249,7 +249,7 @@ class Session:
         return arrivals.verdict
 
     def shown(self, index: int) -> None:
-        """The visitor has the verdict."""
+        """Note that the visitor has the verdict."""
         self._arrivals[index].shown.set()
 
     def wait_until_shown(self, timeout_s: float) -> None:

@@ -61,7 +61,7 @@ def _fold_norm(editor: Editor, norm: fx.Node) -> bool:
 
 
 def _input_channels(module: fx.GraphModule, use: Use) -> Tensor | None:
-    """For a 1x1 convolution or linear user: which norm channel each of its input features is; None if unclear."""
+    """Find which norm channel each input feature of a 1x1 convolution or linear user is; None if unclear."""
     user = use.user
     if not is_op(user, aten.linear.default, aten.conv2d.default) or user.args[0] is not use.value:
         return None

@@ -99,7 +99,7 @@ def _weights(editor: Editor, node: fx.Node) -> bool:
 
 
 def name_of(node: object) -> str | None:
-    """The attribute a get_attr node refers to."""
+    """Return the attribute a get_attr node refers to."""
     return str(node.target) if isinstance(node, fx.Node) else None
 
 

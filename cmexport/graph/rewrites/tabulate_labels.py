@@ -80,7 +80,7 @@ def _row_elements(nodes: Sequence[fx.Node], batch: int) -> int:
 
 
 def _ancestors(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """The nodes themselves and everything they are computed from."""
+    """Return the nodes themselves and everything they are computed from."""
     reached: set[fx.Node] = set()
     pending = list(nodes)
     while pending:
@@ -92,7 +92,7 @@ def _ancestors(nodes: Sequence[fx.Node]) -> set[fx.Node]:
 
 
 def _weights_behind(module: fx.GraphModule, nodes: Sequence[fx.Node]) -> int:
-    """Stored numbers that only these nodes need."""
+    """Count the stored numbers that only these nodes need."""
     reached = _ancestors(nodes)
     weights = {n.target: attribute(module, n) for n in reached if n.op == "get_attr"}
     outside = {n.target for n in module.graph.nodes if n.op == "get_attr" and any(u not in reached for u in n.users)}

@@ -19,7 +19,7 @@ from cmexport.graph.rewriting import Outcome, Rewrite
 
 
 def rewrite(name: str, levels: int) -> Rewrite:
-    """The rewrite for a graph whose input `name`, (1,) int64, counts `levels` levels."""
+    """Return the rewrite for a graph whose input `name`, (1,) int64, counts `levels` levels."""
     return Rewrite(
         "tabulate_levels",
         "one table row per noise level for all that depends on the level alone",

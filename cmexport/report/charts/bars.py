@@ -16,7 +16,7 @@ _ROW, _BAR, _VALUE_ROOM = 40.0, 13.0, 96.0
 
 @dataclass(frozen=True)
 class Bar:
-    """A row.
+    """A row of a bar chart.
 
     Attributes:
         label: what it is.

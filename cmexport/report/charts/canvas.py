@@ -23,7 +23,7 @@ class Canvas:
         ET.SubElement(self._root, "desc", {"id": f"{key}-d"}).text = description
 
     def add(self, shape: str, classes: str, **attributes: float | str) -> ET.Element:
-        """An element; numbers are rounded to a tenth of a pixel, underscores in names become hyphens."""
+        """Add an element; numbers are rounded to a tenth of a pixel, underscores in names become hyphens."""
         said = {
             k.replace("_", "-"): f"{v:.1f}".removesuffix(".0") if isinstance(v, int | float) else v
             for k, v in attributes.items()
@@ -31,15 +31,15 @@ class Canvas:
         return ET.SubElement(self._root, shape, {"class": classes, **said})
 
     def line(self, x1: float, y1: float, x2: float, y2: float, classes: str = "axis") -> None:
-        """A stroke."""
+        """Draw a line from one point to another."""
         self.add("line", classes, x1=x1, y1=y1, x2=x2, y2=y2)
 
     def rect(self, x: float, y: float, width: float, height: float, classes: str) -> None:
-        """A filled rectangle."""
+        """Draw a filled rectangle."""
         self.add("rect", classes, x=x, y=y, width=width, height=height, rx=2.0)
 
     def text(self, x: float, y: float, text: str, classes: str = "label", *, room: float | None = None) -> None:
-        """A text with its baseline at `y`, cut to `room` pixels; classes `end` and `mid` align it right and centred."""
+        """Add a text with its baseline at `y`, cut to `room` pixels; classes `end` and `mid` align right, centred."""
         fits = max(1, int((room if room is not None else self.width - x) / _CHARACTER_PX))
         shown = text if len(text) <= fits else f"{text[: fits - 1]}…"
         self.add("text", classes, x=x, y=y).text = shown
@@ -57,7 +57,7 @@ class Canvas:
         return y + 22.0
 
     def finish(self, height: float) -> str:
-        """The drawing as text."""
+        """Write the drawing as SVG text."""
         self._root.set("viewBox", f"0 0 {self.width} {height:.0f}")
         self._root.set("width", str(self.width))
         self._root.set("height", f"{height:.0f}")

@@ -20,7 +20,7 @@ class Scale:
     log: bool = False
 
     def at(self, value: float) -> float:
-        """The pixel of a value; beyond the ends it is the end."""
+        """Return the pixel of a value; beyond the ends it is the end."""
         share = (self._of(value) - self._of(self.low)) / (self._of(self.high) - self._of(self.low))
         return self.left + min(max(share, 0.0), 1.0) * (self.right - self.left)
 

@@ -39,17 +39,17 @@ class Pair:
 
     @property
     def evaluations(self) -> float:
-        """Times as many."""
+        """How many times the evaluations diffusion needs."""
         return self.many.evaluations / self.one.evaluations
 
     @property
     def time(self) -> float | None:
-        """Times as long."""
+        """How many times as long diffusion takes; None where it wasn't measured."""
         return ratio(self.many.ms_per_picture, self.one.ms_per_picture)
 
     @property
     def energy(self) -> float | None:
-        """Times the net energy."""
+        """How many times the net energy diffusion needs; None where it wasn't measured."""
         return ratio(self.many.energy.mj_per_image_net, self.one.energy.mj_per_image_net)
 
 
@@ -69,7 +69,7 @@ def pairs(shown: tuple[Shown, ...]) -> list[Pair]:
 
 
 def section(material: Material) -> Section:
-    """Evaluations, milliseconds and millijoules of both, and their ratios."""
+    """Compare consistency with diffusion: evaluations, milliseconds and millijoules of both, and their ratios."""
     found = pairs(material.shown)
     bars = [
         bar for pair in found for bar in (_bar(pair.one, pair.where), _bar(pair.many, pair.where)) if bar is not None

@@ -8,7 +8,7 @@ from cmexport.report.view import Cell, Section, Table, measured
 
 
 def section(material: Material) -> Section:
-    """All older runs."""
+    """Make the section of all older runs."""
     rows = tuple(
         (
             Cell(shown.label),

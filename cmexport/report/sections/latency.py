@@ -68,7 +68,7 @@ def cold_start(material: Material) -> Section:
 
 
 def beside(run: Run, value: float | None) -> Cell:
-    """A time, with the word beside it that it must not be read without."""
+    """Write a time, with the word beside it that it must not be read without."""
     cell = measured(number(value))
     return Cell(f"{cell.text}{run.mark}", "bad") if run.mark and value is not None else cell
 

@@ -13,7 +13,7 @@ _DEVICES = ("run", "pictures", "mean, dB", "worst, dB", "gate, dB", "max abs", "
 
 
 def section(material: Material) -> Section:
-    """The ladder of each artefact as its manifest has it, and the pictures each device made."""
+    """Return the ladder of each artefact as its manifest has it, and the pictures each device made."""
     rungs = [row for a in material.artifacts for row in _ladder(material.label(a), a)]
     unverified = [material.label(a) for a in material.artifacts if a.manifest.parity is None]
     devices, notes = [], [(name, "exported with --no-verify") for name in unverified]
@@ -49,7 +49,7 @@ def section(material: Material) -> Section:
 
 
 def verdict(artifact: FoundArtifact) -> Cell:
-    """The parity of an artefact in one line."""
+    """Return the parity of an artefact in one line."""
     parity = artifact.manifest.parity
     if parity is None:
         return Cell("not verified", "none")

@@ -13,7 +13,7 @@ _HEAD = ("artefact", "ms per picture", "size", "parity", "measured on")
 
 
 def section(material: Material) -> Section:
-    """The page opens with this: one sheet, and one table of all artefacts, which should be on the first screen."""
+    """Open the page: one sheet, and one table of all artefacts, which should be on the first screen."""
     opening = _opening(material)
     rows = tuple(_row(material, artifact) for artifact in material.artifacts)
     notes = () if opening else ("contact sheets lie in artefacts' folders, and none was named",)
@@ -29,14 +29,14 @@ def section(material: Material) -> Section:
 
 
 def more(material: Material) -> Section:
-    """The sheets that the opening has no room for."""
+    """Return the sheets that the opening has no room for."""
     opening = _opening(material)
     sheets = tuple(_sheet(material, artifact) for artifact in material.artifacts if artifact is not opening)
     return Section("more-pictures", "More pictures", "As above, of the other artefacts.", sheets=sheets)
 
 
 def _opening(material: Material) -> FoundArtifact | None:
-    """The smallest whose pictures passed: what all this is about; else the first."""
+    """Return the smallest artefact whose pictures passed: what all this is about; else the first."""
     passed = [a for a in material.artifacts if a.manifest.parity is not None and not a.rejected]
     smallest = min(passed, key=lambda a: a.facts.size_bytes, default=None)
     return smallest or next(iter(material.artifacts), None)

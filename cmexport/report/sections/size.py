@@ -54,7 +54,7 @@ def section(material: Material) -> Section:
 
 
 def distribution_of(material: Material, artifact: FoundArtifact) -> DistributionScore | None:
-    """What `verify --features` found about an artefact, where its output was named."""
+    """Return what `verify --features` found about an artefact, where its output was named."""
     found = (s.of_graph(artifact.folder.resolve().name, artifact.facts.task) for s in material.gathered.scores)
     return next((score for score in found if score is not None), None)
 

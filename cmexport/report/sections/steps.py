@@ -56,7 +56,7 @@ class _Member:
 
 
 def section(material: Material) -> Section:
-    """A table for each network, target, precision and device; and those that `tune --table --json` wrote."""
+    """Return a table for each network, target, precision and device; and those that `tune --table --json` wrote."""
     groups = _groups(material)
     tables, bars, notes = [], [], []
     for group, members in sorted(groups.items(), key=lambda g: str(g[0])):
@@ -144,7 +144,7 @@ def _bars(group: _Group, members: dict[int, _Member]) -> list[Bar]:
 
 
 def _beside(members: dict[int, _Member]) -> tuple[dict[int, _Member], str]:
-    """The same members with runs of one command, where one measured them all."""
+    """Return the same members with runs of one command, where one measured them all."""
     ran = {steps: m.shown for steps, m in members.items() if m.shown is not None}
     found = side_by_side(list(ran.values()))
     chosen = dict(zip(ran, found.runs, strict=True))

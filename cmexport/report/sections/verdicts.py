@@ -27,7 +27,7 @@ class _Row:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """The run as people call it: place, evaluations, sampler, batch."""
         said = "" if self.evaluations == 1 else f", {self.evaluations} evaluations"
         said += "" if self.sampler == "consistency" else f" ({self.sampler})"
         return self.place + said + ("" if self.batch == 1 else f", batch {self.batch}")
@@ -37,7 +37,7 @@ _Rows = dict[_Row, dict[str, list[Cell]]]
 
 
 def section(material: Material) -> Section:
-    """A heat map for each checkpoint and task."""
+    """Return a heat map for each checkpoint and task."""
     maps: dict[tuple[str, str], _Rows] = {}
     for artifact in material.artifacts:
         facts = artifact.facts

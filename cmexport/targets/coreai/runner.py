@@ -55,7 +55,7 @@ class CoreAiRunner:
         return {name: result.numpy() for name, result in results.items()}
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once."""
+        """Run the asset once on named arrays."""
         taken = {
             name: np.ascontiguousarray(a, dtype=np.int32 if a.dtype == np.int64 else None) for name, a in inputs.items()
         }

@@ -25,7 +25,7 @@ STEPS = (0, 1, 2, 4, 8, 12, 16, 24, 32, 48)
 
 @dataclass(frozen=True)
 class Point:
-    """One plan, measured.
+    """A plan with what was measured of it.
 
     Attributes:
         in_float: how many layers stay in floating point that the plan would have rounded; less than 0: layers it would
@@ -60,7 +60,7 @@ class Choice:
     met: bool
 
     def facts(self, budget: dict[str, float]) -> dict[str, Any]:
-        """For the manifest."""
+        """What the manifest says of the plan taken."""
         return {
             **self.graph.facts,
             **budget,

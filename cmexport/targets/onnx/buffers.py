@@ -94,7 +94,7 @@ def _join_in_groups(graph: ir.Graph, node: ir.Node, fan: int) -> None:
 
 
 def _groups(parts: Sequence[_T], fan: int) -> list[list[_T]]:
-    """At most `fan` groups of nearly the same length, in order; groups of one where there are no more parts."""
+    """Make at most `fan` groups of nearly the same length, in order; groups of one where there are no more parts."""
     count = min(fan, len(parts))
     bounds = [round(i * len(parts) / count) for i in range(count + 1)]
     return [list(parts[low:high]) for low, high in pairwise(bounds)]

@@ -96,7 +96,7 @@ class _Part:
         self.constants: list[ir.Value] = []
 
     def constant(self, name: str, array: npt.NDArray[np.float32] | npt.NDArray[np.int64]) -> ir.Value:
-        """A stored tensor."""
+        """Store a tensor in the graph, for its nodes to use."""
         tensor = ir.Tensor(array, name=name)
         value = _value(name, tensor.dtype, array.shape)
         value.const_value = tensor

@@ -56,7 +56,7 @@ def _centred_linear(x: Any, factor: Any, shift: Any, scale: float, codes: Any, w
 
 
 def centred_translations() -> Translations:
-    """Spelling of `operators`' two."""
+    """Translations of the two operators of `operators` to ONNX."""
     return {
         torch.ops.cmexport.centred_convolution.default: _centred_convolution,
         torch.ops.cmexport.centred_linear.default: _centred_linear,

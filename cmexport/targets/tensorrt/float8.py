@@ -83,7 +83,7 @@ def _spelled_pair(x: Any, scale: float) -> Any:
 
 
 def float8_translations() -> Translations:
-    """Spelling of the pair."""
+    """Translation of the float8 pair to ONNX."""
     return {torch.ops.cmexport.float8_pair.default: _spelled_pair}
 
 

@@ -57,7 +57,7 @@ class HalfLook:
 
     @property
     def worth_keeping(self) -> tuple[str, ...]:
-        """See `parity.blame.keep_list`."""
+        """The operations to leave in float32; see `parity.blame.keep_list`."""
         found = self.difference.mean_db
         if not self.operations or self.difference.passes(self.gate_db) or found is None:
             return keep_list(self.operations, -np.inf)

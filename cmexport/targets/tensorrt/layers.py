@@ -159,7 +159,7 @@ def write_layers(found: EngineLayers, engine: Path) -> Path:
 
 
 def read_layers(path: Path) -> EngineLayers:
-    """Read a description.
+    """Read an engine's description of its layers.
 
     Raises:
         CheckpointError: it is missing or damaged.

@@ -34,7 +34,7 @@ _INSTALL = "pip install tensorrt (on a Jetson: part of JetPack)"
 
 @dataclass(frozen=True)
 class Library:
-    """An imported TensorRT.
+    """An imported TensorRT: its version and what it builds for.
 
     Attributes:
         module: the Python package.
@@ -48,7 +48,7 @@ class Library:
 
     @property
     def title(self) -> str:
-        """For people and manifests: "TensorRT for RTX 1.7.1.116"."""
+        """The library's name for people and manifests: "TensorRT for RTX 1.7.1.116"."""
         return f"TensorRT {'for RTX ' if self.rtx else ''}{self.version}"
 
     @property
@@ -91,7 +91,7 @@ def find_library(request: str = "auto") -> Library | None:
 
 
 def require_library(request: str = "auto") -> Library:
-    """As `find_library`, for work that can't be done without one.
+    """Find a TensorRT as `find_library` does, for work that can't be done without one.
 
     Raises:
         UsageError, BackendError: see there; also none is installed.

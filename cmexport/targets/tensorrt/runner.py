@@ -89,7 +89,7 @@ class EngineRunner:
             raise BackendError(f"{onnx_file}: {library.title} can't take the weights from it: {_last(self._messages)}")
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once."""
+        """Run the engine once on named arrays."""
         with torch.cuda.stream(self._stream):
             for name, buffer in self._inputs.items():
                 buffer.copy_(torch.from_numpy(np.ascontiguousarray(inputs[name])))

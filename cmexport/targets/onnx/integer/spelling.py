@@ -73,7 +73,7 @@ def _integer_attention(x: Any, step: Any, zero_point: Any, matrix: Any, weight_s
 
 
 def integer_translations() -> Translations:
-    """Spellings of `operators`' three."""
+    """Translations of the three operators of `operators` to ONNX."""
     return {
         torch.ops.cmexport.integer_convolution.default: _integer_convolution,
         torch.ops.cmexport.integer_linear.default: _integer_linear,

@@ -28,5 +28,5 @@ def _group_norm(
 
 
 def npu_translations() -> Translations:
-    """Spellings in plain ONNX."""
+    """Translations of the operators for NPUs to plain ONNX."""
     return {**standard.standard_translations(), aten.group_norm.default: _group_norm}

@@ -25,7 +25,7 @@ def paired_convolution(
     stride: Sequence[int],
     padding: Sequence[int],
 ) -> Tensor:
-    """Codes in, codes out.
+    """Convolve codes and round the result to codes.
 
     Args:
         x: (N, C, H, W).

@@ -42,5 +42,5 @@ def _paired_convolution(
 
 
 def paired_translations() -> Translations:
-    """Spelling of `operators`' one."""
+    """Translation of the operator of `operators` to ONNX."""
     return {torch.ops.cmexport.paired_convolution.default: _paired_convolution}
