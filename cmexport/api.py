@@ -22,7 +22,6 @@ from cmexport.checkpoints import load as load_network
 from cmexport.checkpoints import load_checkpoint
 from cmexport.checkpoints.sidecar import as_text
 from cmexport.demo import demo_checkpoint
-from cmexport.drawing import draw_pictures, source_from_artifact
 from cmexport.errors import CheckpointError, ParityError, UsageError
 from cmexport.exporting import ExportOptions, export_functions
 from cmexport.model import ConsistencyModel, SampleRequest
@@ -33,6 +32,7 @@ from cmexport.runner import Array
 from cmexport.sampling.editing import task_named
 from cmexport.sampling.methods import method_named
 from cmexport.sampling.schedules import EXPORTED_EDITING_STEPS, Schedule
+from cmexport.sources import draw_pictures, source_from_artifact
 from cmexport.targets.info import LoweringOptions, TargetInfo
 from cmexport.targets.registry import INFOS, target_info
 from cmexport.verification import VerifyOptions, verify_artifact

@@ -63,14 +63,14 @@ def readers():
     from cmexport.checkpoints import load_checkpoint
     from cmexport.checkpoints.sharded import read_shards
     from cmexport.cli.options import read_project
-    from cmexport.drawing import read_arrays
+    from cmexport.layer_study.state import ScoreFile
     from cmexport.photos import read_mask, read_photo
-    from cmexport.planning.state import ScoreFile
     from cmexport.quality.features import load_judge, read_statistics
     from cmexport.quantize.precision_plan import read_plan
     from cmexport.recipes.identity import tree_hash
     from cmexport.recipes.reading import read_document
     from cmexport.report.scores import read_scores
+    from cmexport.sources import read_arrays
     from cmexport.targets.coreml.executor.blobs import BlobFile
     from cmexport.targets.tensorrt.header import read_header
     from cmexport.targets.tensorrt.layers import read_layers

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from cmexport.bench.lines import ErrorLine, Line, RawLine, parse_line
-from cmexport.bench.outcome import Outcome
+from cmexport.bench.outcome import JobOutcome
 from cmexport.errors import CmexportError
 
 QUIT = b'{"do": "quit"}\n'
@@ -47,7 +47,7 @@ class Pipe(Protocol):
 class Engine:
     """One artefact, opened by a runner that waits for commands; its lines go into `outcome`."""
 
-    def __init__(self, pipe: Pipe, outcome: Outcome) -> None:
+    def __init__(self, pipe: Pipe, outcome: JobOutcome) -> None:
         self.outcome = outcome
         self._pipe = pipe
 

@@ -11,12 +11,12 @@ import numpy as np
 from cmexport.artifact import Manifest, read_manifest
 from cmexport.bench.devices.base import BenchJob, ExpectedPictures, MeasureOptions
 from cmexport.bench.schema import ArtifactRecord
-from cmexport.drawing import PictureSource, run_all, source_from_model
 from cmexport.errors import CmexportError, UsageError
 from cmexport.parity.gates import byte_gate
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
 from cmexport.progress import Progress
 from cmexport.runner import Array
+from cmexport.sources import PictureSource, run_all, source_from_model
 from cmexport.verification import artifact_rungs, checkpoint_of, gate_of, request_of, signature_of
 
 

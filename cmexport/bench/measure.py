@@ -18,13 +18,13 @@ from cmexport.bench.energy.base import SourceFacts
 from cmexport.bench.engines import Engine, EngineGoneError
 from cmexport.bench.folder import provider_of
 from cmexport.bench.meter import Meter, fit_windows, share
-from cmexport.bench.outcome import Outcome, device_record, record_of
+from cmexport.bench.outcome import JobOutcome, device_record, record_of
 from cmexport.bench.quiet import BUSY_SHARE
 from cmexport.bench.schema import BenchRecord
 from cmexport.errors import BackendError
 from cmexport.progress import Progress
 
-Starter = Callable[[BenchJob, Outcome, tuple[str, ...]], Engine]
+Starter = Callable[[BenchJob, JobOutcome, tuple[str, ...]], Engine]
 """Starts the runner of a job; the files to watch go to the first one.
 
 Raises:
@@ -45,7 +45,7 @@ class _Turn:
     """One artefact and where it stands."""
 
     job: BenchJob
-    outcome: Outcome
+    outcome: JobOutcome
     engine: Engine | None = None
 
     @property
@@ -174,7 +174,7 @@ def measure(
         OutputError: a side file of samples can't be written.
     """
     options = fit_windows(options, meter.facts)
-    turns = [_Turn(job, Outcome()) for job in jobs]
+    turns = [_Turn(job, JobOutcome()) for job in jobs]
     session = _Session(turns, options, progress)
     interrupted = False
     try:

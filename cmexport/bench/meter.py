@@ -10,7 +10,7 @@ from cmexport.bench.energy.base import EnergySource, SourceFacts, trace_of
 from cmexport.bench.energy.local import Sampler
 from cmexport.bench.energy.sysfs import SysfsSource
 from cmexport.bench.energy.trace import EnergyTrace, Span
-from cmexport.bench.outcome import Outcome
+from cmexport.bench.outcome import JobOutcome
 
 
 class Meter(Protocol):
@@ -34,7 +34,7 @@ class Meter(Protocol):
         """End; may be called twice."""
         ...
 
-    def trace(self, watched: Outcome) -> EnergyTrace | str:
+    def trace(self, watched: JobOutcome) -> EnergyTrace | str:
         """All readings, or why there are none; `watched` is the first runner's outcome."""
         ...
 
@@ -53,7 +53,7 @@ class NoMeter:
     def stop(self) -> None:
         """Do nothing: there is no source."""
 
-    def trace(self, watched: Outcome) -> EnergyTrace | str:
+    def trace(self, watched: JobOutcome) -> EnergyTrace | str:
         """Give the reason why there are no readings."""
         del watched
         return self.reason
@@ -92,7 +92,7 @@ class LocalMeter:
             self._void = self._void or self._source.void()
             self._source.close()
 
-    def trace(self, watched: Outcome) -> EnergyTrace | str:
+    def trace(self, watched: JobOutcome) -> EnergyTrace | str:
         """Make a trace of what the thread read."""
         del watched
         return trace_of(self._source.facts, self._sampler.readings, self._void)
@@ -120,14 +120,14 @@ class WatchedMeter:
     def stop(self) -> None:
         """Do nothing: the first runner ends by itself."""
 
-    def trace(self, watched: Outcome) -> EnergyTrace | str:
+    def trace(self, watched: JobOutcome) -> EnergyTrace | str:
         """Make a trace of the readings that the first runner sent."""
         readings = [self._source.reading(line.t_s, line.texts) for line in watched.raw]
         void = next((said for line in watched.raw if (said := self._source.void(line.texts))), "")
         return trace_of(self._source.facts, readings, void)
 
 
-def share(trace: EnergyTrace | str, outcome: Outcome, watched: Outcome, batch: int) -> EnergyTrace | str:
+def share(trace: EnergyTrace | str, outcome: JobOutcome, watched: JobOutcome, batch: int) -> EnergyTrace | str:
     """Return the whole trace as one artefact's: its windows, its pictures, and the idle stretches of all."""
     if isinstance(trace, str):
         return trace

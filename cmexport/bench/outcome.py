@@ -68,7 +68,7 @@ _CLOCK_SLACK_S = 0.05
 
 
 @dataclass(eq=False)
-class Outcome:
+class JobOutcome:
     """A runner's lines, sorted. `failure` and `flags` are what the host adds when things go wrong.
 
     Attributes:
@@ -244,7 +244,7 @@ def record_of(
     device: DeviceRecord,
     job: BenchJob,
     options: MeasureOptions,
-    outcome: Outcome,
+    outcome: JobOutcome,
     energy: EnergyTrace | str,
     *,
     requested: str,
@@ -317,7 +317,7 @@ def _energy(energy: EnergyTrace | str) -> EnergyRecord:
     return no_energy(energy) if isinstance(energy, str) else energy_from_trace(energy)
 
 
-def _backend(job: BenchJob, outcome: Outcome, requested: str) -> BackendRecord:
+def _backend(job: BenchJob, outcome: JobOutcome, requested: str) -> BackendRecord:
     meta = outcome.meta
     if meta is None:
         return BackendRecord.known(outcome.why, name=job.artifact.target, requested=requested)
@@ -334,7 +334,7 @@ def _backend(job: BenchJob, outcome: Outcome, requested: str) -> BackendRecord:
     )
 
 
-def _memory(outcome: Outcome) -> MemoryRecord:
+def _memory(outcome: JobOutcome) -> MemoryRecord:
     line = outcome.memory
     if line is None:
         return MemoryRecord.known(outcome.why)
@@ -342,7 +342,7 @@ def _memory(outcome: Outcome) -> MemoryRecord:
     return MemoryRecord.known(why, before=line.before_mb, peak=line.peak_mb, after=line.after_mb, method=line.method)
 
 
-def _thermal(outcome: Outcome, sustained: SustainedRecord | None) -> ThermalRecord:
+def _thermal(outcome: JobOutcome, sustained: SustainedRecord | None) -> ThermalRecord:
     looks = outcome.thermal
     if not looks:
         return ThermalRecord.known(outcome.why)
@@ -375,7 +375,7 @@ def _thermal(outcome: Outcome, sustained: SustainedRecord | None) -> ThermalReco
 def _validity(
     samples: RawSamples,
     options: MeasureOptions,
-    outcome: Outcome,
+    outcome: JobOutcome,
     parity: DeviceParityRecord,
     thermal: ThermalRecord,
 ) -> ValidityRecord:
@@ -418,11 +418,11 @@ def _validity(
     )
 
 
-def _seen(outcome: Outcome, when: str) -> float | None:
+def _seen(outcome: JobOutcome, when: str) -> float | None:
     return next((look.others for look in outcome.looks if look.when == when), None)
 
 
-def _why_unseen(outcome: Outcome) -> dict[str, str]:
+def _why_unseen(outcome: JobOutcome) -> dict[str, str]:
     """Why it is not known what other programs did."""
     unable = "this runner can't see other programs"
     during = next((b.why["others"] for b in outcome.blocks if "others" in b.why), unable)
@@ -433,4 +433,4 @@ def _why_unseen(outcome: Outcome) -> dict[str, str]:
     return why
 
 
-__all__ = ["LineError", "Outcome", "device_record", "parity_record", "power_record", "record_of"]
+__all__ = ["JobOutcome", "LineError", "device_record", "parity_record", "power_record", "record_of"]

@@ -21,10 +21,10 @@ from cmexport.cli.options import parse_set, read_project
 from cmexport.cli.requests import build_requests, levels_asked, open_checkpoint, tuned_sigmas
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, OutputError, UsageError
+from cmexport.layer_study.choice import Choice, choose, default_plan, ranked
+from cmexport.layer_study.scoring import Rounding, Setup, captured_graph, require_layers, score_layers
+from cmexport.layer_study.state import ScoreFile
 from cmexport.model import ConsistencyModel, SampleRequest
-from cmexport.planning.choice import Choice, choose, default_plan, ranked
-from cmexport.planning.scoring import Rounding, Setup, captured_graph, require_layers, score_layers
-from cmexport.planning.state import ScoreFile
 from cmexport.progress import Progress
 from cmexport.quantize.codes import INTEGER_PRODUCTS
 from cmexport.quantize.layer_scores import KINDS, PICTURES, SEED, LayerScores

@@ -26,7 +26,7 @@ from cmexport.recipes.outcomes import Outcome, exit_code
 from cmexport.recipes.planning import Chosen, checkpoint_path, plan_run
 from cmexport.recipes.reading import read_document
 from cmexport.recipes.running import Watch, check_checkpoint, known_outcomes, run_plan
-from cmexport.recipes.steps import KEPT, WORK, RunPlan, Step
+from cmexport.recipes.steps import KEPT, WORK, Run, Step
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, e.g. recipes/demo.toml.")]
 Out = Annotated[
@@ -116,7 +116,7 @@ def command(
         raise typer.Exit(code)
 
 
-def _show_plan(plan: RunPlan, known: Mapping[str, Outcome]) -> None:
+def _show_plan(plan: Run, known: Mapping[str, Outcome]) -> None:
     console.say(f"{plan.recipe}: {plan.description}" if plan.description else str(plan.recipe))
     table = Table("step", "does", *(["now"] if known else []))
     for step in plan.steps:
@@ -129,7 +129,7 @@ def _show_plan(plan: RunPlan, known: Mapping[str, Outcome]) -> None:
     console.say(f"output {plan.out}{at_a_time}")
 
 
-def _what(step: Step, plan: RunPlan) -> str:
+def _what(step: Step, plan: Run) -> str:
     """Return the command line in short: without the checkpoint and its constants, which all exports have."""
     pairs = list(zip(step.arguments, (*step.arguments[1:], ""), strict=True))
     own = {
@@ -149,7 +149,7 @@ def _of_the_run(option: str, value: str) -> bool:
     return option in ("--set", "--weights") or (option.startswith("--") and value.startswith((f"{WORK}/", f"{KEPT}/")))
 
 
-def _settings(plan: RunPlan) -> list[str]:
+def _settings(plan: Run) -> list[str]:
     """Constants that the recipe sets, and the set of weights that it names."""
     exports = [step.arguments for step in plan.steps if step.kind == "export"]
     found = exports[0] if exports else ()
@@ -157,7 +157,7 @@ def _settings(plan: RunPlan) -> list[str]:
     return named + [value for option, value in pairwise(found) if option == "--set"]
 
 
-def _plan_facts(plan: RunPlan, known: Mapping[str, Outcome]) -> dict[str, Any]:
+def _plan_facts(plan: Run, known: Mapping[str, Outcome]) -> dict[str, Any]:
     return {
         "recipe": str(plan.recipe),
         "checkpoint": str(plan.checkpoint),
@@ -177,7 +177,7 @@ def _plan_facts(plan: RunPlan, known: Mapping[str, Outcome]) -> dict[str, Any]:
     }
 
 
-def _facts(plan: RunPlan, outcomes: Sequence[Outcome], code: int) -> dict[str, Any]:
+def _facts(plan: Run, outcomes: Sequence[Outcome], code: int) -> dict[str, Any]:
     return {
         "recipe": str(plan.recipe),
         "checkpoint": str(plan.checkpoint),
@@ -199,7 +199,7 @@ def _facts(plan: RunPlan, outcomes: Sequence[Outcome], code: int) -> dict[str, A
     }
 
 
-def _summary(plan: RunPlan, outcomes: Sequence[Outcome], seconds: float) -> Table:
+def _summary(plan: Run, outcomes: Sequence[Outcome], seconds: float) -> Table:
     table = Table("step", "", "parity, dB", "gate", "MB", "s", "", title=Text("Summary"), title_justify="left")
     for column in table.columns[2:6]:
         column.justify = "right"
@@ -226,7 +226,7 @@ def _status(outcome: Outcome) -> Text:
     return Text(_WORDS.get(outcome.status, outcome.status), style=_COLORS[outcome.status])
 
 
-def _note(plan: RunPlan, outcome: Outcome) -> str:
+def _note(plan: Run, outcome: Outcome) -> str:
     """Return what there is to look at."""
     if outcome.step.kind == "bench":
         latencies: Mapping[str, float] = outcome.facts.get("p50_ms", {})
@@ -242,7 +242,7 @@ def _note(plan: RunPlan, outcome: Outcome) -> str:
 
 
 @contextmanager
-def _watching(plan: RunPlan) -> Iterator[Watch]:
+def _watching(plan: Run) -> Iterator[Watch]:
     """Progress on stderr: lines as steps end, and on a terminal what runs, with its time.
 
     Raises:
@@ -296,7 +296,7 @@ def _watching(plan: RunPlan) -> Iterator[Watch]:
         raise
 
 
-def _picture(plan: RunPlan, outcome: Outcome) -> Path | None:
+def _picture(plan: Run, outcome: Outcome) -> Path | None:
     """Return what an export leaves to look at, if it passed."""
     if outcome.step.kind != "export" or not outcome.succeeded:
         return None

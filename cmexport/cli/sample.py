@@ -15,7 +15,12 @@ from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.assumed import assumed_facts, tell_recorded
 from cmexport.cli.requests import build_request, levels_asked, open_checkpoint, tuned_sigmas
-from cmexport.drawing import (
+from cmexport.errors import UsageError
+from cmexport.photos import read_mask, read_photo
+from cmexport.progress import Progress
+from cmexport.runner import Array
+from cmexport.sampling.schedules import EDITING_STEPS
+from cmexport.sources import (
     PictureSource,
     draw_between,
     draw_pictures,
@@ -25,11 +30,6 @@ from cmexport.drawing import (
     source_from_artifact,
     source_from_model,
 )
-from cmexport.errors import UsageError
-from cmexport.photos import read_mask, read_photo
-from cmexport.progress import Progress
-from cmexport.runner import Array
-from cmexport.sampling.schedules import EDITING_STEPS
 from cmexport.threads import use_threads
 
 # What to write above the part of a picture that a task knows.

@@ -16,9 +16,9 @@ from cmexport.cli.blaming import blame_artifact, blame_facts, show_blame
 from cmexport.cli.distribution import Question, check_distribution
 from cmexport.cli.requests import verify_options
 from cmexport.cli.showing import check_parity, show_parity
-from cmexport.drawing import compare_arrays, read_arrays
 from cmexport.errors import CheckpointError, ParityError, UsageError
 from cmexport.quality.distribution import DistributionOptions
+from cmexport.sources import compare_arrays, read_arrays
 from cmexport.threads import use_threads
 from cmexport.verification import verify_artifact
 

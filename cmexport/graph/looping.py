@@ -20,7 +20,7 @@ from cmexport.graph.tracing import trace
 from cmexport.runner import Array
 from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.samplers import Conditions, to_bytes
-from cmexport.sampling.schedules import SamplingPlan
+from cmexport.sampling.schedules import Evaluations
 from cmexport.signature import Choice, Input, Output, Signature
 
 LEVEL = "level"
@@ -39,7 +39,7 @@ class CapturedLoop:
     """
 
     body: CapturedGraph
-    plan: SamplingPlan
+    plan: Evaluations
     signature: Signature
 
     @property

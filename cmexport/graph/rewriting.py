@@ -1,6 +1,6 @@
 """Apply rewrites in order, measuring after each what it removed and what error it made.
 
-A rewrite is a function from an `Editor` to `Outcome`; it knows no module names and no checkpoint format, only
+A rewrite is a function from an `Editor` to `Changes`; it knows no module names and no checkpoint format, only
 operators and what depends on what. The error is measured, never assumed: the graph before and after is evaluated in
 float64 on the same unit noise.
 """
@@ -31,7 +31,7 @@ MAX_RELATIVE_ERROR = 1e-6
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Changes:
     """How many places a rewrite changed, and a remark for the manifest."""
 
     applied: int
@@ -50,7 +50,7 @@ class Rewrite:
 
     name: str
     summary: str
-    apply: Callable[[Editor], Outcome]
+    apply: Callable[[Editor], Changes]
 
 
 def select(available: Sequence[Rewrite], request: str) -> tuple[Rewrite, ...]:

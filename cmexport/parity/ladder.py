@@ -23,7 +23,7 @@ from cmexport.parity.inputs import VerificationInputs
 from cmexport.parity.metrics import PictureDifference, compare, count_non_finite
 from cmexport.runner import Array, Runner, picture_of
 
-Progress = Callable[[str, int, int], None]
+TellPictures = Callable[[str, int, int], None]
 """Called with a rung's name, pictures done, and pictures in total."""
 
 LEAST_PICTURES = 8
@@ -183,7 +183,7 @@ def climb(
     settle_last: bool = False,
     preview_pictures: int = 8,
     drawn: Callable[[], Truth | None] = lambda: None,
-    progress: Progress | None = None,
+    progress: TellPictures | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> ParityReport:
     """Run the reference, then each rung, on the same inputs and compare.
@@ -246,7 +246,7 @@ class _Ladder:
     time_budget_s: float | None
     bound_pictures: int | None
     preview_pictures: int
-    tell: Progress
+    tell: TellPictures
     clock: Callable[[], float]
 
     def climb(
@@ -347,7 +347,7 @@ def _run_reference(
     rung: Rung,
     inputs: VerificationInputs,
     affordable: Callable[[float], int],
-    tell: Progress,
+    tell: TellPictures,
     clock: Callable[[], float],
     begun: Truth | None,
 ) -> _Pictures:
@@ -373,7 +373,7 @@ def _run(
     rung: Rung,
     inputs: VerificationInputs,
     runs: int,
-    tell: Progress,
+    tell: TellPictures,
     clock: Callable[[], float],
     doubt: Callable[[Array], bool] | None = None,
 ) -> _Pictures:
@@ -401,7 +401,7 @@ def _run_some(
     inputs: VerificationInputs,
     which: range,
     total: int,
-    tell: Progress,
+    tell: TellPictures,
     clock: Callable[[], float],
 ) -> _Pictures:
     """Pictures of the runs `which` out of `total`, copied out of the backend's buffers."""

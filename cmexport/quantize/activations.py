@@ -33,7 +33,7 @@ class ActivationRange:
 
 
 @dataclass(frozen=True)
-class ActivationPlan:
+class ActivationRanges:
     """Activations in 8 bits, and those left alone.
 
     Attributes:
@@ -65,7 +65,7 @@ def plan_activations(
     least_db: float,
     pictures: int = PICTURES,
     seed: int = 20_000,
-) -> ActivationPlan:
+) -> ActivationRanges:
     """Ranges of all activations; the most harmful ones are left in floating point until `least_db` is predicted."""
     module = to_module(captured.program)
     names = weighted_inputs(module)
@@ -82,7 +82,7 @@ def plan_activations(
         left.append(name)
     error = sum(h for n, h in harms.items() if n not in left)
     predicted = float(10 * torch.log10(torch.tensor(4.0 / error))) if error else float("inf")
-    return ActivationPlan(
+    return ActivationRanges(
         tuple(r for r in ranges if r.name not in left), tuple(n for n in names if n in left), predicted
     )
 

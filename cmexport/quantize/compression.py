@@ -13,7 +13,7 @@ import torch
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.tracing import to_module
 from cmexport.quantize.formats import FLOAT, LINEAR8, PALETTES, WeightFormat
-from cmexport.quantize.planning import Candidate, WeightPlan, candidates, choose
+from cmexport.quantize.planning import BitAllocation, Candidate, candidates, choose
 from cmexport.quantize.rounding import rounded
 from cmexport.quantize.sensitivity import SAMPLES, run_unfinished, weight_sensitivity
 from cmexport.quantize.weights import find_weights, set_weights, with_weights
@@ -57,7 +57,7 @@ class Compression:
     """
 
     captured: CapturedGraph
-    weights: WeightPlan
+    weights: BitAllocation
     budget_db: float | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def compress(
     shares = sensitivity or (None,) * len(weights)
     options = [candidates(w, s, formats) for w, s in zip(weights, shares, strict=True)]
 
-    def values(plan: WeightPlan) -> dict[str, torch.Tensor]:
+    def values(plan: BitAllocation) -> dict[str, torch.Tensor]:
         triples = zip(weights, shares, plan.chosen, strict=True)
         return {name: rounded(w.value, s, c.format) for w, s, c in triples for name in w.names}
 
@@ -121,14 +121,14 @@ def _smallest(
     options: list[tuple[Candidate, ...]],
     elements: int,
     budget_db: float,
-    values: Callable[[WeightPlan], dict[str, torch.Tensor]],
-) -> WeightPlan:
+    values: Callable[[BitAllocation], dict[str, torch.Tensor]],
+) -> BitAllocation:
     """The plan of fewest bits whose pictures, drawn, keep `budget_db`: predictions are a decibel or two off."""
     trials = [captured.examples(40_000 + i) for i in range(_TRIAL_PICTURES)]
     exact = _pictures(captured, {}, trials)
     # 0.3 dB for what the trial does not see: half-precision arithmetic, other pictures.
     goal, asked = budget_db + 0.3, budget_db
-    best: WeightPlan | None = None
+    best: BitAllocation | None = None
     for _ in range(6):
         plan = choose(options, elements, float("inf"), asked)
         error = ((_pictures(captured, values(plan), trials) - exact) ** 2).flatten(1).mean(1)

@@ -24,7 +24,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class WeightPlan:
+class BitAllocation:
     """A format for every weight, in their order.
 
     Attributes:
@@ -68,7 +68,7 @@ def candidates(
 
 def choose(
     options: Sequence[Sequence[Candidate]], elements: int, mean_bits: float, least_db: float = math.inf
-) -> WeightPlan:
+) -> BitAllocation:
     """Upgrade, from the cheapest candidates on, whatever removes most error per bit, while the budget lasts.
 
     Greedy on each weight's convex hull is the optimum of the relaxed problem, and at most one weight away from the
@@ -97,7 +97,7 @@ def choose(
         level[index] += 1
         if level[index] + 1 < len(hulls[index]):
             heapq.heappush(queue, (-_gain(hulls[index], level[index]), index))
-    return WeightPlan(tuple(hull[at] for hull, at in zip(hulls, level, strict=True)), elements)
+    return BitAllocation(tuple(hull[at] for hull, at in zip(hulls, level, strict=True)), elements)
 
 
 def _gain(hull: Sequence[Candidate], at: int) -> float:

@@ -12,7 +12,7 @@ from cmexport.demo import demo_checkpoint
 from cmexport.recipes.checking import checkpoint_file, resolve_path, target_of
 from cmexport.recipes.reading import Document
 from cmexport.recipes.schema import ANY_PRECISION, Device, Recipe, Schedule, Target
-from cmexport.recipes.steps import KEPT, PLANS, WORK, RunPlan, Step
+from cmexport.recipes.steps import KEPT, PLANS, WORK, Run, Step
 from cmexport.targets.registry import INFOS
 from cmexport.threads import usable_cores
 
@@ -48,14 +48,14 @@ def checkpoint_path(document: Document, recipe: Recipe, chosen: Chosen) -> Path 
     return resolve_path(document, ("checkpoint", "file"), recipe.checkpoint.file)
 
 
-def plan_run(document: Document, recipe: Recipe, chosen: Chosen) -> RunPlan:
+def plan_run(document: Document, recipe: Recipe, chosen: Chosen) -> Run:
     """All steps of a recipe, each after what it needs."""
     named = checkpoint_path(document, recipe, chosen)
     checkpoint = Path(os.path.abspath(demo_checkpoint() if named is None else named))  # noqa: PTH100 - keeps links
     # Names of sets belong to a file: another file's are its own.
     weights = chosen.weights or (recipe.checkpoint.weights if chosen.checkpoint is None else None)
     steps = _Planner(document, recipe, checkpoint, weights, chosen.strict).steps()
-    return RunPlan(
+    return Run(
         recipe=document.path,
         description=recipe.description,
         checkpoint=checkpoint,

@@ -14,7 +14,7 @@ from cmexport.recipes.identity import file_hash, step_key, tree_hash
 from cmexport.recipes.lifeline import Lifeline
 from cmexport.recipes.outcomes import GATE, Outcome, Status, facts_of, misses_gate, of_failure
 from cmexport.recipes.state import StepState, hash_entries, read_state, still_holds, write_state
-from cmexport.recipes.steps import KEPT, PLANS, WORK, RunPlan, Step
+from cmexport.recipes.steps import KEPT, PLANS, WORK, Run, Step
 from cmexport.recipes.workplace import (
     Workplace,
     check_free,
@@ -38,7 +38,7 @@ class Watch:
     tick: Callable[[], None] = lambda: None
 
 
-def run_plan(plan: RunPlan, watch: Watch) -> tuple[Outcome, ...]:
+def run_plan(plan: Run, watch: Watch) -> tuple[Outcome, ...]:
     """Run all steps; outcomes in the plan's order.
 
     Raises:
@@ -58,7 +58,7 @@ def run_plan(plan: RunPlan, watch: Watch) -> tuple[Outcome, ...]:
             place.clear()
 
 
-def check_checkpoint(plan: RunPlan) -> None:
+def check_checkpoint(plan: Run) -> None:
     """Refuse a run whose results would take the place of another checkpoint's, before anything is done.
 
     Only a file is asked here: a folder's or a module's weights are known when they are loaded, and the steps refuse.
@@ -75,7 +75,7 @@ def check_checkpoint(plan: RunPlan) -> None:
             refuse_other_weights([plan.out / entry for entry in known.entries], sha256)
 
 
-def known_outcomes(plan: RunPlan) -> dict[str, Outcome]:
+def known_outcomes(plan: Run) -> dict[str, Outcome]:
     """What an earlier run has done already, by step; for showing a plan without touching anything."""
     place = Workplace(plan.out)
     found: dict[str, Outcome] = {}
@@ -93,7 +93,7 @@ def known_outcomes(plan: RunPlan) -> dict[str, Outcome]:
 
 
 class _Run:
-    def __init__(self, plan: RunPlan, place: Workplace, lock: int, watch: Watch) -> None:
+    def __init__(self, plan: Run, place: Workplace, lock: int, watch: Watch) -> None:
         self._plan, self._place, self._lock, self._watch = plan, place, lock, watch
         self._lifeline = Lifeline()
         # Asked before the first step runs: afterwards the run itself is what keeps the cores busy.
@@ -274,7 +274,7 @@ def _of_state(step: Step, state: StepState, *, fresh: bool) -> Outcome:
     return Outcome(step, status, code, state.message, state.entries, dict(state.facts), state.seconds)
 
 
-def _kept(plan: RunPlan, place: Workplace, step: Step, outcomes: Mapping[str, Outcome]) -> Outcome | None:
+def _kept(plan: Run, place: Workplace, step: Step, outcomes: Mapping[str, Outcome]) -> Outcome | None:
     """The outcome of an earlier run, if it still holds."""
     state = read_state(place.state(step))
     if state is None or not still_holds(state, _key(plan, step, outcomes), plan.out):
@@ -282,7 +282,7 @@ def _kept(plan: RunPlan, place: Workplace, step: Step, outcomes: Mapping[str, Ou
     return _of_state(step, state, fresh=False)
 
 
-def _key(plan: RunPlan, step: Step, outcomes: Mapping[str, Outcome]) -> str:
+def _key(plan: Run, step: Step, outcomes: Mapping[str, Outcome]) -> str:
     inputs = {str(path): tree_hash(path) for path in step.reads}
     for entry in _inputs(step, outcomes):
         inputs[entry] = tree_hash(plan.out / entry)
@@ -306,7 +306,7 @@ def _usable(step: Step, outcomes: Mapping[str, Outcome]) -> Iterator[Outcome]:
             yield outcomes[name]
 
 
-def _command(plan: RunPlan, place: Workplace, step: Step, outcomes: Mapping[str, Outcome], key: str) -> Sequence[str]:
+def _command(plan: Run, place: Workplace, step: Step, outcomes: Mapping[str, Outcome], key: str) -> Sequence[str]:
     """The command line of a step."""
     folders = {WORK: str(place.work(step)), PLANS: str(plan.out / "plans"), KEPT: str(place.kept(step, key))}
     arguments = [_placed(argument, folders) for argument in step.arguments]

@@ -55,7 +55,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class RunPlan:
+class Run:
     """All steps of a recipe, in the order in which they are shown.
 
     Attributes:

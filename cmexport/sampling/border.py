@@ -5,11 +5,11 @@ from __future__ import annotations
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.editing import check_editing
-from cmexport.sampling.schedules import SamplingPlan
+from cmexport.sampling.schedules import Evaluations
 from cmexport.signature import Signature, known
 
 
-def border_of(model: ConsistencyModel, plan: SamplingPlan, request: SampleRequest) -> Signature:
+def border_of(model: ConsistencyModel, plan: Evaluations, request: SampleRequest) -> Signature:
     """Names, shapes, dtypes and laws for this request, inputs in the order of `SamplerGraph.forward`.
 
     Raises:

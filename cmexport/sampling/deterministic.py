@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel
 from cmexport.sampling.preconditioning import Scalings, c_noise_at, ctm_between, scalings_at, stepped
-from cmexport.sampling.schedules import MAX_STEPS, Evaluation, SamplingPlan, Schedule, first_levels
+from cmexport.sampling.schedules import MAX_STEPS, Evaluation, Evaluations, Schedule, first_levels
 
 EXACT_STEPS = 2
 """Of CTM's own tables."""
@@ -57,7 +57,7 @@ def euler_schedule(model: ConsistencyModel, steps: int | None, task: str, editin
     return Schedule(tuple((1.0 - t) / t for t in times), f"{count} evenly spaced times, then 0")
 
 
-def plan_exact(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> SamplingPlan:
+def plan_exact(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> Evaluations:
     """Fold the constants of CTM's jumps; the last one ends at sigma_min.
 
     Args:
@@ -79,7 +79,7 @@ def plan_exact(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> Samplin
     return _plan(model, chosen, model.noise.sigma_min, scalars)
 
 
-def plan_euler(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> SamplingPlan:
+def plan_euler(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> Evaluations:
     """Fold the constants of Euler steps; the last one ends at 0, the picture itself.
 
     A network that is told where to jump is told to stay: that is its diffusion model, g(x, t, t).
@@ -101,7 +101,7 @@ def plan_euler(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> Samplin
     return _plan(model, chosen, 0.0, scalars)
 
 
-def _plan(model: ConsistencyModel, sigmas: Sequence[float], closing: float, scalars: Scalars) -> SamplingPlan:
+def _plan(model: ConsistencyModel, sigmas: Sequence[float], closing: float, scalars: Scalars) -> Evaluations:
     chosen = tuple(float(sigma) for sigma in sigmas)
     ends = (*chosen[1:], closing)
     if any(not end < start < float("inf") for start, end in zip(chosen, ends, strict=True)):
@@ -120,7 +120,7 @@ def _plan(model: ConsistencyModel, sigmas: Sequence[float], closing: float, scal
                 c_noise_target=second,
             )
         )
-    return SamplingPlan(tuple(evaluations), renoise="none", clamp=model.clamp, renoises=False)
+    return Evaluations(tuple(evaluations), renoise="none", clamp=model.clamp, renoises=False)
 
 
 def _in_range(sampler: str, steps: int) -> int:

@@ -24,7 +24,7 @@ from cmexport.model import ConsistencyModel
 from cmexport.sampling.preconditioning import c_noise_at, scalings_at
 from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.samplers import Conditions, to_bytes
-from cmexport.sampling.schedules import MAX_STEPS, Evaluation, Move, SamplingPlan, Schedule, karras_levels
+from cmexport.sampling.schedules import MAX_STEPS, Evaluation, Evaluations, Move, Schedule, karras_levels
 
 HEUN_STEPS = 18
 """EDM's own choice for CIFAR-10 (its table 2): 35 evaluations."""
@@ -44,7 +44,7 @@ def heun_schedule(model: ConsistencyModel, steps: int = HEUN_STEPS) -> Schedule:
     )
 
 
-def plan_heun(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> SamplingPlan:
+def plan_heun(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> Evaluations:
     """Fold the constants of Heun's method.
 
     Args:
@@ -76,7 +76,7 @@ def plan_heun(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> Sampling
             evaluations.extend([_evaluation(model, target), _evaluation(model, target)])
             keep, add = _slope(model, target)
             moves.append(Move(step / 2 * keep, 1.0, step / 2 * add, 0.0, 0.0))
-    return SamplingPlan(tuple(evaluations), renoise="none", clamp=model.clamp, moves=tuple(moves))
+    return Evaluations(tuple(evaluations), renoise="none", clamp=model.clamp, moves=tuple(moves))
 
 
 def _slope(model: ConsistencyModel, sigma: float) -> tuple[float, float]:

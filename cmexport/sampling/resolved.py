@@ -10,7 +10,7 @@ from torch import nn
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.border import baked_values, border_of
-from cmexport.sampling.schedules import SamplingPlan, Schedule
+from cmexport.sampling.schedules import Evaluations, Schedule
 from cmexport.signature import Signature
 
 
@@ -29,7 +29,7 @@ class Method:
         in_name: whether artefacts are called after it, because it isn't what the model was trained for.
     """
 
-    plan: Callable[[ConsistencyModel, Sequence[float]], SamplingPlan]
+    plan: Callable[[ConsistencyModel, Sequence[float]], Evaluations]
     spaced: Callable[[ConsistencyModel, int | None, str, int], Schedule]
     module: Callable[[Sampler], nn.Module]
     ending: str = ""
@@ -54,7 +54,7 @@ class Sampler:
 
     model: ConsistencyModel
     request: SampleRequest
-    plan: SamplingPlan
+    plan: Evaluations
     signature: Signature
     method: Method
 

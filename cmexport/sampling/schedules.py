@@ -59,7 +59,7 @@ class Move:
 
 
 @dataclass(frozen=True)
-class SamplingPlan:
+class Evaluations:
     """All constants of one sampler: `evaluations` in order, then the closing level.
 
     `moves`, one for each evaluation, are of samplers that run as a loop around one copy of the network; without them
@@ -298,7 +298,7 @@ def sigmas_for_steps(noise: NoiseRange, steps: int) -> tuple[float, ...]:
     return tuple(table[i * stride] for i in range(steps))
 
 
-def plan_sampling(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> SamplingPlan:
+def plan_sampling(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> Evaluations:
     """Resolve the levels to evaluate into a plan of float64 constants.
 
     Args:
@@ -334,4 +334,4 @@ def plan_sampling(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> Samp
                 noise_std=sigma if index == 0 else RENOISE_RULES[model.renoise](sigma, noise),
             )
         )
-    return SamplingPlan(evaluations=tuple(evaluations), renoise=model.renoise, clamp=model.clamp)
+    return Evaluations(evaluations=tuple(evaluations), renoise=model.renoise, clamp=model.clamp)

@@ -13,7 +13,7 @@ from cmexport.graph.rewriting import Rewrite
 from cmexport.parity.ladder import Rung
 from cmexport.signature import Signature
 
-Progress = Callable[[str], None]
+TellStep = Callable[[str], None]
 Graphs = Mapping[str, Callable[[], CapturedGraph]]
 
 
@@ -67,7 +67,7 @@ class Target(Protocol):
         """
         ...
 
-    def lower(self, graphs: Graphs, options: Any, folder: Path, progress: Progress) -> Mapping[str, LoweredModel]:
+    def lower(self, graphs: Graphs, options: Any, folder: Path, progress: TellStep) -> Mapping[str, LoweredModel]:
         """Write all graphs of an artefact into a folder; by default a file each, named by its graph if there are more.
 
         Each graph is captured when it is called, so that the folded weights of one at a time are in memory.
@@ -80,13 +80,13 @@ class Target(Protocol):
         return {name: self.lower_one(graphs[name](), options, folder, progress, named[name]) for name in graphs}
 
     def lower_one(
-        self, captured: CapturedGraph, options: Any, folder: Path, progress: Progress, name: str = "model"
+        self, captured: CapturedGraph, options: Any, folder: Path, progress: TellStep, name: str = "model"
     ) -> LoweredModel:
         """Write one graph into an existing folder, as `name` and the format's suffix; raises as `lower`."""
         ...
 
     def lower_loop(
-        self, loop: CapturedLoop, options: Any, folder: Path, progress: Progress, name: str = "model"
+        self, loop: CapturedLoop, options: Any, folder: Path, progress: TellStep, name: str = "model"
     ) -> LoweredModel:
         """As `lower`, for a sampler that evaluates one copy of the network many times.
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cmexport.drawing import source_from_artifact
 from cmexport.exporting import ExportOptions, export_model
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.progress import Progress
 from cmexport.runner import Array, Runner
 from cmexport.sampling.schedules import Schedule
+from cmexport.sources import source_from_artifact
 from cmexport.targets.info import LoweringOptions
 
 ROUNDS = 15

@@ -16,12 +16,12 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from cmexport.checkpoints import load_checkpoint
 from cmexport.demo import demo_checkpoint
-from cmexport.drawing import draw_between, draw_pictures, shown_to_people, source_from_model
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.metrics import as_bytes
 from cmexport.photos import read_photo
 from cmexport.runner import Array
 from cmexport.sampling.schedules import schedule_for_steps
+from cmexport.sources import draw_between, draw_pictures, shown_to_people, source_from_model
 
 HERE = Path(__file__).resolve().parent
 PHOTOS = (("airplane-1", 0), ("automobile-0", 1), ("horse-0", 7), ("ship-0", 8))

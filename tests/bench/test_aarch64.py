@@ -14,7 +14,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from cmexport.bench.folder import job_folder
 from cmexport.bench.lines import parse_line
-from cmexport.bench.outcome import Outcome, parity_record
+from cmexport.bench.outcome import JobOutcome, parity_record
 from cmexport.parity.gates import gate_for
 from cmexport.parity.inputs import draw_inputs
 
@@ -64,7 +64,7 @@ def test_parity_on_arm(precision, jobs, int8, quick, runner, tmp_path):
     done = subprocess.run(
         [f"{ROOT}/python", str(runner), str(tmp_path)], capture_output=True, stdin=subprocess.DEVNULL, timeout=250
     )
-    outcome = Outcome()
+    outcome = JobOutcome()
     for line in done.stdout.splitlines():
         outcome.add(parse_line(line))
     assert outcome.done, (outcome.failure, done.stderr[-500:])

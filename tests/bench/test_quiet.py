@@ -12,7 +12,7 @@ import pytest
 
 from cmexport.bench.folder import job_folder
 from cmexport.bench.lines import parse_line
-from cmexport.bench.outcome import Outcome
+from cmexport.bench.outcome import JobOutcome
 from cmexport.bench.quiet import witnesses
 from cmexport.bench.samples import SampleBlock
 from cmexport.bench.schema import ValidityRecord
@@ -65,7 +65,7 @@ def test_the_runner_notices_busy_processes(runner, jobs, quick, tmp_path):
         for process in busy:
             process.kill()
             process.wait()
-    outcome = Outcome()
+    outcome = JobOutcome()
     for line in done.stdout.splitlines():
         outcome.add(parse_line(line))
     assert [look.when for look in outcome.looks] == ["before", "after"]

@@ -16,7 +16,7 @@ import pytest
 
 from cmexport.bench.folder import job_folder
 from cmexport.bench.lines import parse_line
-from cmexport.bench.outcome import Outcome, parity_record
+from cmexport.bench.outcome import JobOutcome, parity_record
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_alone_it_tells_everything_in_order(runner, folder, jobs):
     before = ["meta", "load", "load", "first", *["output"] * len(jobs[0].runs)]
     after = ["thermal", "look", "samples", "look", "memory", "thermal", "done"]
     assert [line["kind"] for line in lines] == before + after
-    outcome = Outcome()
+    outcome = JobOutcome()
     for line in lines:
         outcome.add(parse_line(json.dumps(line).encode()))
     assert parity_record(jobs[0], outcome.outputs, 0, "").passed

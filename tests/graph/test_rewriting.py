@@ -12,7 +12,7 @@ from cmexport.errors import UsageError
 from cmexport.graph.evaluate import unclamped_picture
 from cmexport.graph.fxtools import aten, attribute
 from cmexport.graph.rewrites import REWRITES
-from cmexport.graph.rewriting import MAX_RELATIVE_ERROR, Outcome, Rewrite, apply_rewrites, relative_error, select
+from cmexport.graph.rewriting import MAX_RELATIVE_ERROR, Changes, Rewrite, apply_rewrites, relative_error, select
 from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 
@@ -93,7 +93,7 @@ def scaling_by(factor):
     def apply(editor):
         conv = [n for n in editor.graph.nodes if n.target is aten.conv2d.default][-1]
         conv.update_arg(1, editor.constant(conv, attribute(editor.module, conv.args[1]).double() * factor))
-        return Outcome(1)
+        return Changes(1)
 
     return Rewrite("wrong", "changes the picture", apply)
 

@@ -77,15 +77,15 @@ def test_rewrites_of_many_steps_are_measured_on_the_first_and_the_last(adm_model
 
 def test_what_all_rewrites_do_together_is_measured(adm_model) -> None:
     from cmexport.graph import rewriting
-    from cmexport.graph.rewriting import Outcome, Rewrite
+    from cmexport.graph.rewriting import Changes, Rewrite
 
     def spoil(editor):
         """Changes the third step only, which the brief sampler doesn't have."""
         names = [n for n in editor.graph.nodes if n.op == "get_attr" and n.target == "c_noise_2"]
         if not names:
-            return Outcome(1)
+            return Changes(1)
         editor.module.c_noise_2 = editor.module.c_noise_2 * 1.5
-        return Outcome(1)
+        return Changes(1)
 
     model = adm_model(fresh=True, seed=7)
     request = SampleRequest(sigmas=(80.0, 20.0, 5.0, 1.2))

@@ -13,7 +13,7 @@ from cmexport.recipes import children
 from cmexport.recipes.checking import check_document
 from cmexport.recipes.planning import Chosen, plan_run
 from cmexport.recipes.reading import read_document
-from cmexport.recipes.steps import RunPlan
+from cmexport.recipes.steps import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
@@ -46,10 +46,10 @@ def refused(write: Callable[..., Path]) -> Callable[[str], str]:
 
 
 @pytest.fixture
-def planned(write: Callable[..., Path], tmp_path: Path) -> Callable[..., RunPlan]:
+def planned(write: Callable[..., Path], tmp_path: Path) -> Callable[..., Run]:
     """The plan of a recipe's text; output in a folder of the test."""
 
-    def plan(text: str, **chosen) -> RunPlan:
+    def plan(text: str, **chosen) -> Run:
         document = read_document(write(text))
         return plan_run(document, check_document(document), Chosen(**{"out": tmp_path / "out", **chosen}))
 

@@ -15,7 +15,7 @@ from cmexport.model import NoiseRange
 from cmexport.recipes.checking import check_document
 from cmexport.recipes.planning import Chosen, plan_run
 from cmexport.recipes.reading import read_document
-from cmexport.recipes.steps import RunPlan, Step
+from cmexport.recipes.steps import Run, Step
 from cmexport.sampling.schedules import TUNED_TWO_STEPS, karras_levels, sigmas_at
 from cmexport.targets.registry import INFOS
 
@@ -27,7 +27,7 @@ STUDENTS = [
 ]
 
 
-def plan_of(path: Path) -> RunPlan:
+def plan_of(path: Path) -> Run:
     document = read_document(path)
     return plan_run(document, check_document(document), Chosen())
 

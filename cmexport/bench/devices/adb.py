@@ -33,7 +33,7 @@ from cmexport.bench.lines import MetaLine
 from cmexport.bench.measure import Place, measure
 from cmexport.bench.meter import Meter, NoMeter
 from cmexport.bench.on_device import device_files
-from cmexport.bench.outcome import Outcome, device_record, record_of
+from cmexport.bench.outcome import JobOutcome, device_record, record_of
 from cmexport.bench.processes import ProcessPipe, ending, shell_code
 from cmexport.bench.schema import BenchRecord, DeviceRecord
 from cmexport.errors import BackendError, UsageError, first_line
@@ -71,7 +71,7 @@ class GaugeMeter:
     def stop(self) -> None:
         """Do nothing: the runner on the phone ends by itself."""
 
-    def trace(self, watched: Outcome) -> EnergyTrace | str:
+    def trace(self, watched: JobOutcome) -> EnergyTrace | str:
         """Make a trace of the gauge readings that the runner sent."""
         readings, why_not = gauge_readings([(line.t_s, line.texts) for line in watched.raw])
         return trace_of(gauge_facts(), readings, self._void) if readings else self._void or why_not
@@ -133,7 +133,7 @@ class AdbDevice:
         self.shell.push(device_files("python") / "runner.py", to=root)
         self._check_modules(python, root)
 
-        def start(job: BenchJob, outcome: Outcome, watch: tuple[str, ...]) -> Engine:
+        def start(job: BenchJob, outcome: JobOutcome, watch: tuple[str, ...]) -> Engine:
             progress.step(f"{job.artifact.name}: copy")
             folder = f"{root}/{jobs.index(job)}"
             files = job_folder(job, options, "served", watch).files
@@ -153,7 +153,7 @@ class AdbDevice:
         check_runnable(jobs, "adb", "native runners run")
         timed = perf_test.is_perf_test(program)
         for job in jobs:
-            outcome, interrupted = Outcome(), False
+            outcome, interrupted = JobOutcome(), False
             folder = f"{root}/{jobs.index(job)}"
             progress.step(f"{job.artifact.name}: copy")
             try:
@@ -189,7 +189,7 @@ class AdbDevice:
                 return
 
     def _run_perf_test(
-        self, program: Path, folder: str, job: BenchJob, options: MeasureOptions, outcome: Outcome
+        self, program: Path, folder: str, job: BenchJob, options: MeasureOptions, outcome: JobOutcome
     ) -> None:
         self._push_all(perf_test.input_files(job), folder)
         provider = provider_of(job, options)
@@ -212,7 +212,7 @@ class AdbDevice:
             for line in perf_test.parse_times(said, csv).lines(repeat):
                 outcome.add(line)
 
-    def _run_contract(self, program: Path, folder: str, outcome: Outcome) -> None:
+    def _run_contract(self, program: Path, folder: str, outcome: JobOutcome) -> None:
         command = f"cd {folder} && LD_LIBRARY_PATH=. exec ./{shlex.quote(program.name)} {folder}"
         engine = Engine(self._process(command), outcome)
         try:

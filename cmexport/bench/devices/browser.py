@@ -17,7 +17,7 @@ import numpy as np
 from cmexport.bench.devices.base import BenchJob, DeviceOptions, MeasureOptions, check_runnable
 from cmexport.bench.lines import Line
 from cmexport.bench.on_device import device_files
-from cmexport.bench.outcome import Outcome, device_record, record_of
+from cmexport.bench.outcome import JobOutcome, device_record, record_of
 from cmexport.bench.schema import BenchRecord, DeviceRecord, PowerRecord
 from cmexport.bench.web.certificate import server_context
 from cmexport.bench.web.jobs import served_job
@@ -168,7 +168,7 @@ def _visit(
     session: Session, planned: Sequence[tuple[BenchJob, str]], options: MeasureOptions, progress: Progress
 ) -> Iterator[BenchRecord]:
     for index, (job, provider) in enumerate(planned):
-        outcome, begun, interrupted = Outcome(), False, False
+        outcome, begun, interrupted = JobOutcome(), False, False
         title = f"{job.artifact.name}, {provider}"
         progress.step(f"{title}: waiting for the page")
         try:
@@ -197,12 +197,12 @@ def _visit(
     session.wait_until_shown(_SHOWN_WAIT_S)
 
 
-def _told(line: Line, outcome: Outcome) -> str:
+def _told(line: Line, outcome: JobOutcome) -> str:
     runs = sum(len(block.ms) for block in outcome.blocks)
     return f"{runs} runs" if runs else line.kind
 
 
-def _record(job: BenchJob, provider: str, options: MeasureOptions, outcome: Outcome) -> BenchRecord:
+def _record(job: BenchJob, provider: str, options: MeasureOptions, outcome: JobOutcome) -> BenchRecord:
     device = device_record("browser", "browser", outcome.meta, outcome.why)
     return record_of(device, job, options, outcome, NO_ENERGY, requested=provider)
 

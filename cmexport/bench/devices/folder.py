@@ -14,7 +14,7 @@ from pathlib import Path
 from cmexport.bench.devices.base import BenchJob, DeviceOptions, MeasureOptions
 from cmexport.bench.folder import job_folder, provider_of
 from cmexport.bench.lines import MAX_LINE_BYTES, LineError, parse_line
-from cmexport.bench.outcome import Outcome, device_record, record_of
+from cmexport.bench.outcome import JobOutcome, device_record, record_of
 from cmexport.bench.schema import BenchRecord, DeviceRecord, PowerRecord
 from cmexport.errors import BackendError, CheckpointError, OutputError, UsageError
 from cmexport.files import require_file
@@ -112,13 +112,13 @@ def _same_file(one: Path, other: Path) -> bool:
     return True
 
 
-def read_result(path: Path) -> Outcome:
+def read_result(path: Path) -> JobOutcome:
     """Read the lines of a result file. One that stops short, or whose last line is cut off, is "disconnected".
 
     Raises:
         CheckpointError: it can't be read, or a line before the last isn't one of the contract.
     """
-    outcome = Outcome()
+    outcome = JobOutcome()
     require_file(path, "a result")
     try:
         with path.open("rb") as file:

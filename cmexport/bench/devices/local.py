@@ -18,7 +18,7 @@ from cmexport.bench.lines import described
 from cmexport.bench.measure import Place, measure
 from cmexport.bench.meter import LocalMeter, Meter, NoMeter
 from cmexport.bench.on_device import device_files
-from cmexport.bench.outcome import Outcome, device_record
+from cmexport.bench.outcome import JobOutcome, device_record
 from cmexport.bench.processes import ProcessPipe, ending
 from cmexport.bench.schema import BenchRecord, DeviceRecord
 from cmexport.errors import BackendError
@@ -53,7 +53,7 @@ class LocalDevice:
         meter = self._meter(jobs, options)
         with tempfile.TemporaryDirectory(prefix="cmexport-bench-") as root:
 
-            def start(job: BenchJob, outcome: Outcome, watch: tuple[str, ...]) -> Engine:
+            def start(job: BenchJob, outcome: JobOutcome, watch: tuple[str, ...]) -> Engine:
                 folder = Path(tempfile.mkdtemp(dir=root))
                 job_folder(job, options, "served", watch).write(folder)
                 return Engine(ProcessPipe([self._python, str(runner), str(folder)], _ended), outcome)

@@ -32,7 +32,7 @@ from cmexport.bench.lines import described
 from cmexport.bench.measure import Place, measure
 from cmexport.bench.meter import Meter, NoMeter, WatchedMeter
 from cmexport.bench.on_device import device_files
-from cmexport.bench.outcome import Outcome, device_record
+from cmexport.bench.outcome import JobOutcome, device_record
 from cmexport.bench.processes import PATIENCE_S, ending, last_line, shell_code
 from cmexport.bench.schema import BenchRecord, DeviceRecord
 from cmexport.errors import BackendError, UsageError, first_line
@@ -212,7 +212,7 @@ class SshDevice:
                 self._check_modules(found, jobs)
                 meter = _meter(found, options, provider_of(jobs[0], options))
 
-                def start(job: BenchJob, outcome: Outcome, watch: tuple[str, ...]) -> Engine:
+                def start(job: BenchJob, outcome: JobOutcome, watch: tuple[str, ...]) -> Engine:
                     progress.step(f"{job.artifact.name}: copy")
                     folder = f"{root}/{jobs.index(job)}"
                     try:

@@ -28,15 +28,15 @@ from cmexport.graph.fxtools import (
     uses_through_views,
 )
 from cmexport.graph.rewrites.fold_scales import add_to_bias, name_of, set_argument
-from cmexport.graph.rewriting import Outcome, Rewrite
+from cmexport.graph.rewriting import Changes, Rewrite
 
 SDPA = aten.scaled_dot_product_attention.default
 
 
-def _apply(editor: Editor) -> Outcome:
+def _apply(editor: Editor) -> Changes:
     norms = sum(_fold_norm(editor, n) for n in list(editor.graph.nodes) if is_op(n, aten.group_norm.default))
     scales = sum(fold_query_scale(editor, n) for n in list(editor.graph.nodes) if is_op(n, SDPA))
-    return Outcome(norms + scales, f"{norms} norm affines and {scales} query scales folded into projections")
+    return Changes(norms + scales, f"{norms} norm affines and {scales} query scales folded into projections")
 
 
 def _fold_norm(editor: Editor, norm: fx.Node) -> bool:

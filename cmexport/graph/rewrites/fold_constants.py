@@ -10,11 +10,11 @@ from torch import Tensor, fx
 
 from cmexport.graph.evaluate import PartialEvaluator
 from cmexport.graph.fxtools import Editor, aten, dependence, is_op, shape_of
-from cmexport.graph.rewriting import Outcome, Rewrite
+from cmexport.graph.rewriting import Changes, Rewrite
 
 
-def _apply(editor: Editor) -> Outcome:
-    return Outcome(applied=fold_fixed_values(editor))
+def _apply(editor: Editor) -> Changes:
+    return Changes(applied=fold_fixed_values(editor))
 
 
 def fold_fixed_values(editor: Editor) -> int:

@@ -12,18 +12,18 @@ from __future__ import annotations
 from torch import Tensor, fx
 
 from cmexport.graph.fxtools import Editor, argument, aten, attribute, is_op, shape_of
-from cmexport.graph.rewriting import Outcome, Rewrite
+from cmexport.graph.rewriting import Changes, Rewrite
 
 LINEAR_OPS = (aten.conv2d.default, aten.linear.default)
 
 
-def _apply(editor: Editor) -> Outcome:
+def _apply(editor: Editor) -> Changes:
     applied = 0
     # Until nothing changes: folding c_out uncovers nothing today, but an offset may follow a factor.
     while changed := sum(step(editor) for step in (_factors_before, _factors_after, _offsets_after)):
         applied += changed
         editor.clean()
-    return Outcome(applied)
+    return Changes(applied)
 
 
 def _factor(node: fx.Node) -> tuple[fx.Node, float] | None:

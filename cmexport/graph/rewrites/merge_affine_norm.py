@@ -13,10 +13,10 @@ from torch import fx
 
 from cmexport.graph.fxtools import Editor, argument, aten, dependence, is_op, shape_of
 from cmexport.graph.rewrites.fold_constants import fold_fixed_values
-from cmexport.graph.rewriting import Outcome, Rewrite
+from cmexport.graph.rewriting import Changes, Rewrite
 
 
-def _apply(editor: Editor) -> Outcome:
+def _apply(editor: Editor) -> Changes:
     depends, choices = dependence(editor.graph), {i.name for i in editor.signature.choices}
     merged = 0
     for norm in list(editor.graph.nodes):
@@ -34,7 +34,7 @@ def _apply(editor: Editor) -> Outcome:
         _merge(editor, norm, total, scale, shift)
         merged += 1
     fold_fixed_values(editor)
-    return Outcome(applied=merged)
+    return Changes(applied=merged)
 
 
 def _only_user(node: fx.Node, target: object) -> fx.Node | None:

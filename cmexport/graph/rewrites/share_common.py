@@ -10,10 +10,10 @@ from torch import fx
 from torch.fx.passes.dialect.common.cse_pass import CSEPass
 
 from cmexport.graph.fxtools import Editor
-from cmexport.graph.rewriting import Outcome, Rewrite
+from cmexport.graph.rewriting import Changes, Rewrite
 
 
-def _apply(editor: Editor) -> Outcome:
+def _apply(editor: Editor) -> Changes:
     before = sum(1 for _ in editor.graph.nodes)
     result = CSEPass()(editor.module)
     assert result is not None
@@ -23,7 +23,7 @@ def _apply(editor: Editor) -> Outcome:
         codegen = editor.graph._codegen
         editor.module.graph = result.graph_module.graph
         editor.graph.set_codegen(codegen)
-    return Outcome(applied=before - sum(1 for _ in editor.graph.nodes))
+    return Changes(applied=before - sum(1 for _ in editor.graph.nodes))
 
 
 REWRITE = Rewrite("share_common", "compute equal subexpressions once", _apply)

@@ -17,19 +17,19 @@ from torch import Tensor, fx
 
 from cmexport.graph.evaluate import PartialEvaluator
 from cmexport.graph.fxtools import Editor, aten, attribute, dependence, shape_of
-from cmexport.graph.rewriting import Outcome, Rewrite
+from cmexport.graph.rewriting import Changes, Rewrite
 from cmexport.signature import Input
 
 
-def _apply(editor: Editor) -> Outcome:
+def _apply(editor: Editor) -> Changes:
     outcomes = [(i.name, _one(editor, i)) for i in editor.signature.choices]
     if len(outcomes) == 1:
         return outcomes[0][1]
     notes = "; ".join(f"{name}: {outcome.note}" for name, outcome in outcomes)
-    return Outcome(sum(outcome.applied for _, outcome in outcomes), notes or "no label input")
+    return Changes(sum(outcome.applied for _, outcome in outcomes), notes or "no label input")
 
 
-def _one(editor: Editor, choice: Input) -> Outcome:
+def _one(editor: Editor, choice: Input) -> Changes:
     """All that depends on one input of finitely many values."""
     graph, classes = editor.graph, choice.count
     assert classes is not None
@@ -39,12 +39,12 @@ def _one(editor: Editor, choice: Input) -> Outcome:
     border = [n for n in branch if any(depends[u] - alone for u in n.users) and _is_tensor(n)]
     batch = shape_of(label)[0]
     if not border or not all(_one_row_per_sample(n, batch) for n in border):
-        return Outcome(0, "no label branch with one row per sample")
+        return Changes(0, "no label branch with one row per sample")
 
     table_size, replaced = classes * _row_elements(border, batch), _weights_behind(editor.module, border)
     if table_size <= replaced:
         _tabulate(editor, label, border, classes)
-        return Outcome(len(border), f"{classes} x {_row_elements(border, batch)} table replaces {replaced} weights")
+        return Changes(len(border), f"{classes} x {_row_elements(border, batch)} table replaces {replaced} weights")
     for waist in reversed(branch):
         if (
             waist in border
@@ -63,8 +63,8 @@ def _one(editor: Editor, choice: Input) -> Outcome:
                 f"{replaced} weights it replaces; tabulated the embedding "
                 f"({classes} x {_row_elements([waist], batch)}) only"
             )
-            return Outcome(1, note)
-    return Outcome(0, f"a table of {table_size} would be larger than the {replaced} weights it replaces")
+            return Changes(1, note)
+    return Changes(0, f"a table of {table_size} would be larger than the {replaced} weights it replaces")
 
 
 def _is_tensor(node: fx.Node) -> bool:

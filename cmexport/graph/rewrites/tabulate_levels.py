@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from cmexport.graph.evaluate import PartialEvaluator
 from cmexport.graph.fxtools import Editor, aten, dependence, shape_of
-from cmexport.graph.rewriting import Outcome, Rewrite
+from cmexport.graph.rewriting import Changes, Rewrite
 
 
 def rewrite(name: str, levels: int) -> Rewrite:
@@ -27,14 +27,14 @@ def rewrite(name: str, levels: int) -> Rewrite:
     )
 
 
-def _tabulate(editor: Editor, name: str, levels: int) -> Outcome:
+def _tabulate(editor: Editor, name: str, levels: int) -> Changes:
     graph = editor.graph
     level = next(n for n in graph.nodes if n.op == "placeholder" and n.name == name)
     alone, depends = {name}, dependence(graph)
     branch = [n for n in graph.nodes if n is not level and depends[n] == alone and _is_float(n)]
     border = [n for n in branch if any(depends[u] - alone for u in n.users)]
     if not border:
-        return Outcome(0, "nothing depends on the level alone")
+        return Changes(0, "nothing depends on the level alone")
     rows = [_row(editor, level, border, index) for index in range(levels)]
     # Pictures of a batch share their level: a time step expanded to the batch is one row.
     shapes = [_shortest([row[i] for row in rows]) for i in range(len(border))]
@@ -52,7 +52,7 @@ def _tabulate(editor: Editor, name: str, levels: int) -> Outcome:
         if shape != shape_of(node):
             part = editor.call(first, aten.expand.default, part, list(shape_of(node)))
         node.replace_all_uses_with(part)
-    return Outcome(len(border), f"{levels} x {table.shape[1]} table")
+    return Changes(len(border), f"{levels} x {table.shape[1]} table")
 
 
 def _is_float(node: fx.Node) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cmexport.errors import BackendError, first_line
 from cmexport.graph.capture import CapturedGraph
-from cmexport.targets.base import LoweredModel, Progress
+from cmexport.targets.base import LoweredModel, TellStep
 from cmexport.targets.coreai.asset import asset_files, describe
 from cmexport.targets.coreai.half import to_half
 from cmexport.targets.coreai.library import converter, quiet
@@ -15,7 +15,7 @@ from cmexport.targets.info import LoweringOptions
 
 
 def lower(
-    captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
+    captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: TellStep, name: str = "model"
 ) -> LoweredModel:
     """Write `<name>.aimodel`, a folder, into `folder`. Its label is int32: Core AI knows no 64-bit numbers.
 

@@ -12,7 +12,7 @@ from cmexport.errors import UsageError
 from cmexport.graph.capture import CapturedGraph
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.keeping import AUTO, NAMED, Kept, why_kept
-from cmexport.targets.base import Progress
+from cmexport.targets.base import TellStep
 from cmexport.targets.coreml.blame import blame_half, plain_name
 
 _ROUNDS = 3
@@ -53,7 +53,7 @@ Convert = Callable[[Selector | None], None]
 
 
 def convert_keeping(
-    keep_fp32: tuple[str, ...], convert: Convert, captured: CapturedGraph, package: Path, progress: Progress
+    keep_fp32: tuple[str, ...], convert: Convert, captured: CapturedGraph, package: Path, progress: TellStep
 ) -> Kept:
     """Write a half-precision package that leaves in float32 what `keep_fp32` asks for.
 
@@ -78,7 +78,7 @@ def convert_keeping(
     return Kept(tuple(name for name in selector.seen if name in selector.names), "named by --keep-fp32")
 
 
-def _find(convert: Convert, captured: CapturedGraph, package: Path, progress: Progress) -> Kept:
+def _find(convert: Convert, captured: CapturedGraph, package: Path, progress: TellStep) -> Kept:
     """Convert, execute, keep what fails, until nothing does or nothing more can be kept; the ladder judges the end."""
     inputs = draw_inputs(captured.signature, _PICTURES)
     selector: Selector | None = None

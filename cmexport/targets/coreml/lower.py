@@ -22,7 +22,7 @@ from cmexport.quantize.centred.insertion import to_int8
 from cmexport.quantize.compression import RECIPES, compress
 from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.signature import Output
-from cmexport.targets.base import LoweredModel, Progress
+from cmexport.targets.base import LoweredModel, TellStep
 from cmexport.targets.coreml.centred import centred_decompositions
 from cmexport.targets.coreml.compress import BITS, BITS_BEFORE_18
 from cmexport.targets.coreml.compress import register as store_compressed_pass
@@ -92,7 +92,7 @@ def check_keeping(options: CoreMlOptions) -> None:
 
 
 def lower(
-    captured: CapturedGraph, options: CoreMlOptions, folder: Path, progress: Progress, name: str = "model"
+    captured: CapturedGraph, options: CoreMlOptions, folder: Path, progress: TellStep, name: str = "model"
 ) -> LoweredModel:
     """Write `<name>.mlpackage` into `folder`.
 

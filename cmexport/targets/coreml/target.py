@@ -10,7 +10,7 @@ from typing import Any
 
 from cmexport.graph.rewriting import Rewrite
 from cmexport.parity.ladder import Rung
-from cmexport.targets.base import Graphs, LoweredModel, Progress, Target
+from cmexport.targets.base import Graphs, LoweredModel, Target, TellStep
 from cmexport.targets.coreml import joining
 from cmexport.targets.coreml import lower as lowering
 from cmexport.targets.coreml.blame import HALF_GATE_DB
@@ -50,7 +50,7 @@ class CoreMlTarget(Target):
         return forms_for(options.ios, options.rewrites)
 
     def lower(
-        self, graphs: Graphs, options: CoreMlOptions, folder: Path, progress: Progress
+        self, graphs: Graphs, options: CoreMlOptions, folder: Path, progress: TellStep
     ) -> Mapping[str, LoweredModel]:
         """A package for each graph, then `joining.join`."""
         lowered = super().lower(graphs, options, folder, progress)

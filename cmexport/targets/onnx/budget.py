@@ -9,7 +9,7 @@ from typing import Any
 
 from cmexport.quantize.int8 import Prepared
 from cmexport.quantize.layer_harm import float_order
-from cmexport.targets.base import Progress
+from cmexport.targets.base import TellStep
 from cmexport.targets.onnx.int8 import Int8Graph, to_int8
 from cmexport.targets.onnx.providers import ProviderProfile
 from cmexport.targets.onnx.timing import latency_ratios
@@ -71,7 +71,7 @@ class Choice:
 
 
 def within_db(
-    prepared: Prepared, profile: ProviderProfile, budget_db: float, plain: Path, write: Write, progress: Progress
+    prepared: Prepared, profile: ProviderProfile, budget_db: float, plain: Path, write: Write, progress: TellStep
 ) -> Choice:
     """The fewest layers in floating point whose pictures keep `budget_db`; all of them, unmet, where none do."""
     order = float_order(prepared, progress)
@@ -104,7 +104,7 @@ def within_db(
 
 
 def within_latency(
-    prepared: Prepared, profile: ProviderProfile, budget: float, plain: Path, write: Write, progress: Progress
+    prepared: Prepared, profile: ProviderProfile, budget: float, plain: Path, write: Write, progress: TellStep
 ) -> Choice:
     """The best picture among plans that take at most `budget` of the float32 file's time; else the fastest."""
     order = float_order(prepared, progress)
@@ -121,13 +121,13 @@ def _trial(
     order: Sequence[str],
     count: int,
     write: Write,
-    progress: Progress,
+    progress: TellStep,
 ) -> _Trial:
     graph = to_int8(prepared, profile, progress, order[:count])
     return _Trial(graph, write(graph, f"float-{count}"), count)
 
 
-def _fastest(prepared: Prepared, profile: ProviderProfile, write: Write, progress: Progress) -> _Trial:
+def _fastest(prepared: Prepared, profile: ProviderProfile, write: Write, progress: TellStep) -> _Trial:
     """Every convolution between pairs: no output is spared its rounding."""
     graph = to_int8(prepared, profile, progress, spare=False)
     return _Trial(graph, write(graph, "all-pairs"), -1)
@@ -136,7 +136,7 @@ def _fastest(prepared: Prepared, profile: ProviderProfile, write: Write, progres
 def _chosen(
     trials: Sequence[_Trial],
     plain: Path,
-    progress: Progress,
+    progress: TellStep,
     fits: Callable[[_Trial, Point], bool],
     nearest: Callable[[Point], float],
 ) -> Choice:

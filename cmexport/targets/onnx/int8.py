@@ -18,7 +18,7 @@ from cmexport.quantize.int8 import Prepared, encode_layers, finish, prepare
 from cmexport.quantize.layers import OPERATORS, Layer, WeightedOperator
 from cmexport.quantize.output_rounding import most_harmful_outputs
 from cmexport.quantize.precision_plan import PrecisionPlan
-from cmexport.targets.base import Progress
+from cmexport.targets.base import TellStep
 from cmexport.targets.onnx import contrib as contrib  # registers cmexport::packed_attention
 from cmexport.targets.onnx.integer.insertion import insert_integer_layer
 from cmexport.targets.onnx.integer.spelling import integer_translations
@@ -44,7 +44,7 @@ class Int8Graph:
 
 
 def prepare_int8(
-    captured: CapturedGraph, plan: PrecisionPlan, profile: ProviderProfile, progress: Progress
+    captured: CapturedGraph, plan: PrecisionPlan, profile: ProviderProfile, progress: TellStep
 ) -> Prepared:
     """Calibrate what the plan and the provider let compute in 8 bits; errors as `quantize.int8.prepare`."""
     if profile.contrib_ops:
@@ -55,7 +55,7 @@ def prepare_int8(
 def to_int8(
     prepared: Prepared,
     profile: ProviderProfile,
-    progress: Progress,
+    progress: TellStep,
     in_float: Collection[str] = (),
     *,
     spare: bool = True,

@@ -20,7 +20,7 @@ from cmexport.onnxfile.translate import translate
 from cmexport.onnxfile.translations import Translations, standard_translations
 from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.signature import Signature
-from cmexport.targets.base import LoweredModel, Progress
+from cmexport.targets.base import LoweredModel, TellStep
 from cmexport.targets.onnx.budget import within_db, within_latency
 from cmexport.targets.onnx.buffers import limit_buffers
 from cmexport.targets.onnx.contrib import contrib_translations
@@ -36,7 +36,7 @@ STORED_BITS = {"w8": 8, "w4": 4}
 
 
 def lower(
-    captured: CapturedGraph, options: OnnxOptions, folder: Path, progress: Progress, name: str = "model"
+    captured: CapturedGraph, options: OnnxOptions, folder: Path, progress: TellStep, name: str = "model"
 ) -> LoweredModel:
     """Write `<name>.onnx` (and `<name>.onnx.data` beyond 2 GB) into `folder`.
 
@@ -83,7 +83,7 @@ def lower(
 
 
 def lower_loop(
-    loop: CapturedLoop, options: OnnxOptions, folder: Path, progress: Progress, name: str = "model"
+    loop: CapturedLoop, options: OnnxOptions, folder: Path, progress: TellStep, name: str = "model"
 ) -> LoweredModel:
     """Write a looped sampler, whose body has been rewritten, as `<name>.onnx`.
 
@@ -131,7 +131,7 @@ def _in_8_bits(
     translations: Translations,
     options: OnnxOptions,
     profile: ProviderProfile,
-    progress: Progress,
+    progress: TellStep,
 ) -> tuple[Int8Graph, dict[str, Any]]:
     """By the plan, or by the budget that was asked for."""
     prepared = prepare_int8(shaped, options.plan or PrecisionPlan(), profile, progress)

@@ -18,7 +18,7 @@ from cmexport.onnxfile import saving
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.onnxfile.simplifying import onnxsim, simplify_file
 from cmexport.parity.ladder import Rung
-from cmexport.targets.base import LoweredModel, Progress, Target
+from cmexport.targets.base import LoweredModel, Target, TellStep
 from cmexport.targets.onnx import lower as lowering
 from cmexport.targets.onnx.forms import FORMS, forms_for
 from cmexport.targets.onnx.info import OnnxOptions
@@ -38,7 +38,7 @@ class OnnxTarget(Target):
         return forms_for(profile_for(options.ep), options.rewrites)
 
     def lower_one(
-        self, captured: CapturedGraph, options: OnnxOptions, folder: Path, progress: Progress, name: str = "model"
+        self, captured: CapturedGraph, options: OnnxOptions, folder: Path, progress: TellStep, name: str = "model"
     ) -> LoweredModel:
         """See `lower.lower`; with `options.simplify`, `simplify_file` after it."""
         lowered = lowering.lower(captured, options, folder, progress, name)
@@ -49,7 +49,7 @@ class OnnxTarget(Target):
         return replace(lowered, files=files, simplification=asdict(account))
 
     def lower_loop(
-        self, loop: CapturedLoop, options: OnnxOptions, folder: Path, progress: Progress, name: str = "model"
+        self, loop: CapturedLoop, options: OnnxOptions, folder: Path, progress: TellStep, name: str = "model"
     ) -> LoweredModel:
         """See `lower.lower_loop`.
 

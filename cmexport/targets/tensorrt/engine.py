@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cmexport.errors import BackendError, CheckpointError, OutputError, UsageError
-from cmexport.targets.base import Progress
+from cmexport.targets.base import TellStep
 from cmexport.targets.tensorrt.info import TensorRtOptions
 from cmexport.targets.tensorrt.layers import HEADING, EngineLayers, parse_layers, write_layers
 from cmexport.targets.tensorrt.library import Library, check_sms
@@ -87,7 +87,7 @@ def engine_request(library: Library, options: TensorRtOptions) -> EngineRequest:
 
 
 def build_engine(
-    library: Library, onnx_file: Path, request: EngineRequest, engine: Path, progress: Progress
+    library: Library, onnx_file: Path, request: EngineRequest, engine: Path, progress: TellStep
 ) -> BuiltEngine:
     """Build `engine` and the description of its layers from a strongly typed ONNX file.
 
@@ -221,7 +221,7 @@ def _new_log(library: Library) -> Any:
     return Log()
 
 
-def _new_monitor(library: Library, progress: Progress) -> Any:
+def _new_monitor(library: Library, progress: TellStep) -> Any:
     """Tells about the outermost phases, and stops the builder at its next step when `cancelled` is set."""
     base: Any = library.module.IProgressMonitor
 

@@ -26,7 +26,7 @@ from cmexport.onnxfile.half import SMALLEST_NORMAL, round_to_normal_half
 from cmexport.onnxfile.translations import Translations
 from cmexport.quantize.activations import plan_activations
 from cmexport.quantize.weights import weight_nodes
-from cmexport.targets.base import Progress
+from cmexport.targets.base import TellStep
 
 LARGEST = 448.0
 FLOAT8 = ir.DataType.FLOAT8E4M3FN
@@ -49,7 +49,7 @@ class Float8Plan:
     left: tuple[str, ...]
 
 
-def plan_float8(captured: CapturedGraph, progress: Progress) -> Float8Plan:
+def plan_float8(captured: CapturedGraph, progress: TellStep) -> Float8Plan:
     """Scales from the ranges that the exact input law gives."""
     progress("activation ranges")
     found = plan_activations(captured, _ACTIVATION_DB)

@@ -26,7 +26,7 @@ from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.keeping import NAMED, Kept, why_kept
 from cmexport.parity.metrics import PictureDifference, compare
 from cmexport.runner import Array
-from cmexport.targets.base import Progress
+from cmexport.targets.base import TellStep
 
 _ROUNDS = 3
 """How often a file is looked at: an overflow hides those after it."""
@@ -80,7 +80,7 @@ def check_names(model: ir.Model, names: Sequence[str]) -> None:
         )
 
 
-def find_kept(wide: ir.Model, make_half: MakeHalf, captured: CapturedGraph, precision: str, progress: Progress) -> Kept:
+def find_kept(wide: ir.Model, make_half: MakeHalf, captured: CapturedGraph, precision: str, progress: TellStep) -> Kept:
     """Look for what half precision breaks, keep it in float32, and look again.
 
     Args:

@@ -19,7 +19,7 @@ from cmexport.onnxfile.translate import translate
 from cmexport.parity.keeping import AUTO, Kept
 from cmexport.quantize.centred.insertion import to_int8
 from cmexport.quantize.precision_plan import PrecisionPlan
-from cmexport.targets.base import LoweredModel, Progress
+from cmexport.targets.base import LoweredModel, TellStep
 from cmexport.targets.tensorrt.batches import batch_name, rebatch
 from cmexport.targets.tensorrt.centred import centred_translations
 from cmexport.targets.tensorrt.engine import EngineRequest, build_engine, engine_request
@@ -67,7 +67,7 @@ def check(options: TensorRtOptions) -> tuple[Library | None, EngineRequest | Non
 
 
 def lower(
-    captured: CapturedGraph, options: TensorRtOptions, folder: Path, progress: Progress, name: str = "model"
+    captured: CapturedGraph, options: TensorRtOptions, folder: Path, progress: TellStep, name: str = "model"
 ) -> LoweredModel:
     """Write `<name>.onnx` (and its data beyond 2 GB) into `folder`; with a TensorRT `<name>.engine`, and its layers.
 
@@ -129,7 +129,7 @@ def lower(
     )
 
 
-def _typed(captured: CapturedGraph, options: TensorRtOptions, progress: Progress) -> tuple[ir.Model, Mapping[str, Any]]:
+def _typed(captured: CapturedGraph, options: TensorRtOptions, progress: TellStep) -> tuple[ir.Model, Mapping[str, Any]]:
     """The model in float32, with Q/DQ pairs where 8 bits are asked for; and what was quantized."""
     plain = options.rewrites == "none"
     graph, facts = captured, dict[str, Any]()
@@ -151,7 +151,7 @@ def _typed(captured: CapturedGraph, options: TensorRtOptions, progress: Progress
 
 
 def _halved(
-    model: ir.Model, captured: CapturedGraph, options: TensorRtOptions, progress: Progress
+    model: ir.Model, captured: CapturedGraph, options: TensorRtOptions, progress: TellStep
 ) -> tuple[ir.Model, HalfReport, Kept]:
     kind, sample = _HALF[options.precision], captured.signature.sample.shape
     if options.keep_fp32 != AUTO:

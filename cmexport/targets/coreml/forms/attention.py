@@ -14,7 +14,7 @@ from torch import fx
 
 from cmexport.graph.fxtools import Editor, argument, aten, is_op, shape_of
 from cmexport.graph.rewrites.fold_attention import SDPA, fold_query_scale
-from cmexport.graph.rewriting import Outcome, Rewrite
+from cmexport.graph.rewriting import Changes, Rewrite
 
 TRANSPOSE, CHUNK = aten.transpose.int, aten.chunk.default
 
@@ -22,7 +22,7 @@ TRANSPOSE, CHUNK = aten.transpose.int, aten.chunk.default
 FUSED_BATCH_LIMIT = 10
 
 
-def _fused(editor: Editor) -> Outcome:
+def _fused(editor: Editor) -> Changes:
     found = [n for n in list(editor.graph.nodes) if is_op(n, SDPA) and _is_plain(n)]
     for node in found:
         if shape_of(node)[0] < FUSED_BATCH_LIMIT:
@@ -30,14 +30,14 @@ def _fused(editor: Editor) -> Outcome:
             _scale_query(editor, node, _scale(node) * math.sqrt(_width(node)))
         else:
             _as_products(editor, node)
-    return Outcome(len(found))
+    return Changes(len(found))
 
 
-def _matmul(editor: Editor) -> Outcome:
+def _matmul(editor: Editor) -> Changes:
     found = [n for n in list(editor.graph.nodes) if is_op(n, SDPA) and _is_plain(n)]
     for node in found:
         _as_products(editor, node)
-    return Outcome(len(found))
+    return Changes(len(found))
 
 
 def _is_plain(attention: fx.Node) -> bool:

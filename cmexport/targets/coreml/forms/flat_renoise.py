@@ -7,15 +7,15 @@ input itself has more than four dimensions.
 from __future__ import annotations
 
 from cmexport.graph.fxtools import Editor, aten, is_op, shape_of
-from cmexport.graph.rewriting import Outcome, Rewrite
+from cmexport.graph.rewriting import Changes, Rewrite
 
 
-def _apply(editor: Editor) -> Outcome:
+def _apply(editor: Editor) -> Changes:
     later = editor.signature.later_noise
     noise = next((n for n in editor.graph.nodes if later is not None and n.name == later.name), None)
     picks = [] if noise is None else [n for n in noise.users if is_op(n, aten.select.int) and n.args[1] == 0]
     if noise is None or not picks or len(shape_of(noise)) != 5:
-        return Outcome(0)
+        return Changes(0)
     steps, batch, *picture = shape_of(noise)
     order = {n: i for i, n in enumerate(editor.graph.nodes)}
     first = min(picks, key=order.__getitem__)
@@ -26,7 +26,7 @@ def _apply(editor: Editor) -> Outcome:
         start = index % steps * batch
         part = flat if steps == 1 else editor.call(pick, aten.slice.Tensor, flat, 0, start, start + batch)
         pick.replace_all_uses_with(part)
-    return Outcome(len(picks))
+    return Changes(len(picks))
 
 
 REWRITE = Rewrite("flat_renoise", "later steps' noise with four dimensions", _apply)

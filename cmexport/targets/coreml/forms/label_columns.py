@@ -11,15 +11,15 @@ import operator
 from torch import fx
 
 from cmexport.graph.fxtools import Editor, aten, is_op, shape_of
-from cmexport.graph.rewriting import Outcome, Rewrite
+from cmexport.graph.rewriting import Changes, Rewrite
 
 # Operators that keep the order of elements.
 RESHAPES = (aten.reshape.default, aten.view.default, aten.unsqueeze.default)
 
 
-def _apply(editor: Editor) -> Outcome:
+def _apply(editor: Editor) -> Changes:
     lookups = [n for n in list(editor.graph.nodes) if is_op(n, aten.embedding.default)]
-    return Outcome(sum(_columns(editor, n) for n in lookups))
+    return Changes(sum(_columns(editor, n) for n in lookups))
 
 
 def _columns(editor: Editor, lookup: fx.Node) -> bool:

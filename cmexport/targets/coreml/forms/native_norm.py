@@ -12,13 +12,13 @@ from __future__ import annotations
 from torch import fx
 
 from cmexport.graph.fxtools import Editor, argument, aten, is_op, shape_of
-from cmexport.graph.rewriting import Outcome, Rewrite
+from cmexport.graph.rewriting import Changes, Rewrite
 
 GROUP_NORM = aten.group_norm.default
 
 
-def _apply(editor: Editor) -> Outcome:
-    return Outcome(sum(_replace(editor, n) for n in list(editor.graph.nodes) if is_op(n, GROUP_NORM)))
+def _apply(editor: Editor) -> Changes:
+    return Changes(sum(_replace(editor, n) for n in list(editor.graph.nodes) if is_op(n, GROUP_NORM)))
 
 
 def _replace(editor: Editor, norm: fx.Node) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from cmexport.graph.fxtools import Editor, argument, aten, attribute, is_op, is_view, shape_of, uses_through_views
 from cmexport.graph.rewrites.fold_scales import name_of
-from cmexport.graph.rewriting import Outcome, Rewrite
+from cmexport.graph.rewriting import Changes, Rewrite
 from cmexport.targets.onnx import contrib as contrib  # registers cmexport::packed_attention
 
 SDPA = aten.scaled_dot_product_attention.default
@@ -31,8 +31,8 @@ class _Projection:
     channel_major: bool
 
 
-def _apply(editor: Editor) -> Outcome:
-    return Outcome(sum(_pack(editor, n) for n in list(editor.graph.nodes) if is_op(n, SDPA)))
+def _apply(editor: Editor) -> Changes:
+    return Changes(sum(_pack(editor, n) for n in list(editor.graph.nodes) if is_op(n, SDPA)))
 
 
 def _pack(editor: Editor, attention: fx.Node) -> bool:

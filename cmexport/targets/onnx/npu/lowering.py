@@ -19,7 +19,7 @@ from cmexport.quantize.codes import PER_TENSOR, PER_TENSOR_16_BITS, LayerCodes
 from cmexport.quantize.int8 import Prepared, encode_layers, finish, plan_facts, prepare
 from cmexport.quantize.layers import Layer, find_layers
 from cmexport.quantize.precision_plan import INT8, PrecisionPlan, check_keys
-from cmexport.targets.base import LoweredModel, Progress
+from cmexport.targets.base import LoweredModel, TellStep
 from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.npu.pairs import with_pairs
 from cmexport.targets.onnx.npu.ranges import observed_ranges
@@ -49,7 +49,7 @@ def lower_for_npu(
     options: OnnxOptions,
     profile: ProviderProfile,
     folder: Path,
-    progress: Progress,
+    progress: TellStep,
     name: str,
 ) -> LoweredModel:
     """Calibrate, round, correct, put pairs around everything, and write `<name>.onnx`.
@@ -100,7 +100,7 @@ def _rounded(
     layers: tuple[Layer, ...],
     plan: PrecisionPlan,
     narrow: Collection[str],
-    progress: Progress,
+    progress: TellStep,
 ) -> tuple[Prepared, tuple[LayerCodes, ...]]:
     """The convolutions' weights; all of them, since an NPU has no others."""
     everything = replace(plan, layers={x.key: INT8 for x in layers if x.role in ROLES})
@@ -120,7 +120,7 @@ def _float_model(captured: CapturedGraph) -> onnx.ModelProto:
 
 
 def _ranges(
-    captured: CapturedGraph, model: onnx.ModelProto, prepared: Prepared, progress: Progress
+    captured: CapturedGraph, model: onnx.ModelProto, prepared: Prepared, progress: TellStep
 ) -> dict[str, tuple[float, float]]:
     margin = prepared.plan.rounding.margin
     seen = observed_ranges(model, captured, prepared.calibration.pictures, progress)

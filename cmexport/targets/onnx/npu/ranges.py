@@ -14,13 +14,13 @@ from onnx import numpy_helper
 from cmexport.errors import CheckpointError
 from cmexport.graph.capture import CapturedGraph
 from cmexport.quantize.calibration import SEED, Extremes
-from cmexport.targets.base import Progress
+from cmexport.targets.base import TellStep
 
 Range = tuple[float, float]
 
 
 def observed_ranges(
-    model: onnx.ModelProto, captured: CapturedGraph, pictures: int, progress: Progress, seed: int = SEED
+    model: onnx.ModelProto, captured: CapturedGraph, pictures: int, progress: TellStep, seed: int = SEED
 ) -> Mapping[str, Range]:
     """What to expect of every float activation, by the tensor's name; zero is always inside.
 

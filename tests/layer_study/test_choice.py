@@ -12,9 +12,9 @@ from torch import nn
 
 from cmexport.checkpoints import load_checkpoint
 from cmexport.graph.tracing import to_module, trace
+from cmexport.layer_study.choice import attention_nodes, choose, default_plan, predict, ranked
+from cmexport.layer_study.scoring import captured_graph
 from cmexport.model import SampleRequest
-from cmexport.planning.choice import attention_nodes, choose, default_plan, predict, ranked
-from cmexport.planning.scoring import captured_graph
 from cmexport.quantize.layer_scores import KindScore, LayerScores
 from cmexport.quantize.layers import find_layers
 from cmexport.quantize.precision_plan import FLOAT, INT8, PrecisionPlan

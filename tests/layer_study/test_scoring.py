@@ -8,10 +8,10 @@ import pytest
 
 from cmexport.checkpoints import load_checkpoint
 from cmexport.errors import BackendError, CheckpointError
+from cmexport.layer_study import scoring
+from cmexport.layer_study.scoring import Rounding, Setup, captured_graph, require_layers, score_layers
+from cmexport.layer_study.state import ScoreFile
 from cmexport.model import SampleRequest
-from cmexport.planning import scoring
-from cmexport.planning.scoring import Rounding, Setup, captured_graph, require_layers, score_layers
-from cmexport.planning.state import ScoreFile
 from cmexport.progress import Progress
 from cmexport.quantize.calibration import CalibrationOptions, calibrate
 from cmexport.quantize.codes import INTEGER_PRODUCTS, RoundingOptions, encode

@@ -14,8 +14,8 @@ from cmexport.errors import BackendError, CheckpointError
 from cmexport.graph.capture import CapturedGraph, capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
+from cmexport.layer_study.state import ScoreFile
 from cmexport.model import ConsistencyModel, SampleRequest
-from cmexport.planning.state import ScoreFile
 from cmexport.progress import Progress
 from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.quantize.codes import LayerCodes, Scheme, encode

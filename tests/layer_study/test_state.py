@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmexport.errors import CheckpointError, OutputError
-from cmexport.planning.state import ScoreFile
+from cmexport.layer_study.state import ScoreFile
 from cmexport.quantize.layer_scores import KindScore, LayerScores
 
 QUESTION = {"checkpoint": "ab", "sigmas": [80.0, 1.4], "label": None, "rounding": {"margin": 1.1}}
