@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -33,11 +33,11 @@ from cmexport.runner import Array
 from cmexport.sampling.editing import task_named
 from cmexport.sampling.methods import method_named
 from cmexport.sampling.schedules import EXPORTED_EDITING_STEPS, Schedule
-from cmexport.targets.base import LoweringOptions
-from cmexport.targets.registry import target_named
+from cmexport.targets.info import LoweringOptions, TargetInfo
+from cmexport.targets.registry import INFOS, target_info
 from cmexport.verification import VerifyOptions, verify_artifact
 
-TARGET_OPTIONS = tuple(LoweringOptions.__dataclass_fields__)
+TARGET_OPTIONS = tuple({field.name: None for info in INFOS.values() for field in fields(info.options)})
 """What `export` takes besides its own arguments, of one target or another."""
 
 
@@ -136,7 +136,7 @@ def export(
         verify: compare at all.
         overwrite: replace whatever stands in the artefact's place; an older export of the same needs no leave.
         out: folder to write the artefact's folder into.
-        target_options: fields of `LoweringOptions` that only some targets have: ep="web", ios=17, budget_db=60.
+        target_options: options of this target alone, as fields of its options: ep="web", ios=17, budget_db=60.
 
     Raises:
         ParityError: the file's pictures leave the precision's gate; the folder is kept, named `*.rejected`.
@@ -144,8 +144,9 @@ def export(
         BackendError: a library is missing or refuses the graph.
         OutputError: `out` can't be written.
     """
-    if precision not in (known := target_named(target).precisions):
-        raise UsageError(f"precision={precision!r}: {target} has {', '.join(known)}")
+    info = target_info(target)
+    if precision not in info.precisions:
+        raise UsageError(f"precision={precision!r}: {target} has {', '.join(info.precisions)}")
     if output not in ("float", "uint8"):
         raise UsageError(f"output={output!r}: known are 'float' and 'uint8'")
     asked = _pictures(seeds, "; verify=False skips the comparison")
@@ -164,7 +165,7 @@ def export(
     ]
     options = ExportOptions(
         target=target,
-        lowering=_lowering(precision, plan, target_options),
+        lowering=_lowering(info, precision, plan, target_options),
         verify=asked if verify else None,
         overwrite=overwrite,
     )
@@ -198,12 +199,15 @@ def _schedule(
     return {"sigmas": chosen.sigmas, "schedule": chosen.origin}
 
 
-def _lowering(precision: str, plan: PrecisionPlan | Path | str | None, more: Mapping[str, Any]) -> LoweringOptions:
-    chosen = plan if plan is None or isinstance(plan, PrecisionPlan) else read_plan(Path(plan))
-    if unknown := [name for name in more if name not in TARGET_OPTIONS]:
-        raise UsageError(f"unknown option {unknown[0]}; targets know {', '.join(TARGET_OPTIONS)}")
-    defaults = LoweringOptions(precision=precision, plan=chosen)
-    return replace(defaults, **{name: _of_the_kind(getattr(defaults, name), value) for name, value in more.items()})
+def _lowering(
+    info: TargetInfo, precision: str, plan: PrecisionPlan | Path | str | None, more: Mapping[str, Any]
+) -> LoweringOptions:
+    if plan is not None:
+        more = {**more, "plan": plan if isinstance(plan, PrecisionPlan) else read_plan(Path(plan))}
+    known = {field.name: field.default for field in fields(info.options)}
+    if unknown := [name for name in more if name not in known]:
+        raise UsageError(f"{info.name} has no option {unknown[0]}; it has {', '.join(sorted(known))}")
+    return info.options(precision=precision, **{name: _of_the_kind(known[name], more[name]) for name in more})
 
 
 def _of_the_kind(default: object, value: Any) -> Any:

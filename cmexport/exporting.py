@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from cmexport.artifact.manifest import (
     TensorRecord,
 )
 from cmexport.errors import UsageError
-from cmexport.graph.capture import RewriteReport, capture
+from cmexport.graph.capture import CapturedGraph, RewriteReport, capture
 from cmexport.graph.looping import capture_loop, rewrite_loop
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import Rewrite, apply_rewrites, select
@@ -50,8 +51,9 @@ from cmexport.parity.ladder import ParityReport, Truth
 from cmexport.progress import Progress
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.resolved import Sampler
-from cmexport.targets.base import LoopingTarget, LoweredModel, LoweringOptions
-from cmexport.targets.registry import target_named
+from cmexport.targets.base import LoweredModel
+from cmexport.targets.info import LoweringOptions
+from cmexport.targets.registry import INFOS, target_info, target_named
 from cmexport.verification import Reference, VerifyOptions, draw_ahead, gate_of, verify_rungs
 
 # What a TensorRT artefact holds besides: engines, their descriptions, and an ONNX file for each batch.
@@ -66,6 +68,9 @@ class ExportOptions:
     want the smallest memory, as the command line does. `overwrite` replaces whatever folder stands in the artefact's
     place; without it only an older export of the same checkpoint with the same settings is. `self_check` is what trying
     other readings of a guessed checkpoint found, for the manifest.
+
+    Raises:
+        UsageError: no such target, or `lowering` is another one's; a plain `LoweringOptions` is anyone's.
     """
 
     target: str = "onnx"
@@ -74,6 +79,13 @@ class ExportOptions:
     expendable: bool = False
     overwrite: bool = False
     self_check: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        own = target_info(self.target).options
+        if type(self.lowering) is LoweringOptions:
+            object.__setattr__(self, "lowering", own(**vars(self.lowering)))
+        if type(self.lowering) is not own:
+            raise UsageError(f"{self.target}: takes {own.__name__}, not {type(self.lowering).__name__}")
 
 
 @dataclass(frozen=True)
@@ -131,33 +143,28 @@ def export_functions(
         UsageError, BackendError, OutputError: see `export_model`; also two requests of the same task.
     """
     tell = progress or Progress()
-    target = target_named(options.target)
     names = [request.task for request in requests]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"--task {','.join(names)}: {twice[0]} comes twice")
     samplers = [resolve(model, request) for request in requests]
-    final = out / artifact_name(samplers[0].name, target.name, options.lowering.precision)
+    final = out / artifact_name(samplers[0].name, options.target, options.lowering.precision)
     replacement = Replacement(_subject(samplers, options), options.overwrite)
     if options.verify is not None:
         # A failed gate is known hours later: said now, not then.
         replacement.check(reject_name(final))
-    several = len(samplers) > 1
     with staged_folder(final, replacement.check) as staged, ExitStack() as processes:
 
         def begin(reference: Reference) -> Ahead[Truth] | None:
             # Forking is for a process of our own; several graphs would have several forks on the one free core.
-            if options.verify is None or several or not options.expendable:
+            if options.verify is None or len(samplers) > 1 or not options.expendable:
                 return None
             ahead = draw_ahead(reference, options.verify)
             if ahead is not None:
                 processes.callback(ahead.close)
             return ahead
 
-        drafts = {s.request.task: _lower(s, options, staged.path, tell, begin, several=several) for s in samplers}
+        drafts = _lower(samplers, options, staged.path, tell, begin)
         return_free_memory()
-        if several:
-            joined = target.join(staged.path, {name: draft.lowered for name, draft in drafts.items()})
-            drafts = {name: replace(draft, lowered=joined[name]) for name, draft in drafts.items()}
         manifest, reports = _verify_and_describe(drafts, options, staged.path, tell)
         write_manifest(staged.path, manifest)
         if not all(report.passed for report in reports.values()):
@@ -178,7 +185,7 @@ def _subject(samplers: Sequence[Sampler], options: ExportOptions) -> Subject:
             "batch": request.batch,
             "output": request.output,
             "sampler": request.sampler,
-            "ep": options.lowering.ep if options.target == "onnx" else None,
+            "ep": getattr(options.lowering, "ep", None),
         }
 
     model = samplers[0].model
@@ -201,33 +208,43 @@ class _Draft:
         return self.reference.sampler
 
 
+Begin = Callable[[Reference], Ahead[Truth] | None]
+"""Begins a reference's pictures beside what comes next, if that is worth it."""
+
+
 def _lower(
-    sampler: Sampler,
-    options: ExportOptions,
-    folder: Path,
-    tell: Progress,
-    begin: Callable[[Reference], Ahead[Truth] | None],
-    *,
-    several: bool,
-) -> _Draft:
-    target, lowering, task = target_named(options.target), options.lowering, sampler.request.task
+    samplers: Sequence[Sampler], options: ExportOptions, folder: Path, tell: Progress, begin: Begin
+) -> dict[str, _Draft]:
+    """All graphs of the artefact, written, by task."""
+    target, lowering, several = target_named(options.target), options.lowering, len(samplers) > 1
     named = select((*REWRITES, *target.own_rewrites), lowering.rewrites)
     rewrites = [*(r for r in REWRITES if r in named), *target.rewrites_for(lowering)]
-    prefix = f"{task}: " if several else ""
+    prefix = ""
+    made: dict[str, tuple[Reference, tuple[RewriteReport, ...], Ahead[Truth] | None]] = {}
 
     def step(name: str) -> None:
         tell.step(prefix + name)
 
-    step("capture")
-    if sampler.plan.looped:
-        return _lower_loop(sampler, rewrites, options, folder, step, begin)
-    captured = capture(sampler)
-    reference = Reference(sampler, captured)
-    ahead = begin(reference)
-    rewritten = apply_rewrites(captured, rewrites, step)
-    lowered = target.lower(rewritten, lowering, folder, step, task if several else "model")
-    # Folded weights end here: they would stay in memory while the ladder opens its runtimes.
-    return _Draft(reference, (*rewritten.rewrites, *lowered.rewrites), lowered, ahead)
+    def graph(sampler: Sampler) -> CapturedGraph:
+        nonlocal prefix
+        prefix = f"{sampler.request.task}: " if several else ""
+        step("capture")
+        captured = capture(sampler)
+        reference = Reference(sampler, captured)
+        ahead = begin(reference)
+        rewritten = apply_rewrites(captured, rewrites, step)
+        made[sampler.request.task] = reference, rewritten.rewrites, ahead
+        return rewritten
+
+    if samplers[0].plan.looped:
+        step("capture")
+        return {samplers[0].request.task: _lower_loop(samplers[0], rewrites, options, folder, step, begin)}
+    lowered = target.lower({s.request.task: partial(graph, s) for s in samplers}, lowering, folder, step)
+    # Folded weights have ended here: they would stay in memory while the ladder opens its runtimes.
+    return {
+        task: _Draft(reference, (*account, *lowered[task].rewrites), lowered[task], ahead)
+        for task, (reference, account, ahead) in made.items()
+    }
 
 
 def _lower_loop(
@@ -236,14 +253,16 @@ def _lower_loop(
     options: ExportOptions,
     folder: Path,
     step: Callable[[str], None],
-    begin: Callable[[Reference], Ahead[Truth] | None],
+    begin: Begin,
 ) -> _Draft:
     target, name = target_named(options.target), sampler.request.sampler
-    if not isinstance(target, LoopingTarget):
-        raise UsageError(f"--sampler {name}: not for {target.name}; `cmexport onnx` writes it")
-    if (precision := options.lowering.precision) not in target.loop_precisions:
+    known = target_info(options.target).loop_precisions
+    if not known:
+        able = " and ".join(f"`cmexport {info.name}`" for info in INFOS.values() if info.loop_precisions)
+        raise UsageError(f"--sampler {name}: not for {options.target}; {able} writes it")
+    if (precision := options.lowering.precision) not in known:
         raise UsageError(
-            f"--sampler {name}: {target.name} has it in {' and '.join(target.loop_precisions)}, not in {precision}; "
+            f"--sampler {name}: {options.target} has it in {' and '.join(known)}, not in {precision}; "
             "integers and their plans are for one and few steps"
         )
     captured = capture_loop(sampler)

@@ -55,7 +55,7 @@ def toy(tmp_path: Path):
         (folder / f"{name}.py").write_text(text)
         return tmp_path
 
-    for package in ("sampling", "networks", "signature", "runner", "model", "demo", "doctor", "errors", "parity"):
+    for package in ("sampling", "networks", "signature", "runner", "model", "demo", "naming", "errors", "parity"):
         write(f"cmexport.{package}")
     write("cmexport.targets.base", "import cmexport.model")
     write("cmexport.targets.registry", "import cmexport.targets.base")
@@ -74,7 +74,7 @@ def test_the_toy_package_keeps_the_contracts(toy):
     [
         ("cmexport.model", "import cmexport.sampling", "Packages import downward only"),
         ("cmexport.parity", "def f():\n    import cmexport.targets.onnx.lower", "Packages import downward only"),
-        ("cmexport.doctor", "import cmexport.demo", "Packages import downward only"),
+        ("cmexport.naming", "import cmexport.demo", "Packages import downward only"),
         ("cmexport.extra", "", "Packages import downward only"),
         ("cmexport.targets.onnx.lower", "import cmexport.targets.coreml.lower", "Targets do not know each other"),
     ],

@@ -36,7 +36,7 @@ from cmexport.networks.adm_unet import AdmUnet
 from cmexport.onnxfile.simplifying import onnxsim
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.schedules import plan_sampling
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.providers import OPSET
 from cmexport.targets.registry import target_named
 
@@ -125,7 +125,7 @@ class Exports:
         self._rewritten: dict[int | None, CapturedGraph] = {}
 
     def write(
-        self, model: ConsistencyModel, batch: int, path: Path, *, lowering: LoweringOptions, label: int | None = None
+        self, model: ConsistencyModel, batch: int, path: Path, *, lowering: OnnxOptions, label: int | None = None
     ) -> None:
         """The steps of `cmexport.exporting.export_model` without verification: the harness compares pictures itself."""
         if label not in self._rewritten:
@@ -133,7 +133,7 @@ class Exports:
             captured = capture(resolve(model, request))
             self._rewritten[label] = apply_rewrites(captured, REWRITES)
         with tempfile.TemporaryDirectory(dir=path.parent) as staging:
-            lowered = target_named("onnx").lower(self._rewritten[label], lowering, Path(staging), lambda _: None)
+            lowered = target_named("onnx").lower_one(self._rewritten[label], lowering, Path(staging), lambda _: None)
             (Path(staging) / lowered.files[0]).rename(path)
 
 
@@ -161,10 +161,10 @@ def makers(exports: Exports) -> Mapping[str, Maker]:
         "naive-diffusers": _naive_diffusers,
         "naive-onnxsim": _naive_onnxsim,
         "naive-ours": _naive_ours,
-        "fp32": partial(exports.write, lowering=LoweringOptions()),
-        "fp16": partial(exports.write, lowering=LoweringOptions(precision="fp16")),
-        "openvino": partial(exports.write, lowering=LoweringOptions(ep="openvino")),
-        "fp32-label": partial(exports.write, lowering=LoweringOptions(), label=0),
+        "fp32": partial(exports.write, lowering=OnnxOptions()),
+        "fp16": partial(exports.write, lowering=OnnxOptions(precision="fp16")),
+        "openvino": partial(exports.write, lowering=OnnxOptions(ep="openvino")),
+        "fp32-label": partial(exports.write, lowering=OnnxOptions(), label=0),
     }
 
 

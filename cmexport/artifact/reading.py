@@ -12,6 +12,7 @@ from cmexport.artifact.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord
 from cmexport.artifact.writing import write_atomically
 from cmexport.errors import CheckpointError
 from cmexport.files import require_file
+from cmexport.targets.registry import INFOS
 
 
 def describe_file(folder: Path, path: Path, role: str) -> FileRecord:
@@ -93,11 +94,12 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
 
 def _with_own_border(manifest: Manifest) -> Manifest:
     """Of older manifests: Apple's files take int32 labels, but what was written down was the captured graph's int64."""
-    if manifest.target not in ("coreml", "coreai"):
+    own = INFOS[manifest.target].integers if manifest.target in INFOS else "int64"
+    if own == "int64":
         return manifest
 
     def narrowed(inputs: tuple[TensorRecord, ...]) -> tuple[TensorRecord, ...]:
-        return tuple(i.model_copy(update={"dtype": "int32"}) if i.dtype == "int64" else i for i in inputs)
+        return tuple(i.model_copy(update={"dtype": own}) if i.dtype == "int64" else i for i in inputs)
 
     functions = tuple(f.model_copy(update={"inputs": narrowed(f.inputs)}) for f in manifest.functions)
     return manifest.model_copy(update={"inputs": narrowed(manifest.inputs), "functions": functions})

@@ -14,6 +14,7 @@ from typing import Any
 
 from cmexport.artifact.manifest import MANIFEST_NAME
 from cmexport.errors import UsageError
+from cmexport.targets.registry import INFOS
 
 _MAX_MANIFEST_BYTES = 64_000_000
 _WAY_OUT = "--overwrite replaces it, -o writes elsewhere"
@@ -111,8 +112,8 @@ def _foreign(manifest: Mapping[str, Any] | None) -> str | None:
 
 
 def _differences(manifest: Mapping[str, Any], new: Subject) -> list[str]:
-    # What a file is shaped for is an option of ONNX only; others have one runtime, whose name says nothing.
-    ep = manifest["session"]["ep"] if manifest["target"] == "onnx" else None
+    # Of targets without that option the one runtime stands there, whose name says nothing.
+    ep = manifest["session"]["ep"] if "ep" in INFOS[manifest["target"]].by_name else None
     old = {str(graph["task"]): _graph(graph, ep) for graph in manifest.get("functions") or (manifest,)}
     if set(old) != set(new.graphs):
         return [f"task {','.join(old)}, not {','.join(new.graphs)}"]

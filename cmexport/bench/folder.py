@@ -13,9 +13,8 @@ import numpy as np
 from cmexport.bench.devices.base import BenchJob, ExpectedPictures, MeasureOptions
 from cmexport.bench.lines import CONTRACT
 from cmexport.signature import Input, Output
+from cmexport.targets.registry import INFOS
 
-# A package is opened as a folder, whatever file of it comes first.
-_PACKAGES = (".mlpackage", ".aimodel")
 _WATCH_MS = 20
 _EXPECTED = "expected/0.bin"
 _SELF_TEST_SLACK_DB = 15.0
@@ -52,7 +51,7 @@ def provider_of(job: BenchJob, options: MeasureOptions) -> str:
 def model_path(files: Sequence[str]) -> str:
     """Return what a runtime opens: the first file, or the package that it lies in."""
     head = PurePosixPath(files[0]).parts[0]
-    return head if PurePosixPath(head).suffix in _PACKAGES else files[0]
+    return head if PurePosixPath(head).suffix in {info.suffix for info in INFOS.values()} else files[0]
 
 
 def job_folder(

@@ -16,6 +16,7 @@ from cmexport.parity.blame import OperationBlame
 from cmexport.parity.inputs import draw_inputs
 from cmexport.progress import Progress
 from cmexport.targets.coreml.blame import OPERATION_BUDGET_DB, HalfBlame, blame_half
+from cmexport.targets.coreml.info import INFO
 from cmexport.targets.coreml.package import package_of
 from cmexport.targets.coreml.target import function_of
 from cmexport.verification import lowered_files, signature_of
@@ -35,7 +36,7 @@ def blame_artifact(folder: Path, task: str | None, pictures: int | None, progres
         BackendError: coremltools is missing.
     """
     whole = read_manifest(folder)
-    if whole.target != "coreml":
+    if whole.target != INFO.name:
         raise UsageError(
             f"{folder}: --blame looks into Core ML packages, and this artefact is {whole.target}; "
             "cmexport verify without --blame compares its pictures"

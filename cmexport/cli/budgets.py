@@ -8,25 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from cmexport.cli import console
-from cmexport.errors import ParityError, UsageError
+from cmexport.errors import ParityError
 from cmexport.exporting import ExportResult
-
-
-def check_budgets(precision: str, budget_db: float | None, budget_latency: float | None) -> None:
-    """Refuse budgets that contradict each other or the precision.
-
-    Raises:
-        UsageError: both, one for another precision, or one outside its range.
-    """
-    if budget_db is not None and budget_latency is not None:
-        raise UsageError("--budget-db and --budget-latency: one budget at a time")
-    for name, value, low, high in (("--budget-db", budget_db, 20, 140), ("--budget-latency", budget_latency, 0.01, 2)):
-        if value is None:
-            continue
-        if precision != "int8":
-            raise UsageError(f"{name} chooses among layers in 8 bits; it goes with --int8")
-        if not low <= value <= high:
-            raise UsageError(f"{name} {value:g}: must lie between {low:g} and {high:g}")
 
 
 def show_frontier(result: ExportResult, as_json: bool) -> None:

@@ -1,18 +1,15 @@
-"""What `inspect` says of a TensorRT engine, with or without our manifest beside it; what an export says of its own."""
+"""What `inspect` says of a TensorRT engine, with or without our manifest beside it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from cmexport.artifact import Manifest
 from cmexport.cli import console
-from cmexport.targets.tensorrt.checking import facts_of, why_not_run
 from cmexport.targets.tensorrt.header import EngineHeader, read_header
 from cmexport.targets.tensorrt.layers import EngineLayers, layers_path, parse_layers, read_layers
 from cmexport.targets.tensorrt.library import require_library
@@ -77,29 +74,6 @@ def show_engine(engine: Path) -> None:
             more = f" and {rest} more" if rest > 0 else ""
             table.add_row(Text(layer.name), layer.precision or "", Text(", ".join(layer.operators[:_NAMED]) + more))
     console.say(table)
-
-
-def engine_lines(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """What an export says of its engines: for which GPUs, layers by precision, what fell back, whether it was run."""
-    for name in manifest.function_names:
-        function = manifest.function(name)
-        prefix = f"{name}: " if len(manifest.function_names) > 1 else ""
-        session = function.session.options
-        engines = [f.path for f in function.files if f.path.endswith(".engine")]
-        if not engines:
-            yield f"{prefix}No engine: {session.get('library')}."
-        for path in engines:
-            yield prefix + _engine_line(folder / path, session)
-
-
-def _engine_line(engine: Path, session: dict[str, Any]) -> str:
-    facts, why = facts_of(engine, session), why_not_run(engine, session)
-    where = ", ".join(facts.get("compute_capabilities", ())) or facts.get("built_for", "")
-    counts = ", ".join(f"{n} {p}" for p, n in facts.get("layers_by_precision", {}).items())
-    fell = facts.get("float32_fallbacks") or ()
-    back = f"; {len(fell)} fell back to float32: {fell[0]}" if fell else ""
-    ran = "run on this machine's GPU" if why is None else f"built, not run here: {why}"
-    return f"{engine.name}: {facts.get('library')}, for {where}; layers: {counts or 'not known'}{back}. Engine {ran}."
 
 
 def _layers(engine: Path) -> EngineLayers:

@@ -25,6 +25,7 @@ from cmexport import __version__
 from cmexport.cli import console
 from cmexport.errors import CmexportError
 from cmexport.recipes.lifeline import follow_parent
+from cmexport.targets.registry import INFOS
 from cmexport.threads import let_waiting_threads_sleep
 
 INTERRUPTED = 130
@@ -36,10 +37,6 @@ DEFECT = 1
 # Importing torch takes 2.6 s; only the verb that is called is imported, and help for all of them is written here.
 VERBS = {
     "inspect": "What a checkpoint or artefact is: every constant with its origin, what rewriting removed.",
-    "onnx": "Export a checkpoint to ONNX: noise in, picture out, checked against PyTorch.",
-    "coreml": "Export a checkpoint to Core ML, and execute the package to check it: no Mac needed.",
-    "coreai": "Export a checkpoint to Core AI (beta), and run it in Apple's own runtime to check it.",
-    "tensorrt": "Export a checkpoint to TensorRT: typed ONNX, and engines, also on a machine without a GPU.",
     "verify": "Compare a written artefact with its checkpoint, or with recorded pictures.",
     "sample": "Draw pictures from a checkpoint or an artefact.",
     "tune": "Find the levels of a K-step schedule by picture quality; or a table for K = 1, 2, 4.",
@@ -63,9 +60,11 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for verb, summary in VERBS.items():
+    exporting = {name: info.summary for name, info in INFOS.items()}
+    for verb, summary in {"inspect": VERBS["inspect"], **exporting, **VERBS}.items():
         if verb in arguments[:1]:
-            app.command(verb)(import_module(f"cmexport.cli.{verb}").command)
+            module = import_module("cmexport.cli.exporting" if verb in INFOS else f"cmexport.cli.{verb}")
+            app.command(verb)(module.export_verb(INFOS[verb]) if verb in INFOS else module.command)
         else:
             app.command(verb, help=summary)(_not_called)
     return app

@@ -14,7 +14,6 @@ from cmexport.errors import UsageError
 from cmexport.files import require_file
 
 PROJECT_FILE = "cmexport.toml"
-PRECISION_FLAGS = ("fp32", "fp16", "int8", "w8", "w6", "w4")
 
 Checkpoint = Annotated[
     str | None,
@@ -92,32 +91,20 @@ Patch = Annotated[
 Label = Annotated[int | None, typer.Option("--label", metavar="N", help="Class; baked into an exported graph.")]
 Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Pictures per run of the exported graph.")]
 Output = Annotated[str, typer.Option("--output", help="float: (N, C, H, W) in [-1, 1]; uint8: (N, H, W, C) bytes.")]
-Fp16 = Annotated[bool, typer.Option("--fp16", help="float16 weights and arithmetic, float32 at the border.")]
-Bf16 = Annotated[bool, typer.Option("--bf16", help="bfloat16 weights and arithmetic, float32 at the border.")]
-Fp8 = Annotated[bool, typer.Option("--fp8", help="Weights and activations in 8-bit floats (E4M3).")]
-Int8 = Annotated[bool, typer.Option("--int8", help="Weights and activations in 8 bits.")]
-W8 = Annotated[bool, typer.Option("--w8", help="Weights in 8 bits; arithmetic in float16 (Core ML) or float32 (ONNX).")]
-W6 = Annotated[bool, typer.Option("--w6", help="Weights in 6 bits on average, float16 arithmetic.")]
-W4 = Annotated[bool, typer.Option("--w4", help="Weights in 4 bits; arithmetic in float16 (Core ML) or float32 (ONNX).")]
-BudgetDb = Annotated[
-    float | None,
-    typer.Option("--budget-db", metavar="DB", help="The fewest weight bits whose pictures keep this PSNR."),
-]
+PRECISION_FLAGS: Mapping[str, str] = {
+    "fp16": "float16 weights and arithmetic, float32 at the border.",
+    "bf16": "bfloat16 weights and arithmetic, float32 at the border.",
+    "fp8": "Weights and activations in 8-bit floats (E4M3).",
+    "int8": "Weights and activations in 8 bits.",
+    "w8": "Weights in 8 bits; arithmetic in float16 (Core ML) or float32 (ONNX).",
+    "w6": "Weights in 6 bits on average, float16 arithmetic.",
+    "w4": "Weights in 4 bits; arithmetic in float16 (Core ML) or float32 (ONNX).",
+}
+"""What the precisions that have a flag of their own mean."""
+Fp16 = Annotated[bool, typer.Option("--fp16", help=PRECISION_FLAGS["fp16"])]
 Precision = Annotated[
     str | None,
     typer.Option("--precision", metavar="P", help="By name: fp32, fp16, bf16, int8, a16w8 (qnn), fp8, w8, w6, w4."),
-]
-Plan = Annotated[
-    Path | None,
-    typer.Option("--plan", metavar="FILE", help="int8: which layers compute in 8 bits, as `cmexport plan` writes it."),
-]
-KeepFp32 = Annotated[
-    str,
-    typer.Option(
-        "--keep-fp32",
-        metavar="auto|none|NAME,..",
-        help="Operations left in float32 by the other precisions; auto finds those that half precision breaks.",
-    ),
 ]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Write without climbing the parity ladder.")]
 Overwrite = Annotated[
@@ -235,17 +222,3 @@ def choose_precision(precision: str | None, flags: Mapping[str, bool], known: Se
     if chosen not in known:
         raise UsageError(f"--precision {chosen}: this target has {', '.join(known)}")
     return chosen
-
-
-def keep_names(keep_fp32: str) -> tuple[str, ...]:
-    """What `LoweringOptions.keep_fp32` takes, from `--keep-fp32` as typed.
-
-    Raises:
-        UsageError: `auto` or `none` among names, or an empty name.
-    """
-    names = tuple(name.strip() for name in keep_fp32.split(","))
-    if names == ("none",):
-        return ()
-    if not all(names) or (len(names) > 1 and {"auto", "none"} & set(names)):
-        raise UsageError(f"--keep-fp32 {keep_fp32}: give auto, none, or names with commas between")
-    return names

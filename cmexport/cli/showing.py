@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cmexport.artifact import Manifest
 from cmexport.cli import console
@@ -12,17 +13,7 @@ from cmexport.errors import ParityError
 from cmexport.exporting import ExportResult
 from cmexport.parity.ladder import ParityReport
 from cmexport.parity.table import parity_table, verdict
-
-_COREML_SCOPE = (
-    "Graph, weights, layouts and quantization verified by executing the saved program; Apple's kernels were not run."
-)
-_COREAI_SCOPE = (
-    "Run by Apple's own runtime, a pre-release, on this machine's CPU; its GPU and Neural Engine kernels were not run."
-)
-_TENSORRT_SCOPE = (
-    "Rungs named typed ONNX ran in ONNX Runtime; only a rung named TensorRT is an engine, run on this machine's GPU."
-)
-_SCOPES = {"coreml": _COREML_SCOPE, "coreai": _COREAI_SCOPE, "tensorrt": _TENSORRT_SCOPE}
+from cmexport.targets.registry import INFOS
 
 
 def show_parity(reports: Mapping[str, ParityReport], target: str) -> None:
@@ -34,8 +25,8 @@ def show_parity(reports: Mapping[str, ParityReport], target: str) -> None:
         if report.passed:
             console.say(verdict(report))
     # On a Mac the ladder has rungs of Core ML itself, and Core AI's runtime chooses its unit; TensorRT runs on none.
-    if reports and target in _SCOPES and platform.system() != "Darwin":
-        console.say(_SCOPES[target])
+    if reports and target in INFOS and INFOS[target].scope and platform.system() != "Darwin":
+        console.say(INFOS[target].scope)
 
 
 def check_parity(folder: Path, reports: Mapping[str, ParityReport]) -> None:
@@ -56,6 +47,7 @@ def show_export(result: ExportResult, as_json: bool) -> None:
     Raises:
         ParityError: a gate was missed; the artefact is kept as `*.rejected`.
     """
+    show_planned(result.manifest)
     if as_json:
         manifest = result.manifest.model_dump(mode="json")
         console.emit_json({"folder": str(result.folder), "manifest": manifest, "assumed": manifest["assumed"]})
@@ -66,6 +58,17 @@ def show_export(result: ExportResult, as_json: bool) -> None:
         for file in result.manifest.files:
             console.say(f"{result.folder / file.path}  {file.bytes / 1e6:.2f} MB")
     check_parity(result.folder, result.parities)
+
+
+def show_planned(manifest: Manifest) -> None:
+    """What the target decided where the plan could not, or did not."""
+    for name in manifest.function_names:
+        plan: Mapping[str, Any] = manifest.function(name).precision_plan
+        prefix = f"{name}: " if len(manifest.function_names) > 1 else ""
+        if keys := plan.get("not_spelled"):
+            console.remark(f"{prefix}no 8-bit form here, left in floating point: {', '.join(keys)}")
+        if keys := plan.get("not_in_plan"):
+            console.remark(f"{prefix}{len(keys)} layers that the plan does not name are as this target has them")
 
 
 def show_kept(manifest: Manifest) -> None:

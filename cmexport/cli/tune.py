@@ -21,7 +21,7 @@ from cmexport.model import ConsistencyModel
 from cmexport.progress import Progress
 from cmexport.quality.features import load_judge
 from cmexport.sampling.schedules import Schedule, karras_levels, schedule_for_steps
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.info import LoweringOptions
 from cmexport.threads import use_threads
 from cmexport.tuning.comparison import StepsRow, compare_steps
 from cmexport.tuning.project import write_schedule

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from cmexport.doctor.backends import examine_backends, run_probe
 from cmexport.doctor.energy import energy_counters
-from cmexport.doctor.findings import Backend, Diagnosis, EnergyCounter, Finding, Machine, State
+from cmexport.doctor.findings import Backend, Diagnosis, EnergyCounter, Machine
 from cmexport.doctor.machine import examine_machine
 from cmexport.doctor.programs import examine_programs
 from cmexport.doctor.table import doctor_table
+from cmexport.targets.info import Finding, State
 
 __all__ = [
     "Backend",

@@ -11,45 +11,26 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib import metadata
-from types import MappingProxyType
 
-from cmexport.doctor.findings import Backend, Finding
+from cmexport.doctor.findings import Backend
 from cmexport.doctor.probes import MARK
+from cmexport.targets.info import Finding, Library
+from cmexport.targets.registry import INFOS
 
 PROBE_TIMEOUT_S = 120
 
 
-@dataclass(frozen=True)
-class Library:
-    """How to look for a backend: distributions that may bring it, the extra, and the probe that opens it (or none)."""
-
-    name: str
-    purpose: str
-    distributions: tuple[str, ...]
-    extra: str | None = None
-    probe: str | None = None
-
-
-LIBRARIES: tuple[Library, ...] = (
+_FIRST = (
     Library("torch", "reads checkpoints, is the reference", ("torch",), probe="torch"),
     Library("onnx", "writes ONNX files", ("onnx",)),
     Library("onnxscript", "exports to ONNX", ("onnxscript",)),
     Library("ONNX Runtime", "runs ONNX files", ("onnxruntime", "onnxruntime-gpu"), probe="onnxruntime"),
     Library("diffusers", "reads diffusers folders", ("diffusers",), "diffusers", "diffusers"),
-    Library("coremltools", "Core ML packages", ("coremltools",), "coreml", "coremltools"),
-    Library("Core AI", "Core AI assets (beta)", ("coreai-torch",), "coreai", "coreai"),
-    Library(
-        "TensorRT for RTX",
-        "engines for RTX GPUs",
-        ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
-        "tensorrt",
-        "tensorrt_rtx",
-    ),
-    Library("TensorRT", "engines for Jetson and data-centre GPUs", ("tensorrt",), probe="tensorrt"),
+)
+_LAST = (
     Library("OpenVINO", "Intel CPUs, GPUs and NPUs", ("openvino",), "openvino", "openvino"),
     Library("ONNX Runtime QNN", "Snapdragon NPUs", ("onnxruntime-qnn",), "qnn", "qnn"),
     Library("onnxsim", "rewrites ONNX files (--simplify)", ("onnxsim",), "simplify", "onnxsim"),
@@ -63,8 +44,10 @@ LIBRARIES: tuple[Library, ...] = (
 
 _REQUIRED = frozenset({"torch", "onnx", "onnxscript", "ONNX Runtime"})
 
-# TensorRT proper has no extra: its wheels follow the GPU's driver, and Jetsons bring their own.
-_OWN_REMEDY: Mapping[str, str] = MappingProxyType({"TensorRT": "pip install tensorrt (on a Jetson: part of JetPack)"})
+
+def libraries() -> tuple[Library, ...]:
+    """All that may be looked for, in the order in which they are shown."""
+    return (*_FIRST, *(library for info in INFOS.values() for library in info.libraries), *_LAST)
 
 
 def remedy_for(extra: str | None) -> str:
@@ -86,7 +69,7 @@ def run_probe(name: str) -> Finding:
     """Open one library in a process of its own.
 
     Args:
-        name: key into `PROBES`.
+        name: key into `PROBES`, or "module:function" of a target's own.
 
     Returns:
         The finding; "broken" with the last line of what was printed when the process fails, crashes or hangs.
@@ -119,9 +102,9 @@ def run_probe(name: str) -> Finding:
 
 
 def examine_backends(probe: Callable[[str], Finding]) -> tuple[Backend, ...]:
-    """All of `LIBRARIES`, in order; two probes at a time."""
+    """All of `libraries()`, in order; two probes at a time."""
     with ThreadPoolExecutor(max_workers=2) as pool:
-        return tuple(pool.map(lambda library: _examine(library, probe), LIBRARIES))
+        return tuple(pool.map(lambda library: _examine(library, probe), libraries()))
 
 
 def _examine(library: Library, probe: Callable[[str], Finding]) -> Backend:
@@ -134,7 +117,7 @@ def _examine(library: Library, probe: Callable[[str], Finding]) -> Backend:
         finding = probe(library.probe)
     remedy = finding.remedy
     if remedy is None and finding.state in ("broken", "missing"):
-        remedy = _OWN_REMEDY.get(library.name, remedy_for(library.extra))
+        remedy = library.remedy or remedy_for(library.extra)
     return Backend(
         name=library.name,
         purpose=library.purpose,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
-State = Literal["works", "limited", "broken", "missing"]
+from cmexport.targets.info import State
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,6 @@ class Machine:
     cores_usable: int
     memory_bytes: int | None
     cpu_features: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What opening an installed library showed; `remedy` is a command, where a special one is needed."""
-
-    state: State
-    detail: str
-    remedy: str | None = None
 
 
 @dataclass(frozen=True)

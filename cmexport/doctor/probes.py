@@ -1,16 +1,17 @@
-"""The probes: each opens one library and says what it can do here. `backends.run_probe` gives each its process."""
+"""The probes: each opens one library and says what it can do here. `backends.run_probe` gives each its process.
+
+Targets bring those of their own libraries.
+"""
 
 from __future__ import annotations
 
-import ctypes.util
 import importlib
 import json
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from types import MappingProxyType
 
-from cmexport.doctor.findings import Finding
+from cmexport.targets.info import Finding
 
 MARK = "cmexport-finding "
 
@@ -39,41 +40,6 @@ def _probe_onnxruntime() -> Finding:
     if float(y[0]) != 1.0:
         return Finding("broken", f"a graph that copies 1.0 returned {float(y[0])}")
     return Finding("works", ", ".join(p.removesuffix("ExecutionProvider") for p in providers))
-
-
-def _probe_coremltools() -> Finding:
-    numpy = importlib.import_module("numpy")
-    if tuple(int(part) for part in numpy.__version__.split(".")[:2]) >= (2, 4):
-        return Finding("limited", f"fails to convert with numpy {numpy.__version__}", "pip install 'numpy<2.4'")
-    importlib.import_module("coremltools")
-    try:
-        importlib.import_module("coremltools.libmilstoragepython")
-    except ImportError:
-        return Finding("broken", "its weight writer is not built for this Python; packages can't be saved")
-    if platform.system() != "Darwin":
-        return Finding("works", "converts; Apple's own kernels run on macOS only")
-    return Finding("works", "converts and runs")
-
-
-def _probe_coreai() -> Finding:
-    importlib.import_module("coreai_torch")
-    runtime = importlib.import_module("coreai.runtime")
-    numpy = importlib.import_module("numpy")
-    # The runtime is compiled code of its own: an array that goes in and comes out has passed through it.
-    if float(runtime.NDArray(numpy.ones(1, numpy.float32)).numpy()[0]) != 1.0:
-        return Finding("broken", "its runtime doesn't return the array it was given")
-    where = "" if platform.system() == "Darwin" else " on the CPU"
-    return Finding("works", f"pre-release; converts, and runs{where}")
-
-
-def _probe_tensorrt(module: str) -> Finding:
-    trt = importlib.import_module(module)
-    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
-    if builder is None:
-        return Finding("broken", "the builder could not be created")
-    if ctypes.util.find_library("cuda") is None:
-        return Finding("limited", "builds engines; no NVIDIA driver here to run them")
-    return Finding("works", "builds engines; NVIDIA driver present")
 
 
 def _probe_openvino() -> Finding:
@@ -117,10 +83,6 @@ PROBES: Mapping[str, Callable[[], Finding]] = MappingProxyType(
     {
         "torch": _probe_torch,
         "onnxruntime": _probe_onnxruntime,
-        "coremltools": _probe_coremltools,
-        "coreai": _probe_coreai,
-        "tensorrt_rtx": lambda: _probe_tensorrt("tensorrt_rtx"),
-        "tensorrt": lambda: _probe_tensorrt("tensorrt"),
         "openvino": _probe_openvino,
         "qnn": _probe_qnn,
         "diffusers": _probe_diffusers,
@@ -132,7 +94,8 @@ PROBES: Mapping[str, Callable[[], Finding]] = MappingProxyType(
 def probe_main(name: str) -> None:
     """Run one probe in this process and print its finding as one marked line of JSON."""
     try:
-        finding = PROBES[name]()
+        module, _, function = name.rpartition(":")
+        finding = getattr(importlib.import_module(module), function)() if module else PROBES[name]()
     except Exception as error:  # whatever a foreign library throws is the finding
         lines = str(error).strip().splitlines()
         finding = Finding("broken", f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__)

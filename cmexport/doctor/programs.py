@@ -8,7 +8,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cmexport.doctor.findings import Backend, Finding
+from cmexport.doctor.findings import Backend
+from cmexport.targets.info import Finding
 
 VERSION_TIMEOUT_S = 10
 

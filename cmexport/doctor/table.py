@@ -10,7 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cmexport.doctor.findings import Backend, Diagnosis, Machine, State
+from cmexport.doctor.findings import Backend, Diagnosis, Machine
+from cmexport.targets.info import State
 
 _STYLES: Mapping[State, str] = MappingProxyType(
     {"works": "green", "limited": "yellow", "broken": "bold red", "missing": "dim"}

@@ -10,7 +10,7 @@ from cmexport.parity.blame import OperationBlame
 from cmexport.parity.metrics import PictureDifference
 
 AUTO = ("auto",)
-"""What `LoweringOptions.keep_fp32` holds to have them found."""
+"""What the option `keep_fp32` holds to have them found."""
 
 NAMED = 3
 """Operations that a sentence names; the others are counted."""

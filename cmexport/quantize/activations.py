@@ -1,21 +1,14 @@
-"""Activations in 8 bits: quantize and dequantize pairs before convolutions and linear layers, in the graph itself.
-
-The input of a consistency model's graph is exactly known, unit noise at fixed levels, so calibration needs no data set:
-its inputs are drawn from the very distribution that the app will feed.
-"""
+"""Ranges of whole activations, for 8-bit floats: one for everything that reads a node, and which cost too much."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import fx
 
-from cmexport.graph.assembly import assemble
 from cmexport.graph.capture import CapturedGraph
-from cmexport.graph.fxtools import Editor
 from cmexport.graph.tracing import to_module
 from cmexport.quantize.sensitivity import activation_sensitivity, run_unfinished
 from cmexport.quantize.weights import weight_nodes
@@ -54,16 +47,13 @@ class ActivationPlan:
     predicted_db: float
 
 
-def weighted_inputs(module: fx.GraphModule, in_float: Collection[str] = ()) -> tuple[str, ...]:
+def weighted_inputs(module: fx.GraphModule) -> tuple[str, ...]:
     """Names of the nodes that feed compressible convolutions and linear layers, each once, in the graph's order.
 
-    Only node results that float operations make; a graph's own input is left alone, and so is what only layers named
-    in `in_float` read.
+    Only node results that float operations make; a graph's own input is left alone.
     """
     found: dict[str, None] = {}
     for node in weight_nodes(module):
-        if node.name in in_float:
-            continue
         source = node.args[0]
         if isinstance(source, fx.Node) and source.op == "call_function":
             found[source.name] = None
@@ -75,14 +65,10 @@ def plan_activations(
     least_db: float,
     pictures: int = PICTURES,
     seed: int = 20_000,
-    in_float: Collection[str] = (),
 ) -> ActivationPlan:
-    """Ranges of all activations; the most harmful ones are left in floating point until `least_db` is predicted.
-
-    Those that only the nodes `in_float` read are left out from the start.
-    """
+    """Ranges of all activations; the most harmful ones are left in floating point until `least_db` is predicted."""
     module = to_module(captured.program)
-    names = weighted_inputs(module, in_float)
+    names = weighted_inputs(module)
     ranges = [_range(name, *limits) for name, limits in _limits(captured, module, names, pictures, seed).items()]
     harms = {
         r.name: sensitivity * r.scale**2 / 12.0
@@ -121,27 +107,3 @@ def _range(name: str, low: float, high: float) -> ActivationRange:
     step = max(MARGIN * (high - low) / LEVELS, float(torch.finfo(torch.half).tiny))
     scale = float(torch.tensor(step).half())
     return ActivationRange(name, scale, min(LEVELS, max(0, round(-MARGIN * low / scale))))
-
-
-def with_activations(captured: CapturedGraph, plan: ActivationPlan, in_float: Collection[str] = ()) -> CapturedGraph:
-    """The graph with a quantize and dequantize pair behind every planned node, for its weighted users only.
-
-    Users named in `in_float` read the node itself.
-    """
-    # Registers the operators that torch's own quantizer writes and every exporter reads.
-    importlib.import_module("torch.ao.quantization.fx._decomposed")
-    ops = torch.ops.quantized_decomposed
-    module = to_module(captured.program)
-    users = weight_nodes(module)
-    editor = Editor(module)
-    by_name = {n.name: n for n in module.graph.nodes}
-    for chosen in plan.ranges:
-        source = by_name[chosen.name]
-        parameters = (chosen.scale, chosen.zero_point, 0, LEVELS, torch.uint8)
-        following = source.next
-        codes = editor.call(following, ops.quantize_per_tensor.default, source, *parameters)
-        values = editor.call(following, ops.dequantize_per_tensor.default, codes, *parameters)
-        for user in users:
-            if user.args[0] is source and user.name not in in_float:
-                user.update_arg(0, values)
-    return replace(captured, program=assemble(module, captured.examples()))

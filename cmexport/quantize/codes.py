@@ -47,13 +47,13 @@ class Scheme:
 
 
 INTEGER_PRODUCTS = Scheme()
-"""Integer matrix products with float results: ONNX Runtime's MatMulIntegerToFloat, and TensorRT's convolutions once the
-input is padded, then centred, before it is rounded."""
+"""Integer matrix products with float results: ONNX Runtime's MatMulIntegerToFloat, and convolutions of TensorRT and
+Core ML once the input is padded, then centred, before it is rounded."""
 CONVOLUTIONS = Scheme(own_zeros=False, outputs=True)
 """QLinearConv, which ONNX Runtime makes of a convolution between Q/DQ pairs: codes in, codes out, one zero to pad with.
 Steps per channel are in the pairs around it."""
 PER_TENSOR = Scheme(per_channel=False, own_zeros=False)
-"""One step for an activation: Core ML, and NPUs."""
+"""One step for an activation: NPUs."""
 PER_TENSOR_16_BITS = Scheme(per_channel=False, own_zeros=False, last=(1 << 16) - 1)
 """The same with activations in 16 bits: NPUs."""
 

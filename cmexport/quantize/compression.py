@@ -1,4 +1,4 @@
-"""From a precision's name to a compressed graph: `w8`, `w6`, `w4`, `mixed` (weights only) and `int8` (W8A8)."""
+"""From a precision's name to a graph with compressed weights: `w8`, `w6`, `w4`, `mixed`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,8 @@ import torch
 
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.tracing import to_module
-from cmexport.quantize.activations import ActivationPlan, plan_activations, with_activations
 from cmexport.quantize.formats import FLOAT, LINEAR8, PALETTES, WeightFormat
-from cmexport.quantize.layers import find_layers
 from cmexport.quantize.planning import Candidate, WeightPlan, candidates, choose
-from cmexport.quantize.precision_plan import FLOAT as PLAN_FLOAT
-from cmexport.quantize.precision_plan import PrecisionPlan, check_keys
 from cmexport.quantize.rounding import rounded
 from cmexport.quantize.sensitivity import SAMPLES, run_unfinished, weight_sensitivity
 from cmexport.quantize.weights import find_weights, set_weights, with_weights
@@ -28,18 +24,16 @@ MIXED = "mixed"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a precision allows: storage formats, bits per weight on average (tables counted), 8-bit activations."""
+    """What a precision allows: storage formats, bits per weight on average (tables counted)."""
 
     formats: tuple[WeightFormat, ...]
     mean_bits: float
-    activations: bool = False
 
 
 # The tenths beyond the name pay for tables and for the few layers that need more; files stay at 0.27, 0.21 and 0.15 of
-# float32. Integers only for int8: products of codes need them.
+# float32.
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        "int8": Recipe((LINEAR8,), 16.0, activations=True),
         "w8": Recipe((PALETTES[-1], LINEAR8, FLOAT), 8.1),
         "w6": Recipe((*PALETTES, LINEAR8, FLOAT), 6.1),
         "w4": Recipe((*PALETTES, LINEAR8, FLOAT), 4.2),
@@ -47,8 +41,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     }
 )
 
-# Activations stay in floating point, worst first, until the rest is predicted to leave this; 4 dB above the gate.
-_ACTIVATION_DB = 42.0
 _TRIAL_PICTURES = 16
 
 # Sensitivities need a gradient and a sum of squares beside the weights: three times the model. Integers everywhere keep
@@ -66,7 +58,6 @@ class Compression:
 
     captured: CapturedGraph
     weights: WeightPlan
-    activations: ActivationPlan | None
     budget_db: float | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -79,12 +70,6 @@ class Compression:
             facts["budget_db"] = self.budget_db
         if self.weights.predicted:
             facts["predicted_db"] = round(self.weights.predicted_db, 1)
-        if self.activations is not None:
-            facts["activations"] = {
-                "uint8": len(self.activations.ranges),
-                "left_in_float": list(self.activations.left),
-                "predicted_db": round(self.activations.predicted_db, 1),
-            }
         return facts
 
 
@@ -94,9 +79,8 @@ def compress(
     budget_db: float | None = None,
     progress: Callable[[str], None] = lambda _: None,
     palette_bits: Collection[int] = (2, 3, 4, 6),
-    precision_plan: PrecisionPlan | None = None,
 ) -> Compression:
-    """Round weights, and for "int8" activations, as `precision` asks.
+    """Round weights as `precision` asks.
 
     Args:
         captured: after the rewrites.
@@ -104,12 +88,7 @@ def compress(
         budget_db: for "mixed", the PSNR (peak 2.0, mean over pictures) to keep with the fewest bits.
         progress: told about the stages.
         palette_bits: widths of palette indices that the target has.
-        precision_plan: for "int8", layers that stay in floating point.
-
-    Raises:
-        CheckpointError: the plan names layers that the model does not have.
     """
-    in_float = _left_in_float(captured, precision_plan)
     recipe = RECIPES[precision]
     weights = find_weights(to_module(captured.program))
     elements = sum(w.value.numel() for w in weights)
@@ -124,10 +103,7 @@ def compress(
         sensitivity = weight_sensitivity(captured, weights, samples)
     progress("weight formats")
     shares = sensitivity or (None,) * len(weights)
-    options = [
-        candidates(w, s, (FLOAT,) if in_float.weights & set(w.names) else formats)
-        for w, s in zip(weights, shares, strict=True)
-    ]
+    options = [candidates(w, s, formats) for w, s in zip(weights, shares, strict=True)]
 
     def values(plan: WeightPlan) -> dict[str, torch.Tensor]:
         triples = zip(weights, shares, plan.chosen, strict=True)
@@ -137,34 +113,7 @@ def compress(
         plan = _smallest(captured, options, elements, budget_db, values)
     else:
         plan = replace(choose(options, elements, recipe.mean_bits), predicted=sensitivity is not None)
-    activations = None
-    if recipe.activations:
-        progress("activation ranges")
-        activations = plan_activations(captured, _ACTIVATION_DB, in_float=in_float.nodes)
-    compressed = with_weights(captured, values(plan))
-    if activations is not None:
-        compressed = with_activations(compressed, activations, in_float.nodes)
-    return Compression(compressed, plan, activations, budget_db)
-
-
-@dataclass(frozen=True)
-class _Left:
-    """Nodes, and names of their weights."""
-
-    nodes: frozenset[str] = frozenset()
-    weights: frozenset[str] = frozenset()
-
-
-def _left_in_float(captured: CapturedGraph, plan: PrecisionPlan | None) -> _Left:
-    """What the plan names as staying in floating point; roles' defaults are for targets that pay for every rounding."""
-    if plan is None:
-        return _Left()
-    layers = find_layers(captured)
-    check_keys(plan, layers)
-    nodes = frozenset(name for x in layers if plan.layers.get(x.key) == PLAN_FLOAT for name in x.nodes)
-    module = to_module(captured.program)
-    weights = {str(n.args[1].target) for n in module.graph.nodes if n.name in nodes}
-    return _Left(nodes, frozenset(weights))
+    return Compression(with_weights(captured, values(plan)), plan, budget_db)
 
 
 def _smallest(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,6 +35,12 @@ class Prepared:
     # Made anew by `replace`: another plan rounds otherwise.
     _encoded: dict[tuple[str, Scheme], LayerCodes] = field(default_factory=dict, init=False, repr=False)
 
+    @property
+    def not_spelled(self) -> tuple[str, ...]:
+        """Keys of layers that the plan has in 8 bits and the target has no form for."""
+        wanted = (x.key for x in self.layers if self.plan.precision_of(x) == INT8)
+        return tuple(key for key in wanted if key not in self.calibration.layers)
+
     def encoded(self, layer: Layer, scheme: Scheme) -> LayerCodes:
         """A calibrated layer rounded for `scheme`; once, since a search under a budget asks for it time and again."""
         key = layer.key, scheme
@@ -51,30 +57,36 @@ class Int8Layers:
     Attributes:
         codes: one per layer in 8 bits, in the graph's order.
         left: keys of layers that stay in floating point.
-        plan: what was asked for.
-        calibrated_on: pictures.
+        prepared: what was asked for, and what it was calibrated on.
         simulated_db: mean and worst PSNR, peak 2.0, of a few pictures drawn with them in PyTorch.
     """
 
     codes: tuple[LayerCodes, ...]
     left: tuple[str, ...]
-    plan: PrecisionPlan
-    calibrated_on: int
+    prepared: Prepared
     simulated_db: tuple[float, float]
 
     def facts(self) -> dict[str, Any]:
         """For the manifest."""
-        rounding = self.plan.rounding
+        plan = self.prepared.plan
+        rounding = plan.rounding
         return {
             "int8": [c.layer.key for c in self.codes],
             "left_in_float": list(self.left),
-            "calibration_pictures": self.calibrated_on,
+            **plan_facts(plan, self.prepared.layers, self.prepared.not_spelled),
+            "calibration_pictures": self.prepared.calibration.pictures,
             "margin": rounding.margin,
             "balance": rounding.balance,
             "least_squares": rounding.least_squares,
-            "bias_correction": self.plan.bias_correction,
+            "bias_correction": plan.bias_correction,
             "simulated_db": [round(number, 1) for number in self.simulated_db],
         }
+
+
+def plan_facts(plan: PrecisionPlan, layers: Iterable[Layer], not_spelled: Iterable[str]) -> dict[str, Any]:
+    """What of a plan the target decided: layers it has no 8-bit form for, and those that the plan does not name."""
+    unnamed = [x.key for x in layers if x.key not in plan.layers] if plan.layers else []
+    return {"not_spelled": list(not_spelled), "not_in_plan": unnamed}
 
 
 def prepare(
@@ -138,7 +150,7 @@ def finish(
     left = tuple(layer.key for layer in prepared.layers if layer.key not in inside)
     progress("simulate")
     expected = simulate(prepared.captured, codes)
-    return Int8Layers(codes, left, prepared.plan, prepared.calibration.pictures, expected)
+    return Int8Layers(codes, left, prepared, expected)
 
 
 def simulate(

@@ -17,11 +17,13 @@ from cmexport.errors import CheckpointError, UsageError
 from cmexport.files import require_file
 from cmexport.recipes.cycles import find_cycle
 from cmexport.recipes.identity import tree_hash
-from cmexport.recipes.names import PRECISIONS, TARGET_OPTIONS, TARGETS, takes
+from cmexport.recipes.names import owners
 from cmexport.recipes.nearest import nearest, nearest_file
 from cmexport.recipes.reading import Document
 from cmexport.recipes.schema import ANY_PRECISION, Recipe, Target
 from cmexport.recipes.toml_lines import KeyPath
+from cmexport.targets.info import TargetInfo
+from cmexport.targets.registry import INFOS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _DEVICE_KINDS = ("local", "browser", "adb")
@@ -259,23 +261,26 @@ def _schedule_faults(recipe: Recipe) -> Iterator[Fault]:
 def _target_faults(document: Document, recipe: Recipe, name: str, target: Target) -> Iterator[Fault]:
     path = ("targets", name)
     kind = target_of(name, target)
-    if kind not in TARGETS:
-        hint = nearest(name, TARGETS)
+    if kind not in INFOS:
+        hint = nearest(name, INFOS)
         yield Fault(path, f'unknown target "{name}"{hint} (a name of your own needs target = "onnx" or another)')
         return
+    info = INFOS[kind]
     for index, precision in enumerate(target.precisions):
-        if precision not in PRECISIONS[kind]:
-            hint = nearest(precision, PRECISIONS[kind])
+        if precision not in info.precisions:
+            hint = nearest(precision, info.precisions)
             yield Fault((*path, "precisions", index), f'{kind} has no precision "{precision}"{hint}')
         if precision in target.precisions[:index]:
             yield Fault((*path, "precisions", index), f'"{precision}" comes twice')
     for key in sorted(target.model_fields_set):
-        owners = [owner for owner, options in TARGET_OPTIONS.items() if key in options]
-        if owners and kind not in owners:
-            yield Fault((*path, key), f"{kind} has no {key}; {' and '.join(owners)} have")
-        elif kind in owners and not any(takes(kind, precision, key) for precision in target.precisions):
+        have = owners(key)
+        if have and kind not in have:
+            yield Fault(
+                (*path, key), f"{kind} has no {key}; {' and '.join(have)} {'has' if len(have) == 1 else 'have'}"
+            )
+        elif have and not any(info.takes(key, precision) for precision in target.precisions):
             yield Fault((*path, key), f"{key} goes with none of the precisions {', '.join(target.precisions)}")
-    yield from _option_faults(path, kind, target)
+    yield from _option_faults(path, info, target)
     yield from _gate_faults(path, target)
     for index, schedule in enumerate(target.schedules or ()):
         yield from _unknown((*path, "schedules", index), "schedule", schedule, recipe.schedules)
@@ -284,24 +289,25 @@ def _target_faults(document: Document, recipe: Recipe, name: str, target: Target
         found = recipe.schedules.get(schedule)
         if found is None or found.is_own:
             continue
-        if kind != "onnx":
-            yield Fault((*path, "schedules", index), f"{kind} has no {found.sampler} sampler; onnx has")
+        if not info.loop_precisions:
+            able = " and ".join(other.name for other in INFOS.values() if other.loop_precisions)
+            yield Fault((*path, "schedules", index), f"{kind} has no {found.sampler} sampler; {able} has")
         elif target.tasks != ["generate"]:
             yield Fault((*path, "tasks"), f"the {found.sampler} sampler only generates")
-    if target.plan is not None and target.plan not in recipe.plans:
+    if (plan := target.own("plan")) is not None and plan not in recipe.plans:
         known = f"; or did you mean a plan of this recipe: {', '.join(recipe.plans)}" if recipe.plans else ""
-        yield from _file_faults(document, (*path, "plan"), target.plan, known)
+        yield from _file_faults(document, (*path, "plan"), plan, known)
 
 
-def _option_faults(path: KeyPath, kind: str, target: Target) -> Iterator[Fault]:
-    if "mixed" in target.precisions and target.budget_db is None:
+def _option_faults(path: KeyPath, info: TargetInfo, target: Target) -> Iterator[Fault]:
+    if "mixed" in target.precisions and target.own("budget_db") is None:
         yield Fault((*path, "precisions"), 'precision "mixed" needs budget_db, e.g. budget_db = 45')
-    if target.budget_db is not None and target.budget_latency is not None:
+    if target.own("budget_db") is not None and target.own("budget_latency") is not None:
         yield Fault((*path, "budget_latency"), "budget_db and budget_latency: one budget at a time")
-    if target.batches is not None and kind != "tensorrt":
-        yield Fault((*path, "batches"), f"{kind} has no batches; tensorrt has. Say batch = {target.batches[0]}")
-    if target.output == "image" and kind != "coreml":
-        yield Fault((*path, "output"), 'output: "image" is for coreml; did you mean "uint8"?')
+    if target.output not in info.outputs:
+        have = [other for other, it in INFOS.items() if target.output in it.outputs]
+        hint = f'; did you mean "{list(info.outputs)[-1]}"?'
+        yield Fault((*path, "output"), f'output: "{target.output}" is for {" and ".join(have)}{hint}')
     for index, task in enumerate(target.tasks):
         if task in target.tasks[:index]:
             yield Fault((*path, "tasks", index), f'"{task}" comes twice')
@@ -374,8 +380,8 @@ def _need_faults(recipe: Recipe) -> Iterator[Fault]:
                 yield from _unknown((table, name, "needs", index), "table", need, tables)
             edges[name] = [need for need in part.needs if need in tables]
     for name, target in recipe.targets.items():
-        if target.plan in recipe.plans:
-            edges[name] = [*edges[name], str(target.plan)]
+        if target.own("plan") in recipe.plans:
+            edges[name] = [*edges[name], str(target.own("plan"))]
     if cycle := find_cycle(edges):
         table = tables.get(cycle[0], "devices")
         yield Fault((table, cycle[0], "needs"), f"a circle: {' needs '.join([*cycle, cycle[0]])}")

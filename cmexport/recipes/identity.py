@@ -14,6 +14,7 @@ from cmexport.doctor.backends import installed_version
 from cmexport.errors import CheckpointError
 from cmexport.files import require_file
 from cmexport.recipes.steps import Step
+from cmexport.targets.registry import INFOS
 
 # Rooms whose code can't change what a step writes; all others count for every step.
 _WITHOUT: Mapping[str, tuple[str, ...]] = {
@@ -35,15 +36,7 @@ _BASE = (
     "safetensors",
     "diffusers",
 )
-_TENSORRT = ("tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13")
-_LIBRARIES: Mapping[str, tuple[str, ...]] = {
-    "coreml": ("coremltools",),
-    "coreai": ("coreai-torch", "coreai-core"),
-    "tensorrt": _TENSORRT,
-    "verify": ("coremltools", "coreai-torch", *_TENSORRT),
-    "bench": ("coremltools", "openvino", "onnxruntime-qnn", "zeus", "psutil", "asyncssh"),
-    "report": ("jinja2",),
-}
+_BENCH = ("openvino", "onnxruntime-qnn", "zeus", "psutil", "asyncssh")
 
 
 def step_key(step: Step, inputs: Mapping[str, str], gate_db: float | None) -> str:
@@ -70,8 +63,12 @@ def step_key(step: Step, inputs: Mapping[str, str], gate_db: float | None) -> st
 
 
 def _libraries(step: Step) -> Sequence[str]:
-    own = _LIBRARIES.get(step.target or step.kind, ())
-    return own if step.kind == "report" else (*_BASE, *own)
+    if step.kind == "report":
+        return ("jinja2",)
+    # Steps without a target of their own (verify, bench) may run the files of any.
+    infos = [INFOS[step.target]] if step.target else INFOS.values() if step.kind != "plan" else ()
+    own = [name for info in infos for library in info.libraries for name in library.distributions]
+    return (*_BASE, *own, *(_BENCH if step.kind == "bench" else ()))
 
 
 @cache

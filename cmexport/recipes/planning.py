@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import os
-import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cmexport.demo import demo_checkpoint
 from cmexport.recipes.checking import checkpoint_file, resolve_path, target_of
-from cmexport.recipes.names import TARGET_OPTIONS, takes
 from cmexport.recipes.reading import Document
 from cmexport.recipes.schema import ANY_PRECISION, Device, Recipe, Schedule, Target
 from cmexport.recipes.steps import KEPT, PLANS, WORK, RunPlan, Step
+from cmexport.targets.registry import INFOS
 from cmexport.threads import usable_cores
 
 # An export holds its weights several times over: as read, as the reference, folded, and in a runtime or two.
 _SMALL_CHECKPOINT_BYTES = 300_000_000
-
-# What a device can run. Core ML needs a Mac or an iPhone; an engine is run by verify, on this machine's GPU.
-_RUNNABLE: Mapping[str, tuple[str, ...]] = {
-    "local": ("onnx", "coreml") if platform.system() == "Darwin" else ("onnx",),
-    "ssh": ("onnx", "coreml"),
-    "adb": ("onnx",),
-    "browser": ("onnx",),
-    "folder": ("onnx", "coreml"),
-}
 
 # Calibration draws pictures and tries each layer: the demo model takes 70 s at int8 where fp16 takes 20.
 _HEAVY = {"int8": 4, "mixed": 4, "fp8": 3, "w4": 2, "w6": 2}
@@ -214,9 +204,8 @@ class _Planner:
 
     def _export(self, step: Step, name: str, target: Target, precision: str) -> Step:
         """The step with the options of its target."""
-        own: dict[str, Any] = {
-            key: getattr(target, key) for key in TARGET_OPTIONS[step.target] if takes(step.target, precision, key)
-        }
+        info = INFOS[step.target]
+        own: dict[str, Any] = {key: target.own(key) for key in info.by_key if info.takes(key, precision)}
         reads, needs = list(step.reads), list(step.needs)
         if (plan := own.get("plan")) is not None:
             if plan in self._recipe.plans:
@@ -225,19 +214,20 @@ class _Planner:
             else:
                 own["plan"] = self._file(("targets", name, "plan"), plan)
                 reads.append(own["plan"])
-        if own.get("timing_cache") is not None:
-            own["timing_cache"] = self._file(("targets", name, "timing_cache"), own["timing_cache"])
+        for key, option in info.by_key.items():
+            if option.is_file and key != "plan" and own.get(key) is not None:
+                own[key] = self._file(("targets", name, key), own[key])
         options = _options(
             [
                 ("--task", None if target.tasks == ["generate"] else target.tasks),
                 ("--patch", target.patch),
                 ("--label", target.label),
-                ("--batch", target.batches or (None if target.batch == 1 else target.batch)),
+                ("--batch", None if target.batch == 1 or own.get("batches") else target.batch),
                 ("--output", None if target.output == "float" else target.output),
                 ("--rewrites", None if target.rewrites == "all" else target.rewrites),
                 ("--seeds", target.seeds),
                 ("--no-verify", not target.verify),
-                *((f"--{key.replace('_', '-')}", value) for key, value in own.items()),
+                *((f"--{(info.by_key[key].name or key).replace('_', '-')}", value) for key, value in own.items()),
             ]
         )
         arguments = (*step.arguments, *options, *self._model())
@@ -283,10 +273,9 @@ class _Planner:
 
     def _benches(self, name: str, device: Device) -> Iterator[Step]:
         spec = device.device or name
-        runnable = _RUNNABLE[spec.partition("://")[0]]
         made = self._chosen(device.targets, device.precisions)
         if device.targets is None:
-            made = [step for step in made if step.target in runnable]
+            made = [step for step in made if spec.partition("://")[0] in INFOS[step.target].devices]
         files = {
             key: self._file(("devices", name, key), str(getattr(device, key)))
             for key in ("identity", "known_hosts", "native")

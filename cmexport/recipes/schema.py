@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
-from cmexport.recipes.names import Precision, Sampler, TargetName, TaskName
+from cmexport.recipes.names import Output, Precision, Sampler, TargetName, TaskName, owners
+from cmexport.targets.info import Decibel
+from cmexport.targets.registry import INFOS
 
 ANY_PRECISION = "*"
 
@@ -67,7 +69,6 @@ Gates = Annotated[
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
-Decibel = Annotated[float, Field(gt=0)]
 Needs = Annotated[list[str], Field(description="Tables that must have succeeded before: names of targets and plans.")]
 Optional = Annotated[
     bool, Field(description="Skipped, with the reason, where a library or the device is missing (exit code 5).")
@@ -116,7 +117,7 @@ class Schedule(Part):
         return self.sampler == Schedule().sampler
 
 
-class Target(Part):
+class TargetPart(Part):
     """What is exported: one artefact for each precision and schedule."""
 
     target: TargetName | None = Field(default=None, description="Default: the table's own name.")
@@ -134,34 +135,34 @@ class Target(Part):
     patch: Count | None = Field(default=None, description="superres: side of the blocks whose means are known.")
     label: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Class to bake in.")
     batch: Count = Field(default=1, description="Pictures per run.")
-    batches: Annotated[list[Count], Field(min_length=1)] | None = Field(
-        default=None, description="tensorrt: a file and an engine for each."
-    )
-    output: Literal["float", "uint8", "image"] = Field(
-        default="float", description="image is Core ML's word for bytes."
-    )
+    output: Output = Field(default="float", description="Floats, or bytes; image is Core ML's word for these.")
     rewrites: str = Field(default="all", description="all, none or names with commas between.")
     seeds: Annotated[int, Field(ge=8)] | None = Field(default=None, description="Pictures compared on every rung.")
     verify: bool = Field(default=True, description="false: --no-verify.")
-    ep: str | None = Field(default=None, description="onnx: execution provider whose form of the graph is wanted.")
-    simplify: bool = Field(default=False, description="onnx: let onnxsim rewrite the finished file.")
-    plan: str | None = Field(default=None, description="int8: a plan file, or the name of a [plans] table.")
-    budget_db: Decibel | None = Field(default=None, description="onnx int8 and coreml mixed.")
-    budget_latency: Annotated[float, Field(gt=0)] | None = Field(default=None, description="onnx int8.")
-    keep_fp32: str | None = Field(
-        default=None, description="coreml, tensorrt: auto, none or names with commas between."
-    )
-    ios: Literal[16, 17, 18] | None = Field(default=None, description="coreml: oldest release that is to run it.")
-    trt: Literal["auto", "rtx", "10", "11"] | None = Field(default=None, description="tensorrt: which one builds.")
-    sm: Annotated[list[Count], Field(min_length=1)] | None = Field(
-        default=None, description="tensorrt: compute capabilities, 86 for 8.6."
-    )
-    compat: list[Literal["version", "hardware"]] | None = Field(default=None, description="tensorrt 10, 11.")
-    strip: bool = Field(default=False, description="tensorrt: engines without weights.")
-    refit: bool = Field(default=False, description="tensorrt: engines whose weights can be replaced.")
-    timing_cache: str | None = Field(default=None, description="tensorrt 10, 11: file of measured kernel times.")
     optional: Optional = False
     needs: Needs = Field(default_factory=list)
+
+    def own(self, key: str) -> Any:
+        """An option that only some targets have; None where it isn't given, or none has it."""
+        return getattr(self, key, None)
+
+
+def _own_fields() -> dict[str, Any]:
+    """Options that only some targets have, as fields: None, or False, is not given."""
+    found: dict[str, Any] = {}
+    spelled = {key: option for info in INFOS.values() for key, option in info.by_key.items()}
+    for key, option in spelled.items():
+        text = f"{', '.join(owners(key))}: {option.recipe_help or option.help}"
+        kind = option.recipe or (str if option.is_file else option.kind)
+        flag = kind is bool
+        found[key] = (kind if flag else kind | None, Field(default=False if flag else None, description=text))
+    return found
+
+
+if TYPE_CHECKING:
+    Target = TargetPart
+else:
+    Target = create_model("Target", __base__=TargetPart, __doc__=TargetPart.__doc__, **_own_fields())
 
 
 class Plan(Part):

@@ -16,7 +16,7 @@ from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.progress import Progress
 from cmexport.runner import Array, Runner
 from cmexport.sampling.schedules import Schedule
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.info import LoweringOptions
 
 ROUNDS = 15
 _WARM_UP = 2

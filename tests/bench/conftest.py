@@ -17,7 +17,7 @@ from cmexport.exporting import ExportOptions, export_model
 from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet
 from cmexport.progress import Progress
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.info import LoweringOptions
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from cmexport.cli.showing import show_planned
 from cmexport.quantize import int8
 from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.targets.onnx import budget
@@ -157,3 +159,15 @@ def test_a_plan_alone_means_int8(checkpoint, cmexport, tmp_path):
     plan = plan_of(tmp_path / "out" / "net-onnx-int8")
     assert "input_blocks.1.0.in_layers.2" in plan["left_in_float"]
     assert plan["bias_correction"] is False
+    unnamed = plan["not_in_plan"]
+    assert {*unnamed, "input_blocks.1.0.in_layers.2"} == {*plan["int8"], *plan["left_in_float"]}
+    assert f"{len(unnamed)} layers that the plan does not name" in outcome.stderr
+
+
+def test_layers_without_a_form_are_named(capsys):
+    account = {"not_spelled": ["out.2"], "not_in_plan": []}
+    manifest = SimpleNamespace(function_names=("generate",), function=lambda _: SimpleNamespace(precision_plan=account))
+    show_planned(manifest)
+    out, err = capsys.readouterr()
+    assert err == "no 8-bit form here, left in floating point: out.2\n"
+    assert not out

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from cmexport.doctor import Finding, backends, probes
-from cmexport.doctor.backends import LIBRARIES, examine_backends, installed_version, run_probe
+from cmexport.doctor.backends import examine_backends, installed_version, libraries, run_probe
+from cmexport.targets.coreml import library as coreml
+from cmexport.targets.tensorrt import library as tensorrt
 
 
 def pretend_installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
@@ -47,7 +49,7 @@ def test_an_empty_environment_is_told_the_extra_of_everything(monkeypatch: pytes
 def test_extras_named_in_remedies_exist():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     known = project["optional-dependencies"].keys()
-    assert {library.extra for library in LIBRARIES if library.extra} <= known
+    assert {library.extra for library in libraries() if library.extra} <= known
 
 
 def test_only_installed_libraries_are_opened_and_their_finding_is_kept(monkeypatch: pytest.MonkeyPatch):
@@ -58,12 +60,13 @@ def test_only_installed_libraries_are_opened_and_their_finding_is_kept(monkeypat
         opened.append(name)
         if name == "torch":
             return Finding("broken", "ImportError: libgomp.so.1")
-        if name == "coremltools":
+        if "coreml" in name:
             return Finding("limited", "fails to convert with numpy 2.4.0", "pip install 'numpy<2.4'")
         return Finding("works", "opened")
 
     found = {b.name: b for b in examine_backends(probe)}
-    assert sorted(opened) == ["coremltools", "tensorrt_rtx", "torch"]
+    libraries = "cmexport.targets.coreml.library:probe", "cmexport.targets.tensorrt.library:probe_rtx"
+    assert sorted(opened) == [*libraries, "torch"]
     assert (found["torch"].state, found["torch"].remedy) == ("broken", "pip install --force-reinstall cmexport")
     assert (found["coremltools"].state, found["coremltools"].remedy) == ("limited", "pip install 'numpy<2.4'")
     assert (found["TensorRT for RTX"].version, found["TensorRT for RTX"].remedy) == ("1.7", None)
@@ -143,7 +146,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **members: object) -> N
 
 def test_coremltools_with_a_numpy_it_fails_on(monkeypatch: pytest.MonkeyPatch):
     stand_in(monkeypatch, "numpy", __version__="2.4.1")
-    found = probes.PROBES["coremltools"]()
+    found = coreml.probe()
     assert found == Finding("limited", "fails to convert with numpy 2.4.1", "pip install 'numpy<2.4'")
 
 
@@ -151,7 +154,7 @@ def test_coremltools_without_its_weight_writer(monkeypatch: pytest.MonkeyPatch):
     stand_in(monkeypatch, "numpy", __version__="2.3.5")
     stand_in(monkeypatch, "coremltools")
     monkeypatch.setitem(sys.modules, "coremltools.libmilstoragepython", None)
-    assert probes.PROBES["coremltools"]().state == "broken"
+    assert coreml.probe().state == "broken"
 
 
 @pytest.mark.parametrize(("system", "says"), [("Linux", "macOS only"), ("Darwin", "converts and runs")])
@@ -159,8 +162,8 @@ def test_coremltools_says_where_its_kernels_run(monkeypatch: pytest.MonkeyPatch,
     stand_in(monkeypatch, "numpy", __version__="2.3.5")
     stand_in(monkeypatch, "coremltools")
     stand_in(monkeypatch, "coremltools.libmilstoragepython")
-    monkeypatch.setattr(probes.platform, "system", lambda: system)
-    found = probes.PROBES["coremltools"]()
+    monkeypatch.setattr(coreml.platform, "system", lambda: system)
+    found = coreml.probe()
     assert found.state == "works"
     assert says in found.detail
 
@@ -169,14 +172,14 @@ def test_coremltools_says_where_its_kernels_run(monkeypatch: pytest.MonkeyPatch,
 def test_tensorrt_builds_without_a_driver(monkeypatch: pytest.MonkeyPatch, driver: str | None, state: str):
     logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None})
     stand_in(monkeypatch, "tensorrt_rtx", Logger=logger, Builder=lambda logger: object())
-    monkeypatch.setattr(probes.ctypes.util, "find_library", lambda name: driver)
-    assert probes.PROBES["tensorrt_rtx"]().state == state
+    monkeypatch.setattr(tensorrt.ctypes.util, "find_library", lambda name: driver)
+    assert tensorrt.probe_rtx().state == state
 
 
 def test_tensorrt_without_a_builder_is_broken(monkeypatch: pytest.MonkeyPatch):
     logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None})
     stand_in(monkeypatch, "tensorrt", Logger=logger, Builder=lambda logger: None)
-    assert probes.PROBES["tensorrt"]().state == "broken"
+    assert tensorrt.probe().state == "broken"
 
 
 @pytest.mark.parametrize(("ep_names", "state"), [(["CPUExecutionProvider"], "limited"), (["QNN"], "works")])

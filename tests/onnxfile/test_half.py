@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from cmexport.errors import BackendError
 from cmexport.model import SampleRequest
 from cmexport.onnxfile.half import round_to_normal_half, to_half
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.onnx.info import OnnxOptions
 
 FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
@@ -215,7 +215,7 @@ def test_subgraphs_are_refused():
 
 
 def half_file(export):
-    return export(SampleRequest(batch=2), LoweringOptions(precision="fp16"))
+    return export(SampleRequest(batch=2), OnnxOptions(precision="fp16"))
 
 
 def test_norms_of_a_written_file_compute_in_float32(export):

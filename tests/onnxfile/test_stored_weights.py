@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.onnxfile.stored_weights import store_weights
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.onnx.info import OnnxOptions
 
 NETWORK = """
 <ir_version: 10, opset_import: ["" : 20]>
@@ -87,7 +87,7 @@ def test_the_demo_model_shrinks_and_keeps_its_gate(demo, psnr, precision, most, 
 
 
 def test_options_reach_the_file(export):
-    written = export(options=LoweringOptions(precision="w8"), model_channels=32)
+    written = export(options=OnnxOptions(precision="w8"), model_channels=32)
     types = {i.data_type for i in written.proto.graph.initializer}
     assert onnx.TensorProto.INT8 in types
     with OnnxRuntimeRunner(written.path, threads=1) as run:

@@ -30,7 +30,7 @@ from cmexport.quality.jackknife import blocks_of
 from cmexport.quality.jury import Jury
 from cmexport.sampling.denoiser import denoise
 from cmexport.signature import Signature, known
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.info import LoweringOptions
 
 SIDE = 4
 CLASSES = 3

@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from support.centred import codes, graph, noise
 from support.eight_bits import FEW, unet
 from support.measuring import toy
 from torch import fx
@@ -25,7 +26,7 @@ from cmexport.quantize.sensitivity import weight_sensitivity
 from cmexport.quantize.weights import find_weights
 from cmexport.sampling.methods import resolve
 
-__all__ = ["toy"]
+__all__ = ["codes", "graph", "noise", "toy"]
 
 PICTURES = 16
 

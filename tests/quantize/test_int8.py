@@ -38,6 +38,7 @@ def test_a_plan_and_a_target_say_otherwise(small):
     assert "input_blocks.3.1.qkv" in found.calibration.layers
     only = prepare(small, plan, options=ONE, roles=frozenset({"pointwise"}))
     assert set(only.calibration.layers) == {"input_blocks.3.1.qkv"}
+    assert set(only.not_spelled) == set(found.calibration.layers) - set(only.calibration.layers)
 
 
 def test_unknown_layers_are_refused_before_any_work(small, monkeypatch):

@@ -33,7 +33,7 @@ from cmexport.recipes.reading import read_document
         ("[targets.onnx]\nprecisions = ['fp32', 'fp32']\n", 2, '"fp32" comes twice'),
         ("[targets.onnx]\ntasks = ['inpant']\n", 2, 'did you mean "inpaint"?'),
         ("[targets.coreml]\nios = 15\n", 2, "ios: unknown value 15"),
-        ("[targets.onnx]\nios = 17\n", 2, "onnx has no ios; coreml have"),
+        ("[targets.onnx]\nios = 17\n", 2, "onnx has no ios; coreml has"),
         ("[targets.onnx]\nschedules = ['twe']\n[schedules]\ntwo = {steps = 2}\n", 2, 'did you mean "two"?'),
         ("[targets.onnx]\nneeds = ['coremi']\n[targets.coreml]\n", 2, 'unknown table "coremi"; did you mean "coreml"?'),
         ("[targets.onnx]\n[devices.phone]\ndevice = 'adv://x'\n", 3, 'unknown device "adv://x"; did you mean "adb://serial"?'),

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from importlib import import_module
 from typing import get_args
 
 import pytest
 
 from cmexport.bench.devices.registry import FORMS
+from cmexport.cli.exporting import export_verb
 from cmexport.recipes import names
-from cmexport.recipes.schema import Recipe, Target
+from cmexport.recipes.schema import Recipe, Target, TargetPart
 from cmexport.sampling.editing import TASKS
-from cmexport.targets.registry import TARGETS
+from cmexport.targets.registry import INFOS
 
 
 def test_targets_and_precisions() -> None:
-    assert tuple(TARGETS) == names.TARGETS
-    assert {name: target.precisions for name, target in TARGETS.items()} == dict(names.PRECISIONS)
-    assert set(get_args(names.Precision)) == {p for target in TARGETS.values() for p in target.precisions}
+    assert get_args(names.TargetName) == tuple(INFOS)
+    assert set(get_args(names.Precision)) == {p for info in INFOS.values() for p in info.precisions}
 
 
 def test_tasks() -> None:
@@ -26,20 +25,20 @@ def test_tasks() -> None:
 
 
 def test_devices() -> None:
-    assert {form.partition("://")[0] for form in FORMS} == {"local", "ssh", "adb", "browser", "folder"}
+    kinds = {form.partition("://")[0] for form in FORMS}
+    assert kinds == {"local", "ssh", "adb", "browser", "folder"}
+    assert all(set(info.devices) <= kinds for info in INFOS.values())
 
 
-@pytest.mark.parametrize("target", names.TARGETS)
-def test_every_option_of_a_target_is_one_of_its_verb(target) -> None:
-    known = set(inspect.signature(import_module(f"cmexport.cli.{target}").command).parameters)
-    assert set(names.TARGET_OPTIONS[target]) <= known
-    others = {option for options in names.TARGET_OPTIONS.values() for option in options} - set(
-        names.TARGET_OPTIONS[target]
-    )
-    assert not others & known, "the verb takes it, the recipe doesn't"
+@pytest.mark.parametrize("info", INFOS.values(), ids=INFOS)
+def test_every_option_of_a_target_is_one_of_its_verb(info) -> None:
+    known = set(inspect.signature(export_verb(info)).parameters)
+    assert set(info.by_name) <= known
+    assert not {name for other in INFOS.values() for name in other.by_name} - set(info.by_name) - {"batch"} & known
 
 
-def test_every_key_of_a_target_is_known() -> None:
-    assert {o for options in names.TARGET_OPTIONS.values() for o in options} <= set(Target.model_fields)
+def test_every_key_of_a_target_is_known_and_described() -> None:
+    own = {key for info in INFOS.values() for key in info.by_key}
+    assert own == set(Target.model_fields) - set(TargetPart.model_fields)
     assert all(field.description for name, field in Target.model_fields.items() if name not in ("precisions",))
     assert set(Recipe.model_fields) >= {"checkpoint", "schedules", "targets", "devices", "report"}

@@ -10,12 +10,14 @@ import pytest
 import typer
 from typer.main import get_command
 
+from cmexport.cli.exporting import export_verb
 from cmexport.model import NoiseRange
 from cmexport.recipes.checking import check_document
 from cmexport.recipes.planning import Chosen, plan_run
 from cmexport.recipes.reading import read_document
 from cmexport.recipes.steps import RunPlan, Step
 from cmexport.sampling.schedules import TUNED_TWO_STEPS, karras_levels, sigmas_at
+from cmexport.targets.registry import INFOS
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
 STUDENTS = [
@@ -34,7 +36,7 @@ def parsed(step: Step) -> dict:
     """What the verb would get; parsing only."""
     verb, *arguments = step.arguments
     app = typer.Typer(add_completion=False)
-    app.command(verb)(import_module(f"cmexport.cli.{verb}").command)
+    app.command(verb)(export_verb(INFOS[verb]) if verb in INFOS else import_module(f"cmexport.cli.{verb}").command)
     artefacts = ["artefact"] if step.kind in ("verify", "bench", "report") else []
     with get_command(app).make_context(verb, [*arguments, *artefacts], resilient_parsing=False) as context:
         return dict(context.params)

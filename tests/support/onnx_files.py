@@ -22,7 +22,7 @@ from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.runner import picture_of
 from cmexport.sampling.methods import resolve
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.lower import lower
 
 
@@ -64,7 +64,7 @@ def export(tmp_path_factory):
     models, captures, made = {}, {}, {}
 
     def run(request=None, options=None, network=None, **fields):
-        request, options = request or SampleRequest(), options or LoweringOptions()
+        request, options = request or SampleRequest(), options or OnnxOptions()
         which = network if network is not None else tuple(sorted(fields.items()))
         if which not in models:
             config = _unet(fields)
@@ -100,7 +100,7 @@ def demo(tmp_path_factory):
             captures[request] = apply_rewrites(capture(resolve(model, request)), REWRITES)
         if (precision, request) not in made:
             folder, captured = tmp_path_factory.mktemp("demo"), captures[request]
-            lowered = lower(captured, LoweringOptions(precision=precision), folder, lambda _: None)
+            lowered = lower(captured, OnnxOptions(precision=precision), folder, lambda _: None)
             made[precision, request] = Written(model, request, captured, lowered, folder)
         return made[precision, request]
 

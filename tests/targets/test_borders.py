@@ -21,7 +21,7 @@ from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet
 from cmexport.progress import Progress
 from cmexport.signature import Signature, known
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.registry import target_info
 
 REQUESTS = (SampleRequest(sigmas=(80.0, 1.4), batch=2), SampleRequest(task="inpaint"))
 LIBRARIES = {"coreml": "coremltools", "coreai": "coreai_torch"}
@@ -36,7 +36,7 @@ def artefact(tmp_path_factory):
         key = (target, precision, request, *lowering.items())
         if key not in made:
             model = model_around(random_weights(AdmUnet(tiny_config(3)), 0), 8, 3)
-            options = ExportOptions(target, LoweringOptions(precision=precision, **lowering), verify=None)
+            options = ExportOptions(target, target_info(target).options(precision=precision, **lowering), verify=None)
             made[key] = export_functions(model, (request,), options, tmp_path_factory.mktemp("border")).folder
         return made[key]
 

@@ -6,7 +6,7 @@ import pytest
 
 from cmexport.checkpoints import load_checkpoint
 from cmexport.sampling.schedules import schedule_for_steps
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.info import LoweringOptions
 from cmexport.tuning.comparison import compare_steps, time_in_turns
 
 OVERRIDES = {"image_size": "8", "num_head_channels": "32"}

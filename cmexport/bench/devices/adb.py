@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from cmexport.bench.android import perf_test
 from cmexport.bench.android.phone import PhoneState, phone_record, read_phone, read_phone_again, with_phone
 from cmexport.bench.android.shell import AdbError, AdbShell, adb_program, choose_serial
-from cmexport.bench.devices.base import BenchJob, DeviceOptions, MeasureOptions
+from cmexport.bench.devices.base import BenchJob, DeviceOptions, MeasureOptions, check_runnable
 from cmexport.bench.energy.android import GAUGE_FILES, gauge_facts, gauge_readings
 from cmexport.bench.energy.base import SourceFacts, trace_of
 from cmexport.bench.energy.trace import EnergyTrace
@@ -150,8 +150,7 @@ class AdbDevice:
         self, program: Path, root: str, jobs: Sequence[BenchJob], options: MeasureOptions, progress: Progress
     ) -> Iterator[BenchRecord]:
         """One artefact after the other: a native runner works alone, there are no turns."""
-        if other := next((job for job in jobs if job.artifact.target != "onnx"), None):
-            raise UsageError(f"{other.artifact.name}: native runners run ONNX artefacts, not {other.artifact.target}")
+        check_runnable(jobs, "adb", "native runners run")
         timed = perf_test.is_perf_test(program)
         for job in jobs:
             outcome, interrupted = Outcome(), False

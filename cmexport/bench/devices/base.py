@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Protocol
 
 from cmexport.bench.schema import ArtifactRecord, BenchRecord, DeviceRecord
+from cmexport.errors import UsageError
 from cmexport.progress import Progress
 from cmexport.runner import Array
 from cmexport.signature import Signature
+from cmexport.targets.registry import INFOS
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,19 @@ class BenchJob:
     runs: tuple[Mapping[str, Array], ...]
     expected: ExpectedPictures | str
     session: Mapping[str, object] = field(default_factory=dict)
+
+
+def check_runnable(jobs: Sequence[BenchJob], kind: str, who_runs: str) -> None:
+    """Refuse artefacts of targets that a kind of device doesn't run.
+
+    Raises:
+        UsageError: naming the first.
+    """
+    able = {info.name: info.title for info in INFOS.values() if kind in info.devices}
+    for job in jobs:
+        if job.artifact.target not in able:
+            known = " and ".join(able.values())
+            raise UsageError(f"{job.artifact.name}: {who_runs} {known} artefacts, not {job.artifact.target}")
 
 
 class Device(Protocol):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cmexport.bench.devices.base import BenchJob, DeviceOptions, MeasureOptions
+from cmexport.bench.devices.base import BenchJob, DeviceOptions, MeasureOptions, check_runnable
 from cmexport.bench.lines import Line
 from cmexport.bench.on_device import device_files
 from cmexport.bench.outcome import Outcome, device_record, record_of
@@ -113,8 +113,7 @@ class BrowserDevice:
             UsageError: a provider that browsers don't have, or an artefact that isn't ONNX.
         """
         planned = [(job, provider) for job in jobs for provider in _providers(options.provider)]
-        if other := next((job for job in jobs if job.artifact.target != "onnx"), None):
-            raise UsageError(f"{other.artifact.name}: a browser runs ONNX artefacts, not {other.artifact.target}")
+        check_runnable(jobs, "browser", "a browser runs")
         served = [served_job(job, provider, options) for job, provider in planned]
         page = Page.read(device_files("web"))
         host = reachable_host(self.address.host)

@@ -38,13 +38,13 @@ from cmexport.bench.schema import BenchRecord, DeviceRecord
 from cmexport.errors import BackendError, UsageError, first_line
 from cmexport.files import require_file
 from cmexport.progress import Progress
+from cmexport.targets.registry import INFOS
 
 _T = TypeVar("_T")
 _CONNECT_S = 20.0
 # Sent when nothing else is: a cable that was pulled is noticed within a minute.
 _KEEPALIVE_S = 15
 _FOLDER = re.compile(r"^/[\w./-]*/cmexport-bench-[\w-]+$")
-_NEEDED = {"onnx": "onnxruntime", "coreml": "coremltools"}
 _SOURCES = {"rapl": "RAPL energy counter", "soc": "Jetson INA3221", "battery": "battery gauge"}
 
 
@@ -313,7 +313,8 @@ class SshDevice:
         return dict(found)
 
     def _check_modules(self, found: dict[str, Any], jobs: Sequence[BenchJob]) -> None:
-        needed = {"numpy"} | {_NEEDED[job.artifact.target] for job in jobs if job.artifact.target in _NEEDED}
+        runtimes = {INFOS[job.artifact.target].runtime for job in jobs if job.artifact.target in INFOS}
+        needed = {"numpy"} | (runtimes - {""})
         if missing := sorted(name for name in needed if not found["modules"].get(name)):
             raise BackendError(
                 f"{self.name}: its {self._python} has no {' and no '.join(missing)}\n"

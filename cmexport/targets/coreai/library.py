@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from io import StringIO
 from types import ModuleType
 
 from cmexport.errors import BackendError, first_line
+from cmexport.targets.info import Finding
 
 _STDERR = 2
 
@@ -80,3 +82,15 @@ def quiet_runtime() -> Iterator[None]:
         os.dup2(kept, _STDERR)
         os.close(kept)
         os.close(nowhere)
+
+
+def probe() -> Finding:
+    """Whether its runtime passes an array through."""
+    importlib.import_module("coreai_torch")
+    runtime = importlib.import_module("coreai.runtime")
+    numpy = importlib.import_module("numpy")
+    # The runtime is compiled code of its own: an array that goes in and comes out has passed through it.
+    if float(runtime.NDArray(numpy.ones(1, numpy.float32)).numpy()[0]) != 1.0:
+        return Finding("broken", "its runtime doesn't return the array it was given")
+    where = "" if platform.system() == "Darwin" else " on the CPU"
+    return Finding("works", f"pre-release; converts, and runs{where}")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from cmexport.errors import BackendError, first_line
 from cmexport.graph.capture import CapturedGraph
-from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.base import LoweredModel, Progress
 from cmexport.targets.coreai.asset import asset_files, describe
 from cmexport.targets.coreai.half import to_half
 from cmexport.targets.coreai.library import converter, quiet
+from cmexport.targets.info import LoweringOptions
 
 
 def lower(

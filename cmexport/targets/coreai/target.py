@@ -4,44 +4,30 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.rewriting import Rewrite
 from cmexport.parity.ladder import Rung
-from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.base import Target
 from cmexport.targets.coreai import lower as lowering
 from cmexport.targets.coreai.asset import asset_of, stamp
 from cmexport.targets.coreai.library import assets, converter
 from cmexport.targets.coreai.runner import CoreAiRunner
+from cmexport.targets.info import LoweringOptions
 
 
-@dataclass(frozen=True)
-class CoreAiTarget:
+class CoreAiTarget(Target):
     """One asset per graph, verified in Apple's own runtime."""
 
-    name: str = "coreai"
-    precisions: tuple[str, ...] = ("fp32", "fp16")
-    own_rewrites: tuple[Rewrite, ...] = ()
+    lower_one = staticmethod(lowering.lower)
 
     def rewrites_for(self, options: LoweringOptions) -> tuple[Rewrite, ...]:  # noqa: ARG002
         """None of its own. A missing library is told here, before anything is captured."""
         converter()
         assets()
         return ()
-
-    def lower(
-        self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
-    ) -> LoweredModel:
-        """See `lower.lower`."""
-        return lowering.lower(captured, options, folder, progress, name)
-
-    def join(self, folder: Path, lowered: Mapping[str, LoweredModel]) -> Mapping[str, LoweredModel]:  # noqa: ARG002
-        """Each graph stays an asset of its own."""
-        return lowered
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
         """See `asset.stamp`."""

@@ -18,13 +18,17 @@ import numpy as np
 from cmexport.errors import BackendError, UsageError, first_line
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.rewriting import apply_rewrites
+from cmexport.quantize.centred.insertion import to_int8
 from cmexport.quantize.compression import RECIPES, compress
+from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.signature import Output
-from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.base import LoweredModel, Progress
+from cmexport.targets.coreml.centred import centred_decompositions
 from cmexport.targets.coreml.compress import BITS, BITS_BEFORE_18
 from cmexport.targets.coreml.compress import register as store_compressed_pass
 from cmexport.targets.coreml.forms import forms_for
 from cmexport.targets.coreml.forms.image_layout import REWRITE as IMAGE_LAYOUT
+from cmexport.targets.coreml.info import CoreMlOptions
 from cmexport.targets.coreml.keeping import Selector, convert_keeping
 from cmexport.targets.coreml.library import coremltools
 from cmexport.targets.coreml.package import describe, make_deterministic, package_files
@@ -65,7 +69,19 @@ def check_precision(precision: str, ios: int) -> None:
         raise UsageError(f"--int8 --ios {ios}: activations in 8 bits came with iOS 17; take --ios 17, or --w8")
 
 
-def check_keeping(options: LoweringOptions) -> None:
+def check_budget(options: CoreMlOptions) -> None:
+    """`budget_db` is the whole precision "mixed".
+
+    Raises:
+        UsageError: one without the other, or a budget that half-precision arithmetic can't keep.
+    """
+    if options.precision == "mixed" and options.budget_db is None:
+        raise UsageError("--precision mixed: say how good the pictures must stay with --budget-db, e.g. --budget-db 45")
+    if options.budget_db is not None and not 20 <= options.budget_db <= 65:
+        raise UsageError(f"--budget-db {options.budget_db:g}: must lie between 20 and 65; above, take --fp16")
+
+
+def check_keeping(options: CoreMlOptions) -> None:
     """Refuse operations to keep in float32 where everything is.
 
     Raises:
@@ -76,7 +92,7 @@ def check_keeping(options: LoweringOptions) -> None:
 
 
 def lower(
-    captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
+    captured: CapturedGraph, options: CoreMlOptions, folder: Path, progress: Progress, name: str = "model"
 ) -> LoweredModel:
     """Write `<name>.mlpackage` into `folder`.
 
@@ -85,6 +101,7 @@ def lower(
     Raises:
         UsageError: unknown deployment target, rewrite or operation to keep in float32, or an image output for several
             pictures or odd channels.
+        CheckpointError: for int8, the plan names unknown layers, or a layer's input or output is not finite.
         BackendError: coremltools is missing, or an operator has no Core ML form.
         OSError: the package can't be written.
     """
@@ -103,8 +120,11 @@ def lower(
     plan: dict[str, Any] = {"default": "float32" if options.precision == "fp32" else "float16", "border": "float32"}
     if options.precision in RECIPES:
         widths = BITS if options.ios >= 18 else BITS_BEFORE_18
-        compression = compress(shaped, options.precision, options.budget_db, progress, widths, options.plan)
+        compression = compress(shaped, options.precision, options.budget_db, progress, widths)
         shaped, plan = compression.captured, {**plan, **compression.facts()}
+    if options.precision == "int8":
+        shaped, facts = to_int8(shaped, options.plan or PrecisionPlan(), progress)
+        plan |= facts
     package = folder / f"{name}.mlpackage"
 
     def convert(selector: Selector | None) -> None:
@@ -138,7 +158,7 @@ def _check_image(output: Output) -> None:
 
 
 def _translate(
-    ct: Any, captured: CapturedGraph, options: LoweringOptions, package: Path, selector: Selector | None
+    ct: Any, captured: CapturedGraph, options: CoreMlOptions, package: Path, selector: Selector | None
 ) -> None:
     """Convert and write. The package is written once, where it belongs: a temporary copy would be the weights again."""
     passes = ct.PassPipeline.DEFAULT
@@ -148,8 +168,8 @@ def _translate(
     try:
         with quiet(), _fewer_checks():
             ct.convert(
-                # No decomposition: attention, norms and SiLU stay whole. coremltools refuses the training dialect.
-                captured.program.run_decompositions({}),
+                # Attention, norms and SiLU stay whole. coremltools refuses the training dialect.
+                captured.program.run_decompositions(centred_decompositions()),
                 convert_to="mlprogram",
                 minimum_deployment_target=getattr(ct.target, f"iOS{options.ios}"),
                 compute_precision=_compute_precision(ct, options, selector),
@@ -165,7 +185,7 @@ def _translate(
         raise BackendError(f"Core ML: this network can't be translated for iOS {options.ios}: {reason}") from error
 
 
-def _compute_precision(ct: Any, options: LoweringOptions, selector: Selector | None) -> Any:
+def _compute_precision(ct: Any, options: CoreMlOptions, selector: Selector | None) -> Any:
     if options.precision == "fp32":
         return ct.precision.FLOAT32
     return ct.precision.FLOAT16 if selector is None else ct.transform.FP16ComputePrecision(op_selector=selector)

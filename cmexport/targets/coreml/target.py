@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.rewriting import Rewrite
 from cmexport.parity.ladder import Rung
-from cmexport.quantize.compression import RECIPES
-from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.base import Graphs, LoweredModel, Progress, Target
 from cmexport.targets.coreml import joining
 from cmexport.targets.coreml import lower as lowering
 from cmexport.targets.coreml.blame import HALF_GATE_DB
 from cmexport.targets.coreml.executor.modes import Mode
 from cmexport.targets.coreml.forms import FORMS, forms_for
+from cmexport.targets.coreml.info import CoreMlOptions
 from cmexport.targets.coreml.library import coremltools
 from cmexport.targets.coreml.package import package_of, stamp
 from cmexport.targets.coreml.runner import ExecutorRunner, PredictRunner
@@ -36,16 +34,15 @@ def function_of(session: Mapping[str, Any]) -> str | None:
     return str(session["function"]) if several and "function" in session else None
 
 
-@dataclass(frozen=True)
-class CoreMlTarget:
+class CoreMlTarget(Target):
     """One package per artefact (one per graph below iOS 18), verified by executing the saved program."""
 
-    name: str = "coreml"
-    precisions: tuple[str, ...] = ("fp32", "fp16", *RECIPES)
-    own_rewrites: tuple[Rewrite, ...] = FORMS
+    own_rewrites = FORMS
+    lower_one = staticmethod(lowering.lower)
 
-    def rewrites_for(self, options: LoweringOptions) -> tuple[Rewrite, ...]:
+    def rewrites_for(self, options: CoreMlOptions) -> tuple[Rewrite, ...]:
         """See `forms.forms_for`. A missing library is told here, before anything is captured."""
+        lowering.check_budget(options)
         lowering.check_ios(options.ios)
         lowering.check_precision(options.precision, options.ios)
         lowering.check_keeping(options)
@@ -53,14 +50,11 @@ class CoreMlTarget:
         return forms_for(options.ios, options.rewrites)
 
     def lower(
-        self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
-    ) -> LoweredModel:
-        """See `lower.lower`."""
-        return lowering.lower(captured, options, folder, progress, name)
-
-    def join(self, folder: Path, lowered: Mapping[str, LoweredModel]) -> Mapping[str, LoweredModel]:
-        """See `joining.join`."""
-        return joining.join(folder, lowered)
+        self, graphs: Graphs, options: CoreMlOptions, folder: Path, progress: Progress
+    ) -> Mapping[str, LoweredModel]:
+        """A package for each graph, then `joining.join`."""
+        lowered = super().lower(graphs, options, folder, progress)
+        return joining.join(folder, lowered) if len(lowered) > 1 else lowered
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
         """See `package.stamp`."""

@@ -20,11 +20,12 @@ from cmexport.onnxfile.translate import translate
 from cmexport.onnxfile.translations import Translations, standard_translations
 from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.signature import Signature
-from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.base import LoweredModel, Progress
 from cmexport.targets.onnx.budget import within_db, within_latency
 from cmexport.targets.onnx.buffers import limit_buffers
 from cmexport.targets.onnx.contrib import contrib_translations
 from cmexport.targets.onnx.forms import forms_for
+from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.int8 import Int8Graph, prepare_int8, to_int8
 from cmexport.targets.onnx.loop import wrap_loop
 from cmexport.targets.onnx.npu.lowering import is_for_npu, lower_for_npu
@@ -35,7 +36,7 @@ STORED_BITS = {"w8": 8, "w4": 4}
 
 
 def lower(
-    captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
+    captured: CapturedGraph, options: OnnxOptions, folder: Path, progress: Progress, name: str = "model"
 ) -> LoweredModel:
     """Write `<name>.onnx` (and `<name>.onnx.data` beyond 2 GB) into `folder`.
 
@@ -82,7 +83,7 @@ def lower(
 
 
 def lower_loop(
-    loop: CapturedLoop, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
+    loop: CapturedLoop, options: OnnxOptions, folder: Path, progress: Progress, name: str = "model"
 ) -> LoweredModel:
     """Write a looped sampler, whose body has been rewritten, as `<name>.onnx`.
 
@@ -128,7 +129,7 @@ def _tools() -> dict[str, str]:
 def _in_8_bits(
     shaped: CapturedGraph,
     translations: Translations,
-    options: LoweringOptions,
+    options: OnnxOptions,
     profile: ProviderProfile,
     progress: Progress,
 ) -> tuple[Int8Graph, dict[str, Any]]:

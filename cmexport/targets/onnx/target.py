@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,29 +16,29 @@ from cmexport.graph.looping import CapturedLoop
 from cmexport.graph.rewriting import Rewrite
 from cmexport.onnxfile import saving
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
-from cmexport.onnxfile.simplifying import simplify_file
+from cmexport.onnxfile.simplifying import onnxsim, simplify_file
 from cmexport.parity.ladder import Rung
-from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.base import LoweredModel, Progress, Target
 from cmexport.targets.onnx import lower as lowering
 from cmexport.targets.onnx.forms import FORMS, forms_for
+from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.providers import profile_for
 
 
-@dataclass(frozen=True)
-class OnnxTarget:
+class OnnxTarget(Target):
     """One ONNX file per graph, verified in ONNX Runtime without and with its optimizer."""
 
-    name: str = "onnx"
-    precisions: tuple[str, ...] = ("fp32", "fp16", "int8", "a16w8", "w8", "w4")
-    loop_precisions: tuple[str, ...] = ("fp32", "fp16")
-    own_rewrites: tuple[Rewrite, ...] = FORMS
+    own_rewrites = FORMS
 
-    def rewrites_for(self, options: LoweringOptions) -> tuple[Rewrite, ...]:
+    def rewrites_for(self, options: OnnxOptions) -> tuple[Rewrite, ...]:
         """See `forms.forms_for`."""
+        _check_budgets(options)
+        if options.simplify:
+            onnxsim()  # Missing, it is missed now and not after minutes of calibration.
         return forms_for(profile_for(options.ep), options.rewrites)
 
-    def lower(
-        self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
+    def lower_one(
+        self, captured: CapturedGraph, options: OnnxOptions, folder: Path, progress: Progress, name: str = "model"
     ) -> LoweredModel:
         """See `lower.lower`; with `options.simplify`, `simplify_file` after it."""
         lowered = lowering.lower(captured, options, folder, progress, name)
@@ -49,7 +49,7 @@ class OnnxTarget:
         return replace(lowered, files=files, simplification=asdict(account))
 
     def lower_loop(
-        self, loop: CapturedLoop, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
+        self, loop: CapturedLoop, options: OnnxOptions, folder: Path, progress: Progress, name: str = "model"
     ) -> LoweredModel:
         """See `lower.lower_loop`.
 
@@ -60,10 +60,6 @@ class OnnxTarget:
         if options.simplify:
             raise UsageError("--simplify: not for --sampler heun; onnxsim does nothing inside a loop, leave it out")
         return lowering.lower_loop(loop, options, folder, progress, name)
-
-    def join(self, folder: Path, lowered: Mapping[str, LoweredModel]) -> Mapping[str, LoweredModel]:  # noqa: ARG002
-        """An ONNX file holds one graph: each stays a file of its own."""
-        return lowered
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
         """See `saving.stamp`."""
@@ -87,3 +83,17 @@ class OnnxTarget:
             )
             rungs.append(Rung(f"ONNX Runtime, {session['ep']}", opened))
         return tuple(rungs)
+
+
+def _check_budgets(options: OnnxOptions) -> None:
+    """Refuse budgets that contradict each other or the precision."""
+    if options.budget_db is not None and options.budget_latency is not None:
+        raise UsageError("--budget-db and --budget-latency: one budget at a time")
+    budgets = (("--budget-db", options.budget_db, 20, 140), ("--budget-latency", options.budget_latency, 0.01, 2))
+    for name, value, low, high in budgets:
+        if value is None:
+            continue
+        if options.precision != "int8":
+            raise UsageError(f"{name} chooses among layers in 8 bits; it goes with --int8")
+        if not low <= value <= high:
+            raise UsageError(f"{name} {value:g}: must lie between {low:g} and {high:g}")

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from cmexport.errors import BackendError, UsageError, first_line
+from cmexport.errors import BackendError, first_line
 from cmexport.onnxfile.writing import write_model
 from cmexport.signature.known import picture_axis
 
@@ -32,29 +32,6 @@ def batch_of_name(stem: str) -> int | None:
     """The batch of a file that `batch_name` named; None for one that has the graph's own, and is the only one."""
     name, _, batch = stem.rpartition("-b")
     return int(batch) if name and batch.isdigit() else None
-
-
-def parse_batches(text: str) -> tuple[int, ...]:
-    """What `--batch` says: one number, or several with commas between.
-
-    Raises:
-        UsageError: something else, a number below 1, or one that comes twice.
-    """
-    try:
-        batches = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--batch {text}: give a number, or several with commas between: 1,4,8") from None
-    if min(batches) < 1:
-        raise UsageError(f"--batch {min(batches)}: must be at least 1")
-    if twice := [b for b in batches if batches.count(b) > 1]:
-        raise UsageError(f"--batch {text}: {twice[0]} comes twice")
-    return batches
-
-
-def captured_first(batches: Sequence[int]) -> tuple[int, ...]:
-    """The batches with the one to capture first: the smallest above 1, if there are several."""
-    lead = min((b for b in batches if b > 1), default=batches[0]) if len(batches) > 1 else batches[0]
-    return (lead, *(b for b in batches if b != lead))
 
 
 def rebatch(path: Path, name: str, batch: int) -> tuple[str, ...]:

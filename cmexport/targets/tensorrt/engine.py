@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cmexport.errors import BackendError, CheckpointError, OutputError, UsageError
-from cmexport.targets.base import LoweringOptions, Progress
+from cmexport.targets.base import Progress
+from cmexport.targets.tensorrt.info import TensorRtOptions
 from cmexport.targets.tensorrt.layers import HEADING, EngineLayers, parse_layers, write_layers
 from cmexport.targets.tensorrt.library import Library, check_sms
 
@@ -57,7 +58,7 @@ class BuiltEngine:
     facts: Mapping[str, Any]
 
 
-def engine_request(library: Library, options: LoweringOptions) -> EngineRequest:
+def engine_request(library: Library, options: TensorRtOptions) -> EngineRequest:
     """What the options ask of a library.
 
     Raises:
@@ -66,9 +67,9 @@ def engine_request(library: Library, options: LoweringOptions) -> EngineRequest:
     """
     if unknown := [c for c in options.compat if c not in COMPATIBILITIES]:
         raise UsageError(f"--compat {unknown[0]}: known are {', '.join(COMPATIBILITIES)}")
-    check_sms(library, options.sms)
+    check_sms(library, options.sm)
     least = _LEAST_SM.get(options.precision, 0)
-    if old := [sm for sm in options.sms if sm < least]:
+    if old := [sm for sm in options.sm if sm < least]:
         raise UsageError(f"--sm {old[0]}: this GPU has no {options.precision}; it needs {least} or later")
     if library.rtx and "hardware" in options.compat:
         raise UsageError(f"--compat hardware: engines of {library.title} run on every GPU in --sm as they are")
@@ -76,7 +77,7 @@ def engine_request(library: Library, options: LoweringOptions) -> EngineRequest:
         raise UsageError(f"--timing-cache: {library.title} times nothing while it builds; it is for --trt 10 and 11")
     return EngineRequest(
         precision=options.precision,
-        sms=options.sms or tuple(sm for sm in library.sms if sm >= max(least, _PORTABLE_SM)),
+        sms=options.sm or tuple(sm for sm in library.sms if sm >= max(least, _PORTABLE_SM)),
         version_compatible="version" in options.compat,
         hardware_compatible="hardware" in options.compat,
         refit=options.refit,

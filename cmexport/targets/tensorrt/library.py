@@ -10,6 +10,7 @@ else and may drop the flag; where the flag exists it is passed.
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib
 import re
 from collections.abc import Collection
@@ -18,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from cmexport.errors import BackendError, UsageError, first_line
+from cmexport.targets.info import Finding
 
 CHOICES = ("auto", "rtx", "10", "11")
 OLDEST = (10, 12)
@@ -130,3 +132,23 @@ def _import(name: str) -> ModuleType | None:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version)[:2])
+
+
+def probe_rtx() -> Finding:
+    """TensorRT for RTX: whether it builds engines, and can run them."""
+    return _open("tensorrt_rtx")
+
+
+def probe() -> Finding:
+    """TensorRT proper, likewise."""
+    return _open("tensorrt")
+
+
+def _open(module: str) -> Finding:
+    trt = importlib.import_module(module)
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    if builder is None:
+        return Finding("broken", "the builder could not be created")
+    if ctypes.util.find_library("cuda") is None:
+        return Finding("limited", "builds engines; no NVIDIA driver here to run them")
+    return Finding("works", "builds engines; NVIDIA driver present")

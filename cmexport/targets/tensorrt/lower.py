@@ -17,19 +17,19 @@ from cmexport.onnxfile.half import BFLOAT, HALF, HalfReport, to_half
 from cmexport.onnxfile.saving import save
 from cmexport.onnxfile.translate import translate
 from cmexport.parity.keeping import AUTO, Kept
+from cmexport.quantize.centred.insertion import to_int8
 from cmexport.quantize.precision_plan import PrecisionPlan
-from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.base import LoweredModel, Progress
 from cmexport.targets.tensorrt.batches import batch_name, rebatch
-from cmexport.targets.tensorrt.centred.spelling import centred_translations
+from cmexport.targets.tensorrt.centred import centred_translations
 from cmexport.targets.tensorrt.engine import EngineRequest, build_engine, engine_request
 from cmexport.targets.tensorrt.float8 import float8_translations, plan_float8, store_weights, with_pairs
-from cmexport.targets.tensorrt.int8 import to_int8
+from cmexport.targets.tensorrt.info import TensorRtOptions
 from cmexport.targets.tensorrt.keeping import check_names, find_kept
 from cmexport.targets.tensorrt.layers import layers_path, summary
 from cmexport.targets.tensorrt.library import Library, find_library
 from cmexport.targets.tensorrt.translations import OPSET, tensorrt_translations
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 _HALF = {"fp16": HALF, "bf16": BFLOAT, "int8": HALF, "fp8": HALF}
 _DEFAULT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float16", "fp8": "float16"}
 
@@ -40,7 +40,7 @@ _ALSO_HALF = ("GroupNormalization", "QuantizeLinear", "DequantizeLinear")
 NO_LIBRARY = "no TensorRT is installed here: typed ONNX only"
 
 
-def check(options: LoweringOptions) -> tuple[Library | None, EngineRequest | None]:
+def check(options: TensorRtOptions) -> tuple[Library | None, EngineRequest | None]:
     """Refuse what can't be done before anything is captured; the library and what it is to build.
 
     Both are None where no TensorRT is installed: the typed ONNX is a result of its own.
@@ -57,14 +57,8 @@ def check(options: LoweringOptions) -> tuple[Library | None, EngineRequest | Non
         raise UsageError(f"--plan: it says what is computed in 8-bit integers, and this is {options.precision}")
     library = find_library(options.trt)
     if library is None:
-        asked = [
-            *(["--sm"] if options.sms else []),
-            *(["--compat"] if options.compat else []),
-            *(["--timing-cache"] if options.timing_cache else []),
-            *(["--refit"] if options.refit else []),
-            *(["--strip"] if options.strip else []),
-        ]
-        if asked:
+        for_engines = ("sm", "compat", "timing_cache", "refit", "strip")
+        if asked := [f"--{name.replace('_', '-')}" for name in for_engines if getattr(options, name)]:
             raise BackendError(
                 f"{asked[0]} is for engines, and no TensorRT is installed: pip install 'cmexport[tensorrt]'"
             )
@@ -73,7 +67,7 @@ def check(options: LoweringOptions) -> tuple[Library | None, EngineRequest | Non
 
 
 def lower(
-    captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
+    captured: CapturedGraph, options: TensorRtOptions, folder: Path, progress: Progress, name: str = "model"
 ) -> LoweredModel:
     """Write `<name>.onnx` (and its data beyond 2 GB) into `folder`; with a TensorRT `<name>.engine`, and its layers.
 
@@ -82,7 +76,7 @@ def lower(
 
     Raises:
         UsageError: see `check`; also a name to keep in float32 that no operator has.
-        CheckpointError: TensorRT can't parse the ONNX file; for int8, see `int8.to_int8`.
+        CheckpointError: TensorRT can't parse the ONNX file; for int8, see `quantize.centred`.
         BackendError: an operator has no ONNX form, or the library refuses the network.
         OSError: a file can't be written.
     """
@@ -135,15 +129,14 @@ def lower(
     )
 
 
-def _typed(captured: CapturedGraph, options: LoweringOptions, progress: Progress) -> tuple[ir.Model, Mapping[str, Any]]:
+def _typed(captured: CapturedGraph, options: TensorRtOptions, progress: Progress) -> tuple[ir.Model, Mapping[str, Any]]:
     """The model in float32, with Q/DQ pairs where 8 bits are asked for; and what was quantized."""
     plain = options.rewrites == "none"
     graph, facts = captured, dict[str, Any]()
     translations = {} if plain else tensorrt_translations()
     match options.precision:
         case "int8":
-            rounded = to_int8(captured, options.plan or PrecisionPlan(), progress)
-            graph, facts = rounded.captured, dict(rounded.facts)
+            graph, facts = to_int8(captured, options.plan or PrecisionPlan(), progress)
             translations = {**translations, **centred_translations()}
         case "fp8":
             plan = plan_float8(captured, progress)
@@ -158,7 +151,7 @@ def _typed(captured: CapturedGraph, options: LoweringOptions, progress: Progress
 
 
 def _halved(
-    model: ir.Model, captured: CapturedGraph, options: LoweringOptions, progress: Progress
+    model: ir.Model, captured: CapturedGraph, options: TensorRtOptions, progress: Progress
 ) -> tuple[ir.Model, HalfReport, Kept]:
     kind, sample = _HALF[options.precision], captured.signature.sample.shape
     if options.keep_fp32 != AUTO:

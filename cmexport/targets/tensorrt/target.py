@@ -2,57 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 
-from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.rewriting import Rewrite
 from cmexport.onnxfile import saving
 from cmexport.onnxfile.emulation import EmulatedHalfRunner
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.parity.ladder import Rung
-from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.base import Target
 from cmexport.targets.tensorrt import lower as lowering
 from cmexport.targets.tensorrt.batches import batch_of_name
-from cmexport.targets.tensorrt.checking import engine_runner, why_not_run
+from cmexport.targets.tensorrt.checking import engine_runner, facts_of, why_not_run
+from cmexport.targets.tensorrt.info import TensorRtOptions
 from cmexport.targets.tensorrt.stacking import StackedRunner
 
 _CUDA = "CUDAExecutionProvider"
 
 
-@dataclass(frozen=True)
-class TensorRtTarget:
+class TensorRtTarget(Target):
     """Typed ONNX and an engine for each graph and batch; ONNX Runtime verifies the ONNX, a GPU the engine."""
 
-    name: str = "tensorrt"
-    precisions: tuple[str, ...] = lowering.PRECISIONS
-    own_rewrites: tuple[Rewrite, ...] = ()
+    lower_one = staticmethod(lowering.lower)
 
-    def rewrites_for(self, options: LoweringOptions) -> tuple[Rewrite, ...]:
+    def rewrites_for(self, options: TensorRtOptions) -> tuple[Rewrite, ...]:
         """None; but a wrong option or a missing library is told here, before anything is captured."""
         lowering.check(options)
         return ()
-
-    def lower(
-        self, captured: CapturedGraph, options: LoweringOptions, folder: Path, progress: Progress, name: str = "model"
-    ) -> LoweredModel:
-        """See `lower.lower`."""
-        return lowering.lower(captured, options, folder, progress, name)
-
-    def join(self, folder: Path, lowered: Mapping[str, LoweredModel]) -> Mapping[str, LoweredModel]:  # noqa: ARG002
-        """An engine holds one graph: each stays a file of its own."""
-        return lowered
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
         """Into every ONNX file; see `saving.stamp`. An engine has no place for them."""
         for path in files:
             if path.endswith(".onnx"):
                 saving.stamp(folder, (path,), dict(facts))
+
+    def remarks(self, folder: Path, files: tuple[str, ...], session: Mapping[str, Any]) -> Iterator[str]:
+        """For which GPUs the engines are, layers by precision, what fell back, whether they ran; or why none is."""
+        engines = [path for path in files if path.endswith(".engine")]
+        if not engines:
+            yield f"No engine: {session.get('library')}."
+        for path in engines:
+            yield _engine_line(folder / path, session)
 
     def rungs(self, folder: Path, files: tuple[str, ...], session: Mapping[str, Any]) -> tuple[Rung, ...]:
         """The typed ONNX in ONNX Runtime, for every batch, on the CPU and with CUDA; then the engines that run here.
@@ -96,3 +90,13 @@ def _for_batch(rung: Rung, path: str) -> Rung:
     """A rung that takes the pictures as they come, whatever the batch of its file."""
     batch = batch_of_name(Path(path).stem)
     return rung if batch is None else Rung(rung.name, partial(StackedRunner, rung.open, batch), rung.gate_db)
+
+
+def _engine_line(engine: Path, session: Mapping[str, Any]) -> str:
+    facts, why = facts_of(engine, session), why_not_run(engine, session)
+    where = ", ".join(facts.get("compute_capabilities", ())) or facts.get("built_for", "")
+    counts = ", ".join(f"{n} {p}" for p, n in facts.get("layers_by_precision", {}).items())
+    fell = facts.get("float32_fallbacks") or ()
+    back = f"; {len(fell)} fell back to float32: {fell[0]}" if fell else ""
+    ran = "run on this machine's GPU" if why is None else f"built, not run here: {why}"
+    return f"{engine.name}: {facts.get('library')}, for {where}; layers: {counts or 'not known'}{back}. Engine {ran}."

@@ -30,7 +30,7 @@ from cmexport.errors import BackendError, UsageError
 from cmexport.exporting import ExportOptions, export_model
 from cmexport.model import SampleRequest
 from cmexport.progress import Progress
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.info import LoweringOptions
 
 try:
     Page.read(device_files("web"))

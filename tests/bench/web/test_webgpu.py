@@ -24,7 +24,7 @@ from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.lower import lower
 
 try:
@@ -78,7 +78,7 @@ def test_the_demo_draws_the_right_picture(served: tuple[Path, str], tmp_path: Pa
     folder, address = served
     model, request = load_checkpoint(demo_checkpoint()), SampleRequest()
     captured = apply_rewrites(capture(resolve(model, request)), REWRITES)
-    lower(captured, LoweringOptions(precision="fp32", ep="web"), folder, lambda _: None)
+    lower(captured, OnnxOptions(precision="fp32", ep="web"), folder, lambda _: None)
     noise = np.random.default_rng(7).standard_normal((1, 3, 32, 32), np.float32)
     (folder / "noise.bin").write_bytes(noise.tobytes())
     browser = Chromium(tmp_path / "profile", webgpu=True)

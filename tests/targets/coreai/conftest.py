@@ -18,9 +18,9 @@ from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.runner import picture_of
 from cmexport.sampling.methods import resolve
-from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreai.runner import CoreAiRunner
 from cmexport.targets.coreai.target import CoreAiTarget
+from cmexport.targets.info import LoweringOptions
 
 
 def _model(classes):
@@ -62,7 +62,7 @@ def write(tmp_path_factory):
             model = models.setdefault(classes, _model(classes))
             captured = apply_rewrites(capture(resolve(model, request)), rewrites)
             folder = tmp_path_factory.mktemp("coreai")
-            lowered = CoreAiTarget().lower(captured, LoweringOptions(precision=precision), folder, lambda _: None)
+            lowered = CoreAiTarget().lower_one(captured, LoweringOptions(precision=precision), folder, lambda _: None)
             made[key] = Written(model, request, captured, lowered, folder)
         return made[key]
 

@@ -15,9 +15,9 @@ from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import compare
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreai.target import CoreAiTarget
 from cmexport.targets.coreml.target import CoreMlTarget
+from cmexport.targets.info import LoweringOptions
 
 pytest.importorskip("coreai_torch", reason="coreai-torch is not installed", exc_type=ImportError)
 
@@ -25,7 +25,7 @@ SEEDS = 4
 
 
 def _draw(target, captured, precision, folder, inputs, count):
-    lowered = target.lower(captured, LoweringOptions(precision=precision), folder, lambda _: None)
+    lowered = target.lower_one(captured, LoweringOptions(precision=precision), folder, lambda _: None)
     with target.rungs(folder, lowered.files, lowered.session)[-1].open() as run:
         return np.concatenate([run(inputs[i])["image"] for i in range(count)])
 

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from cmexport.errors import BackendError
-from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreai import library
 from cmexport.targets.coreai.target import CoreAiTarget
+from cmexport.targets.info import LoweringOptions
 
 
 @pytest.mark.parametrize("name", ["converter", "assets", "runtime"])
@@ -34,8 +34,8 @@ def test_packages_that_do_not_load_say_why(monkeypatch):
 
 def test_other_targets_are_used_without_any_of_it():
     code = (
-        "import sys; from cmexport.targets.registry import target_named; import cmexport.cli.onnx, cmexport.cli.coreai;"
-        "from cmexport.targets.base import LoweringOptions; target_named('onnx').rewrites_for(LoweringOptions());"
+        "import sys; from cmexport.targets.registry import target_named; import cmexport.cli.exporting;"
+        "from cmexport.targets.onnx.info import OnnxOptions; target_named('onnx').rewrites_for(OnnxOptions());"
         "assert not {m.split('.')[0] for m in sys.modules} & {'coreai', 'coreai_torch', 'coremltools'}"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

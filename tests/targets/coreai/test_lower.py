@@ -12,9 +12,9 @@ import torch
 
 from cmexport.errors import BackendError
 from cmexport.model import SampleRequest
-from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreai.half import to_half
 from cmexport.targets.coreai.target import CoreAiTarget
+from cmexport.targets.info import LoweringOptions
 
 pytest.importorskip("coreai_torch", reason="coreai-torch is not installed", exc_type=ImportError)
 
@@ -128,7 +128,7 @@ class Spectrum(torch.nn.Module):
 def test_an_operator_without_a_form_is_refused(toy, tmp_path):
     captured = toy(Spectrum(), noise=torch.zeros(1, 1, 4, 4))
     with pytest.raises(BackendError, match=r"Core AI: this network can't be translated: .*bessel") as caught:
-        CoreAiTarget().lower(captured, LoweringOptions(), tmp_path, lambda _: None)
+        CoreAiTarget().lower_one(captured, LoweringOptions(), tmp_path, lambda _: None)
     assert len(str(caught.value).splitlines()) == 1
 
 

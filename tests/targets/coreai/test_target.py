@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from cmexport.signature import Signature, known
-from cmexport.targets.base import LoweredModel
 from cmexport.targets.coreai.runner import CoreAiRunner
 from cmexport.targets.coreai.target import CoreAiTarget
 
@@ -42,10 +41,5 @@ def test_one_rung_with_the_precisions_own_gate(tmp_path, monkeypatch, system, na
 
 
 def test_each_task_keeps_its_asset(tmp_path):
-    lowered = {
-        name: LoweredModel((f"{name}.aimodel/main.mlirb",), {}, {}, {}, BORDER) for name in ("generate", "stroke")
-    }
-    target = CoreAiTarget()
-    assert target.join(tmp_path, lowered) == lowered
-    (rung,) = target.rungs(tmp_path, lowered["stroke"].files, {"function": "stroke"})
+    (rung,) = CoreAiTarget().rungs(tmp_path, ("stroke.aimodel/main.mlirb",), {"function": "stroke"})
     assert rung.open.args == (tmp_path / "stroke.aimodel",)

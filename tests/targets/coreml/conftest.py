@@ -22,7 +22,7 @@ from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.runner import picture_of
 from cmexport.sampling.methods import resolve
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.coreml.info import CoreMlOptions
 from cmexport.targets.coreml.lower import lower
 from cmexport.targets.coreml.runner import ExecutorRunner
 
@@ -113,7 +113,7 @@ def export(rewritten, tmp_path_factory):
     made = {}
 
     def run(request=None, options=None, **fields):
-        request, options = request or SampleRequest(), options or LoweringOptions()
+        request, options = request or SampleRequest(), options or CoreMlOptions()
         key = request, options, tuple(sorted(fields.items()))
         if key not in made:
             model, captured = rewritten(request, **fields)

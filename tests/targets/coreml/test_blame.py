@@ -10,16 +10,16 @@ from torch import nn
 from cmexport.errors import UsageError
 from cmexport.model import SampleRequest
 from cmexport.parity.inputs import draw_inputs
-from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreml.blame import blame_half, plain_name
 from cmexport.targets.coreml.executor import read_program
+from cmexport.targets.coreml.info import CoreMlOptions
 from cmexport.targets.coreml.lower import lower
 from cmexport.targets.coreml.runner import ExecutorRunner
 from cmexport.targets.coreml.target import CoreMlTarget
 
 FLAT = {"channel_mult": (1,)}
-FP16 = LoweringOptions(precision="fp16")
-AUTO = LoweringOptions(precision="fp16", keep_fp32=("auto",))
+FP16 = CoreMlOptions(precision="fp16")
+AUTO = CoreMlOptions(precision="fp16", keep_fp32=("auto",))
 
 
 class Hot(nn.Module):
@@ -119,7 +119,7 @@ def test_names_may_be_given_and_are_what_auto_found(lowered):
     """Named as the package names them or as before the conversion to half precision: the same bytes as `auto`."""
     folder, model, _ = lowered(AUTO)
     first, *rest = model.precision_plan["kept_float32"]
-    named, again, _ = lowered(LoweringOptions(precision="fp16", keep_fp32=(*rest, f"{first}_cast_fp16")))
+    named, again, _ = lowered(CoreMlOptions(precision="fp16", keep_fp32=(*rest, f"{first}_cast_fp16")))
     assert again.precision_plan["kept_float32"] == model.precision_plan["kept_float32"]
     assert again.precision_plan["kept_float32_reason"] == "named by --keep-fp32"
     for file in model.files:
@@ -127,14 +127,14 @@ def test_names_may_be_given_and_are_what_auto_found(lowered):
 
 
 def test_a_name_that_no_operation_has(graph, tmp_path):
-    options = LoweringOptions(precision="fp16", keep_fp32=("conv2d_7",))
+    options = CoreMlOptions(precision="fp16", keep_fp32=("conv2d_7",))
     with pytest.raises(UsageError, match=r"--keep-fp32 conv2d_7: no operation has this name; similar: .*conv2d_[123]"):
         lower(graph[0], options, tmp_path, lambda _: None)
 
 
 def test_compressed_weights_stay_compressed_in_float32(graph, lowered, psnr):
     _, inputs, pictures = graph
-    folder, model, _ = lowered(LoweringOptions(precision="w8", keep_fp32=("auto",)))
+    folder, model, _ = lowered(CoreMlOptions(precision="w8", keep_fp32=("auto",)))
     assert len(model.precision_plan["kept_float32"]) == 3
     assert psnr(pictures, drawn(folder, inputs, "fp16")) >= 45.0
     expanded = [
@@ -165,7 +165,7 @@ def test_a_clean_network_keeps_nothing_and_changes_nothing(export):
 
 def test_nothing_can_be_kept_where_everything_is_float32():
     with pytest.raises(UsageError, match="everything is float32"):
-        CoreMlTarget().rewrites_for(LoweringOptions(keep_fp32=("auto",)))
+        CoreMlTarget().rewrites_for(CoreMlOptions(keep_fp32=("auto",)))
 
 
 def test_pictures_in_bytes_are_judged_as_bytes(export):

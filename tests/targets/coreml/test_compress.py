@@ -8,15 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmexport.errors import UsageError
 from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 from cmexport.quantize import compression
 from cmexport.quantize.formats import LINEAR8, WeightFormat
 from cmexport.quantize.rounding import rounded
-from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreml.compress import BITS_BEFORE_18, LinearCodes, PaletteCodes, encode
 from cmexport.targets.coreml.executor import Executor, read_program
+from cmexport.targets.coreml.info import CoreMlOptions
 
 
 def _weight(seed, *shape):
@@ -89,7 +88,7 @@ def _picture_of_the_rounded_graph(made, precision, inputs, widths):
 
 @pytest.mark.parametrize(("precision", "ios"), [("w8", 18), ("w4", 18), ("w4", 16), ("w6", 17)])
 def test_packages_hold_the_rounded_weights(export, psnr, precision, ios):
-    made = export(SampleRequest(label=1), LoweringOptions(precision=precision, ios=ios), **FLAT)
+    made = export(SampleRequest(label=1), CoreMlOptions(precision=precision, ios=ios), **FLAT)
     inputs = made.inputs()
     widths = (1, 2, 3, 4, 6, 8) if ios == 18 else BITS_BEFORE_18
     assert psnr(_picture_of_the_rounded_graph(made, precision, inputs, widths), made.run(inputs)) >= 58.0
@@ -103,25 +102,9 @@ def test_packages_hold_the_rounded_weights(export, psnr, precision, ios):
     assert compressed == sum(n for format, n in plan["weights"].items() if format != "float16")
 
 
-def test_int8_packages_quantize_activations(export, psnr, spec):
-    made = export(SampleRequest(label=1), LoweringOptions(precision="int8"), **FLAT)
-    inputs = made.inputs()
-    assert made.counts["quantize"] == made.counts["dequantize"] == made.lowered.precision_plan["activations"]["uint8"]
-    assert psnr(made.reference(inputs), made.run(inputs)) >= 30.0
-    assert set(made.counts) & STORED == {"constexpr_blockwise_shift_scale"}
-
-
-def test_int8_needs_ios_17(rewritten, tmp_path):
-    from cmexport.targets.coreml.lower import lower
-
-    _, captured = rewritten(SampleRequest(label=1), **FLAT)
-    with pytest.raises(UsageError, match="iOS 17"):
-        lower(captured, LoweringOptions(precision="int8", ios=16), tmp_path, lambda _: None)
-
-
 def test_few_steps_store_shared_weights_once(export):
-    one = export(SampleRequest(label=1), LoweringOptions(precision="w8"), **FLAT)
-    two = export(SampleRequest(label=1, sigmas=(80.0, 1.4)), LoweringOptions(precision="w8"), **FLAT)
+    one = export(SampleRequest(label=1), CoreMlOptions(precision="w8"), **FLAT)
+    two = export(SampleRequest(label=1, sigmas=(80.0, 1.4)), CoreMlOptions(precision="w8"), **FLAT)
     sizes = [(m.package / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size for m in (one, two)]
     assert sizes[1] < 1.25 * sizes[0]
     inputs = two.inputs()

@@ -13,12 +13,12 @@ from cmexport.graph.capture import capture
 from cmexport.model import SampleRequest
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.targets.base import LoweringOptions
 from cmexport.targets.coreml import lower as lowering
+from cmexport.targets.coreml.info import CoreMlOptions
 from cmexport.targets.coreml.lower import lower
 from cmexport.targets.coreml.runner import ExecutorRunner
 
-FP32, FP16 = LoweringOptions(), LoweringOptions(precision="fp16")
+FP32, FP16 = CoreMlOptions(), CoreMlOptions(precision="fp16")
 
 # One level of resolution: a conversion takes half the time. "one step" has two, and so do the structure tests.
 FLAT = {"channel_mult": (1,)}
@@ -45,7 +45,7 @@ def test_float32_packages_draw_the_references_pictures(export, psnr, which):
 
 @pytest.mark.parametrize("ios", [16, 17, 18])
 def test_half_precision_on_every_deployment_target(export, psnr, spec, ios):
-    made = export(SampleRequest(), LoweringOptions(precision="fp16", ios=ios))
+    made = export(SampleRequest(), CoreMlOptions(precision="fp16", ios=ios))
     inputs = made.inputs()
     assert psnr(made.reference(inputs), made.run(inputs)) >= 60.0
     # Core ML's specification versions 7, 8 and 9 came with iOS 16, 17 and 18.
@@ -88,7 +88,7 @@ def test_one_operation_for_what_core_ml_has_one_for(export):
 
 
 def test_products_in_place_of_fused_attention_below_ios_18(export):
-    made = export(SampleRequest(), LoweringOptions(precision="fp16", ios=17))
+    made = export(SampleRequest(), CoreMlOptions(precision="fp16", ios=17))
     assert made.counts["matmul"] == 2
     assert made.counts["softmax"] == 1
     assert "transpose" not in made.counts
@@ -146,7 +146,7 @@ def test_files_are_all_of_the_package_manifest_first(export):
 def test_without_rewrites_the_stock_lowering_is_right_too(psnr, tmp_path, small_model):
     model, request = small_model(**FLAT), SampleRequest()
     graph = capture(resolve(model, request))
-    lower(graph, LoweringOptions(rewrites="none"), tmp_path, lambda _: None)
+    lower(graph, CoreMlOptions(rewrites="none"), tmp_path, lambda _: None)
     inputs = {"noise": np.random.default_rng(0).standard_normal((1, 3, 8, 8), np.float32), "label": np.array([4])}
     with TorchRunner(resolve(model, request)) as reference, ExecutorRunner(tmp_path / "model.mlpackage") as run:
         assert psnr(reference(inputs)["image"], run(inputs)["image"]) >= 110.0
@@ -155,8 +155,8 @@ def test_without_rewrites_the_stock_lowering_is_right_too(psnr, tmp_path, small_
 @pytest.mark.parametrize(
     ("request_", "options", "said"),
     [
-        (SampleRequest(), LoweringOptions(ios=15), "--ios 15: known are 16, 17, 18"),
-        (SampleRequest(), LoweringOptions(rewrites="pack_attention"), "unknown rewrite 'pack_attention'"),
+        (SampleRequest(), CoreMlOptions(ios=15), "--ios 15: known are 16, 17, 18"),
+        (SampleRequest(), CoreMlOptions(rewrites="pack_attention"), "unknown rewrite 'pack_attention'"),
         (SampleRequest(output="uint8", batch=2), FP32, "--batch 2: a Core ML image output holds one picture"),
     ],
 )

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from cmexport.model import SampleRequest
-from cmexport.targets.base import LoweringOptions
 from cmexport.targets.onnx.buffers import limit_buffers
+from cmexport.targets.onnx.info import OnnxOptions
 
 RNG = np.random.default_rng(0)
 
@@ -72,9 +72,9 @@ def test_any_number_of_pieces(count: int) -> None:
 @pytest.mark.parametrize("batch", [1, 2])
 def test_files_for_browsers_keep_to_it_and_draw_the_same(export, psnr, precision, batch) -> None:
     request = SampleRequest(batch=batch)
-    written = export(request, LoweringOptions(precision=precision, ep="web"))
+    written = export(request, OnnxOptions(precision=precision, ep="web"))
     assert widest(written.proto.graph) <= 8
     inputs = written.inputs()
     assert psnr(written.reference(inputs), written.run(inputs)) > (100 if precision == "fp32" else 55)
     # Other files keep their one Split: on CPUs it costs nothing.
-    assert widest(export(request, LoweringOptions(precision=precision)).proto.graph) > 8
+    assert widest(export(request, OnnxOptions(precision=precision)).proto.graph) > 8

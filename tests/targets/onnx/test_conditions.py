@@ -21,7 +21,7 @@ from cmexport.runner import picture_of
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.signature import Choice, Input, Range, Tokens
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.target import OnnxTarget
 
 WORDS, LENGTH, WIDTH = 50, 7, 16
@@ -89,7 +89,7 @@ def test_the_file_draws_what_pytorch_draws(case, sigmas, batch, tmp_path):
     later = ("renoise",) if len(sigmas) > 1 else ()
     assert sampler.signature.names == (names[0], *later, *names[1:])
     rewritten = apply_rewrites(capture(sampler), REWRITES)
-    lowered = OnnxTarget().lower(rewritten, LoweringOptions(), tmp_path, lambda _: None)
+    lowered = OnnxTarget().lower_one(rewritten, OnnxOptions(), tmp_path, lambda _: None)
     inputs = draw_inputs(sampler.signature, 4)
     with TorchRunner(sampler) as reference, OnnxRuntimeRunner(tmp_path / lowered.files[0]) as run:
         expected, found = (np.concatenate([picture_of(r(i)) for i in inputs]) for r in (reference, run))

@@ -12,7 +12,7 @@ from cmexport.model import SampleRequest
 from cmexport.quantize import int8
 from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.quantize.precision_plan import PrecisionPlan
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.lower import lower
 
 SMALL = {"channel_mult": (1,), "attention_downsampling": (), "num_head_channels": 16}
@@ -57,7 +57,7 @@ def check_account(exported):
 @pytest.mark.parametrize(("ep", "least_db", "megabytes"), [("cpu", 52.0, 8.3), ("openvino", 50.0, 12.0)])
 def test_the_demo_keeps_its_pictures(demo, psnr, tmp_path, ep, least_db, megabytes):
     exported = demo("fp32")
-    lowered = lower(exported.captured, LoweringOptions(precision="int8", ep=ep), tmp_path, lambda _: None)
+    lowered = lower(exported.captured, OnnxOptions(precision="int8", ep=ep), tmp_path, lambda _: None)
     eight = type(exported)(exported.model, exported.request, exported.captured, lowered, tmp_path)
     scores = []
     for seed in range(16):
@@ -77,7 +77,7 @@ def test_the_demo_keeps_its_pictures(demo, psnr, tmp_path, ep, least_db, megabyt
 
 @pytest.mark.parametrize(("ep", "signed"), [("arm", True), ("xnnpack", True), ("openvino", False), ("coreml", False)])
 def test_portable_files_are_plain_onnx_of_the_provider_s_signedness(export, psnr, ep, signed):
-    exported = export(options=LoweringOptions(precision="int8", ep=ep), **SMALL)
+    exported = export(options=OnnxOptions(precision="int8", ep=ep), **SMALL)
     assert {n.domain for n in exported.proto.graph.node} == {""}
     assert zero_points(exported.proto) == {INT8 if signed else UINT8}
     assert exported.lowered.precision_plan["activations"] == ("int8" if signed else "uint8")
@@ -99,7 +99,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_every_request_gives_the_picture(export, psnr, case):
     request, fields = CASES[case]
-    exported = export(request, LoweringOptions(precision="int8"), **fields)
+    exported = export(request, OnnxOptions(precision="int8"), **fields)
     inputs = exported.inputs()
     expected = exported.reference(inputs)
     assert np.std(expected) > 0.05
@@ -109,8 +109,8 @@ def test_every_request_gives_the_picture(export, psnr, case):
 
 
 def test_bytes_are_near_and_judged_as_such(export):
-    exported = export(SampleRequest(output="uint8"), LoweringOptions(precision="int8"), **SMALL)
-    floats = export(SampleRequest(), LoweringOptions(precision="int8"), **SMALL)
+    exported = export(SampleRequest(output="uint8"), OnnxOptions(precision="int8"), **SMALL)
+    floats = export(SampleRequest(), OnnxOptions(precision="int8"), **SMALL)
     inputs = exported.inputs()
     levels = np.abs(exported.run(inputs).astype(int) - exported.reference(inputs).astype(int))
     assert exported.run(inputs).dtype == np.uint8
@@ -120,8 +120,8 @@ def test_bytes_are_near_and_judged_as_such(export):
 
 
 def test_steps_store_codes_once(export):
-    one = export(SampleRequest(), LoweringOptions(precision="int8"))
-    two = export(SampleRequest(sigmas=(80.0, 1.4)), LoweringOptions(precision="int8"))
+    one = export(SampleRequest(), OnnxOptions(precision="int8"))
+    two = export(SampleRequest(sigmas=(80.0, 1.4)), OnnxOptions(precision="int8"))
     stored = [sum(np.prod(i.dims) for i in e.proto.graph.initializer if i.data_type == INT8) for e in (one, two)]
     assert stored[0] == stored[1] > 100_000
     assert two.path.stat().st_size < 1.6 * one.path.stat().st_size
@@ -133,7 +133,7 @@ def test_a_plan_decides(export, tmp_path):
     sizes = {}
     for name, plan in (("default", None), ("without", PrecisionPlan({key: "float"}))):
         (tmp_path / name).mkdir()
-        options = LoweringOptions(precision="int8", ep="openvino", plan=plan)
+        options = OnnxOptions(precision="int8", ep="openvino", plan=plan)
         lowered = lower(exported.captured, options, tmp_path / name, lambda _: None)
         assert (key in lowered.precision_plan["int8"]) is (plan is None)
         assert (key in lowered.precision_plan["left_in_float"]) is (plan is not None)
@@ -143,6 +143,6 @@ def test_a_plan_decides(export, tmp_path):
 
 
 def test_without_rewrites_it_still_runs(export, psnr):
-    exported = export(options=LoweringOptions(precision="int8", rewrites="none"), **SMALL)
+    exported = export(options=OnnxOptions(precision="int8", rewrites="none"), **SMALL)
     inputs = exported.inputs()
     assert psnr(exported.reference(inputs), exported.run(inputs)) >= 30

@@ -18,9 +18,9 @@ from cmexport.networks.adm_unet import AdmUnet
 from cmexport.onnxfile import saving
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.sampling.methods import resolve
-from cmexport.targets.base import LoopingTarget, LoweringOptions
+from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.target import OnnxTarget
-from cmexport.targets.registry import TARGETS
+from cmexport.targets.registry import INFOS
 
 SIGMAS, D, E = (80.0, 9.0, 1.4, 0.3, 0.002), 0.5, 0.002
 TARGET = OnnxTarget()
@@ -75,7 +75,7 @@ def written(tmp_path_factory):
     def write(classes=3, precond="edm", precision="fp32", ep="cpu", rewrites="all", **fields):
         key = (classes, precond, precision, ep, rewrites, *sorted(fields.items()))
         if key not in made:
-            options = LoweringOptions(precision=precision, ep=ep, rewrites=rewrites)
+            options = OnnxOptions(precision=precision, ep=ep, rewrites=rewrites)
             made[key] = Written(tmp_path_factory.mktemp("loop"), options, classes, precond, **fields)
         return made[key]
 
@@ -145,11 +145,11 @@ def test_a_plain_file_has_plain_operators(written):
 
 def test_weights_too_large_for_one_message_lie_beside_it(tmp_path, monkeypatch):
     monkeypatch.setattr(saving, "EXTERNAL_DATA_BYTES", 100_000)
-    file = Written(tmp_path, LoweringOptions(), 3)
+    file = Written(tmp_path, OnnxOptions(), 3)
     assert file.lowered.files == ("model.onnx", "model.onnx.data")
     assert file.path.stat().st_size < 200_000
     assert np.abs(file.run() - file.algorithm_1()).max() <= 2e-5
 
 
 def test_which_targets_loop():
-    assert [name for name, target in TARGETS.items() if isinstance(target, LoopingTarget)] == ["onnx"]
+    assert [name for name, info in INFOS.items() if info.loop_precisions] == ["onnx"]

@@ -13,8 +13,8 @@ from cmexport.model import SampleRequest
 from cmexport.onnxfile import saving
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.onnxfile.saving import stamp
-from cmexport.targets.base import LoweringOptions
 from cmexport.targets.onnx.forms import forms_for
+from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.lower import lower
 from cmexport.targets.onnx.providers import OPSET, PROFILES
 
@@ -57,7 +57,7 @@ def check(exported, precision, psnr):
 @pytest.mark.parametrize("precision", GATES_DB)
 @pytest.mark.parametrize("ep", ["cpu", "openvino"])
 def test_both_forms_give_the_picture(export, psnr, ep, precision):
-    exported = export(options=LoweringOptions(precision=precision, ep=ep), **SMALL)
+    exported = export(options=OnnxOptions(precision=precision, ep=ep), **SMALL)
     check(exported, precision, psnr)
     domains = {opset.domain: opset.version for opset in exported.proto.opset_import}
     used = {node.domain for node in exported.proto.graph.node}
@@ -73,9 +73,9 @@ def test_both_forms_give_the_picture(export, psnr, ep, precision):
 @pytest.mark.parametrize("ep", sorted(set(PROFILES) - {"cpu", "openvino"}))
 def test_every_profile_writes_one_of_the_two_forms(export, ep):
     precision = "fp16" if ep == "nnapi" else "fp32"
-    exported = export(options=LoweringOptions(precision=precision, ep=ep), **SMALL)
+    exported = export(options=OnnxOptions(precision=precision, ep=ep), **SMALL)
     form = "cpu" if PROFILES[ep].contrib_ops else "openvino"
-    same = export(options=LoweringOptions(precision=precision, ep=form), **SMALL)
+    same = export(options=OnnxOptions(precision=precision, ep=form), **SMALL)
     if ep == "web":
         # Its label table is split in groups that WebGPU's buffers allow: see test_buffers.py.
         assert max(len(node.output) for node in exported.proto.graph.node) <= 7
@@ -93,12 +93,12 @@ def test_every_profile_writes_one_of_the_two_forms(export, ep):
 @pytest.mark.parametrize("case", CASES)
 def test_every_request_gives_the_picture(export, psnr, case, ep, precision):
     request, fields = CASES[case]
-    check(export(request, LoweringOptions(precision=precision, ep=ep), **fields), precision, psnr)
+    check(export(request, OnnxOptions(precision=precision, ep=ep), **fields), precision, psnr)
 
 
 @pytest.mark.parametrize("precision", GATES_DB)
 def test_without_rewrites_the_picture_is_the_same(export, psnr, precision):
-    exported = export(options=LoweringOptions(precision=precision, rewrites="none"), **SMALL)
+    exported = export(options=OnnxOptions(precision=precision, rewrites="none"), **SMALL)
     check(exported, precision, psnr)
     assert exported.lowered.rewrites == ()
     # The translator folds the sinusoid by itself, the time MLP and the projections it leaves.
@@ -108,7 +108,7 @@ def test_without_rewrites_the_picture_is_the_same(export, psnr, precision):
 
 def test_the_two_forms_differ_where_they_should(export):
     contrib = {n.op_type for n in export(**SMALL).proto.graph.node}
-    plain = {n.op_type for n in export(options=LoweringOptions(ep="openvino"), **SMALL).proto.graph.node}
+    plain = {n.op_type for n in export(options=OnnxOptions(ep="openvino"), **SMALL).proto.graph.node}
     assert {"Attention", "QuickGelu"} <= contrib
     assert contrib.isdisjoint({"Softmax", "Sigmoid"})
     assert {"Softmax", "Sigmoid"} <= plain
@@ -126,7 +126,7 @@ def border(values):
 
 @pytest.mark.parametrize("precision", GATES_DB)
 def test_names_types_and_shapes_at_the_border(export, precision):
-    graph = export(SampleRequest(sigmas=TWO_STEPS), LoweringOptions(precision=precision), **SMALL).proto.graph
+    graph = export(SampleRequest(sigmas=TWO_STEPS), OnnxOptions(precision=precision), **SMALL).proto.graph
     assert border(graph.input) == [
         ("noise", FLOAT, (1, 3, 8, 8)),
         ("renoise", FLOAT, (1, 1, 3, 8, 8)),
@@ -134,7 +134,7 @@ def test_names_types_and_shapes_at_the_border(export, precision):
     ]
     assert border(graph.output) == [("image", FLOAT, (1, 3, 8, 8))]
     request, fields = CASES["bytes"]
-    graph = export(request, LoweringOptions(precision=precision), **fields).proto.graph
+    graph = export(request, OnnxOptions(precision=precision), **fields).proto.graph
     assert border(graph.input) == [("noise", FLOAT, (2, 3, 8, 8)), ("label", INT64, (2,))]
     assert border(graph.output) == [("image", UINT8, (2, 8, 8, 3))]
 
@@ -152,7 +152,7 @@ def test_the_file_tells_nothing_of_this_machine(export):
 
 def test_node_and_value_names_are_unique(export):
     for precision in GATES_DB:
-        graph = export(options=LoweringOptions(precision=precision), **SMALL).proto.graph
+        graph = export(options=OnnxOptions(precision=precision), **SMALL).proto.graph
         nodes = [n.name for n in graph.node]
         values = [o for n in graph.node for o in n.output] + [i.name for i in graph.initializer]
         values += [i.name for i in graph.input]
@@ -163,7 +163,7 @@ def test_node_and_value_names_are_unique(export):
 
 def test_tensors_have_rank_4_at_most(export):
     for ep in ("cpu", "openvino"):
-        graph = export(SampleRequest(batch=2), LoweringOptions(ep=ep)).proto.graph
+        graph = export(SampleRequest(batch=2), OnnxOptions(ep=ep)).proto.graph
         shapes = [v.type.tensor_type.shape.dim for v in (*graph.value_info, *graph.input, *graph.output)]
         assert len(shapes) > 100
         assert max(len(s) for s in shapes) == 4
@@ -172,10 +172,10 @@ def test_tensors_have_rank_4_at_most(export):
 
 @pytest.mark.parametrize("ep", ["cpu", "openvino"])
 def test_two_steps_store_weights_once(export, ep):
-    exported = export(SampleRequest(sigmas=TWO_STEPS), LoweringOptions(ep=ep), **SMALL)
+    exported = export(SampleRequest(sigmas=TWO_STEPS), OnnxOptions(ep=ep), **SMALL)
     large = [i for i in exported.proto.graph.initializer if len(i.raw_data) > 4096]
     assert len({(tuple(i.dims), i.raw_data) for i in large}) == len(large) > 12
-    once = export(options=LoweringOptions(ep=ep), **SMALL)
+    once = export(options=OnnxOptions(ep=ep), **SMALL)
     assert exported.path.stat().st_size < 1.2 * once.path.stat().st_size
 
 
@@ -201,7 +201,7 @@ def tokens():
 
 @pytest.mark.parametrize("ep", ["cpu", "openvino"])
 def test_two_steps_store_linear_weights_once(export, psnr, tokens, ep):
-    exported = export(SampleRequest(sigmas=TWO_STEPS, label=0), LoweringOptions(ep=ep), network=tokens)
+    exported = export(SampleRequest(sigmas=TWO_STEPS, label=0), OnnxOptions(ep=ep), network=tokens)
     check(exported, "fp32", psnr)
     assert [sorted(i.dims) for i in exported.proto.graph.initializer if len(i.dims) == 2] == [[8, 256], [8, 256]]
 
@@ -209,19 +209,19 @@ def test_two_steps_store_linear_weights_once(export, psnr, tokens, ep):
 def test_rewrites_are_named_across_both_registries(export, tmp_path):
     """`--rewrites` names general rewrites and this target's own in one list."""
     graph = export(**SMALL).captured
-    lowered = lower(graph, LoweringOptions(rewrites="fold_constants,fold_scales"), tmp_path, lambda _: None)
+    lowered = lower(graph, OnnxOptions(rewrites="fold_constants,fold_scales"), tmp_path, lambda _: None)
     assert lowered.rewrites == ()
     assert [form.name for form in forms_for(PROFILES["cpu"], "fold_scales,pack_attention")] == ["pack_attention"]
     # A plain provider has no packed attention; naming it is no mistake.
     assert forms_for(PROFILES["qnn"], "pack_attention") == ()
     assert forms_for(PROFILES["cpu"], "none") == ()
     with pytest.raises(UsageError, match="unknown rewrite 'pack_everything'; known: all, none, fold_attention"):
-        lower(graph, LoweringOptions(rewrites="pack_everything"), tmp_path, lambda _: None)
+        lower(graph, OnnxOptions(rewrites="pack_everything"), tmp_path, lambda _: None)
 
 
 def test_unknown_profiles_are_refused(export, tmp_path):
     with pytest.raises(UsageError, match="--ep tpu: unknown execution provider; known: cpu, cuda"):
-        lower(export(**SMALL).captured, LoweringOptions(ep="tpu"), tmp_path, lambda _: None)
+        lower(export(**SMALL).captured, OnnxOptions(ep="tpu"), tmp_path, lambda _: None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -240,7 +240,7 @@ class Untranslatable(nn.Module):
 def test_operators_without_a_form_are_a_backend_error(toy, tmp_path, module):
     graph = toy(module, torch.randn(1, 2, 4, 4))
     with pytest.raises(BackendError, match=r"ONNX: this network can't be translated at opset 20: .+") as caught:
-        lower(graph, LoweringOptions(), tmp_path, lambda _: None)
+        lower(graph, OnnxOptions(), tmp_path, lambda _: None)
     assert caught.value.exit_code == 5
     assert len(str(caught.value).splitlines()) <= 3
     assert list(tmp_path.iterdir()) == []
@@ -249,7 +249,7 @@ def test_operators_without_a_form_are_a_backend_error(toy, tmp_path, module):
 def test_large_weights_go_to_a_file_beside(export, monkeypatch, tmp_path):
     whole = export(**SMALL)
     monkeypatch.setattr(saving, "EXTERNAL_DATA_BYTES", 100_000)
-    lowered = lower(whole.captured, LoweringOptions(), tmp_path, lambda _: None)
+    lowered = lower(whole.captured, OnnxOptions(), tmp_path, lambda _: None)
     assert lowered.files == ("model.onnx", "model.onnx.data")
     assert (tmp_path / "model.onnx").stat().st_size < 200_000 < (tmp_path / "model.onnx.data").stat().st_size
     stamp(tmp_path, lowered.files, {"cmexport.name": "external"})
@@ -280,4 +280,4 @@ def test_a_file_that_is_not_valid_onnx_is_refused(export, monkeypatch, tmp_path)
 
     monkeypatch.setattr(saving, "write_model", write_garbage)
     with pytest.raises(BackendError, match=r"model.onnx: the ONNX checker refuses the written file"):
-        lower(export(**SMALL).captured, LoweringOptions(), tmp_path, lambda _: None)
+        lower(export(**SMALL).captured, OnnxOptions(), tmp_path, lambda _: None)

@@ -18,7 +18,7 @@ from cmexport.model import SampleRequest
 from cmexport.onnxfile import saving
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.onnxfile.simplifying import simplify_file
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.target import OnnxTarget
 
 SMALL = {"channel_mult": (1,), "attention_downsampling": (), "num_head_channels": 16}
@@ -58,15 +58,15 @@ def test_onnxsim_finds_nothing_to_remove_in_the_demo(demo, precision, sigmas):
 
 CASES = {
     # Attention spelled out held pairs of transpositions that undo each other, 22 nodes of the demo's 550.
-    "plain operators": (SampleRequest(), LoweringOptions(ep="openvino"), {}),
-    "for browsers, half": (SampleRequest(), LoweringOptions(ep="web", precision="fp16"), {}),
-    "int8": (SampleRequest(), LoweringOptions(precision="int8"), SMALL),
-    "w8": (SampleRequest(), LoweringOptions(precision="w8"), SMALL),
-    "w4": (SampleRequest(), LoweringOptions(precision="w4"), SMALL),
-    "a16w8": (SampleRequest(), LoweringOptions(precision="a16w8", ep="qnn"), SMALL),
-    "baked label, bytes, batch 2": (SampleRequest(label=1, output="uint8", batch=2), LoweringOptions(), {}),
+    "plain operators": (SampleRequest(), OnnxOptions(ep="openvino"), {}),
+    "for browsers, half": (SampleRequest(), OnnxOptions(ep="web", precision="fp16"), {}),
+    "int8": (SampleRequest(), OnnxOptions(precision="int8"), SMALL),
+    "w8": (SampleRequest(), OnnxOptions(precision="w8"), SMALL),
+    "w4": (SampleRequest(), OnnxOptions(precision="w4"), SMALL),
+    "a16w8": (SampleRequest(), OnnxOptions(precision="a16w8", ep="qnn"), SMALL),
+    "baked label, bytes, batch 2": (SampleRequest(label=1, output="uint8", batch=2), OnnxOptions(), {}),
     # Each step transposed the linear weights for itself: the demo's 11 stayed in the file.
-    "two steps, plain": (SampleRequest(sigmas=TWO_STEPS), LoweringOptions(ep="openvino"), {}),
+    "two steps, plain": (SampleRequest(sigmas=TWO_STEPS), OnnxOptions(ep="openvino"), {}),
 }
 
 
@@ -102,7 +102,7 @@ def picture(path, inputs):
 def test_a_simplified_file_draws_the_picture_and_keeps_its_form(
     export, psnr, tmp_path, precision, ep, least_db, ir_version, opset
 ):
-    plain = export(options=LoweringOptions(precision=precision, ep=ep), **SMALL)
+    plain = export(options=OnnxOptions(precision=precision, ep=ep), **SMALL)
     files, account = simplified(plain, tmp_path)
     assert files == ("model.onnx",)
     path = tmp_path / "model.onnx"
@@ -122,9 +122,9 @@ def test_a_simplified_file_draws_the_picture_and_keeps_its_form(
 
 def test_a_longer_graph_gets_shorter(export, tmp_path):
     # Without rewrites there is something to find: onnxsim works on what is written, and the account is of that.
-    options = LoweringOptions(rewrites="none")
+    options = OnnxOptions(rewrites="none")
     plain = export(options=options, **SMALL)
-    lowered = OnnxTarget().lower(plain.captured, replace(options, simplify=True), tmp_path, lambda _: None)
+    lowered = OnnxTarget().lower_one(plain.captured, replace(options, simplify=True), tmp_path, lambda _: None)
     account = lowered.simplification
     assert account["onnxsim"] == onnxsim.__version__.lstrip("v")
     assert account["nodes_before"] == len(plain.proto.graph.node)
@@ -133,9 +133,9 @@ def test_a_longer_graph_gets_shorter(export, tmp_path):
 
 
 def test_weights_beside_the_file_stay_beside_it(export, psnr, tmp_path, monkeypatch):
-    plain = export(options=LoweringOptions(), **SMALL)
+    plain = export(options=OnnxOptions(), **SMALL)
     monkeypatch.setattr(saving, "EXTERNAL_DATA_BYTES", 10_000)
-    lowered = OnnxTarget().lower(plain.captured, LoweringOptions(simplify=True), tmp_path, lambda _: None)
+    lowered = OnnxTarget().lower_one(plain.captured, OnnxOptions(simplify=True), tmp_path, lambda _: None)
     assert lowered.files == ("model.onnx", "model.onnx.data")
     assert {p.name for p in tmp_path.iterdir()} == set(lowered.files)
     assert (tmp_path / "model.onnx").stat().st_size < (tmp_path / "model.onnx.data").stat().st_size
@@ -149,9 +149,9 @@ def test_what_onnxsim_throws_is_one_sentence(export, tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "onnxsim", SimpleNamespace(simplify=fail))
     with pytest.raises(BackendError, match=r"^--simplify: onnxsim .* fails .*QuickGelu\nleave --simplify out$"):
-        simplified(export(options=LoweringOptions(), **SMALL), tmp_path)
+        simplified(export(options=OnnxOptions(), **SMALL), tmp_path)
 
 
 def test_a_loop_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"--simplify: not for --sampler heun"):
-        OnnxTarget().lower_loop(None, LoweringOptions(simplify=True), tmp_path, lambda _: None)
+        OnnxTarget().lower_loop(None, OnnxOptions(simplify=True), tmp_path, lambda _: None)

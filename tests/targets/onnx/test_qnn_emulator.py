@@ -13,7 +13,7 @@ import pytest
 from cmexport.model import SampleRequest
 from cmexport.quantize import int8
 from cmexport.quantize.calibration import CalibrationOptions
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.lower import lower
 from cmexport.targets.onnx.npu import pairs
 
@@ -56,7 +56,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_npu_takes_all_of_it_and_draws_the_picture(export, psnr, tmp_path, case):
     precision, request, least_db = CASES[case]
-    exported = export(request, LoweringOptions(precision=precision, ep="qnn"))
+    exported = export(request, OnnxOptions(precision=precision, ep="qnn"))
     inputs = exported.inputs()
     expected = exported.reference(inputs)
     outputs, ran = emulate(exported.path, inputs, tmp_path)
@@ -69,7 +69,7 @@ def test_the_npu_takes_all_of_it_and_draws_the_picture(export, psnr, tmp_path, c
 
 
 def test_steps_per_channel_are_refused(export, tmp_path):
-    exported = export(options=LoweringOptions(precision="int8", ep="openvino"))
+    exported = export(options=OnnxOptions(precision="int8", ep="openvino"))
     with pytest.raises(RuntimeError, match=r"assigned to the default CPU EP|Failed to finalize"):
         emulate(exported.path, exported.inputs(), tmp_path)
 
@@ -78,6 +78,6 @@ def test_the_compiler_still_stumbles_over_shared_codes(export, psnr, tmp_path, m
     """When this fails, npu/parting.py can go."""
     monkeypatch.setattr(pairs, "part_readers", lambda _: None)
     exported = export()
-    lowered = lower(exported.captured, LoweringOptions(precision="a16w8", ep="qnn"), tmp_path, lambda _: None)
+    lowered = lower(exported.captured, OnnxOptions(precision="a16w8", ep="qnn"), tmp_path, lambda _: None)
     outputs, _ = emulate(tmp_path / lowered.files[0], exported.inputs(), tmp_path)
     assert psnr(exported.reference(exported.inputs()), outputs["image"]) < 35

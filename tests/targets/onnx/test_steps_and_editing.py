@@ -15,7 +15,7 @@ from torch import nn
 
 from cmexport.model import SampleRequest
 from cmexport.sampling.schedules import karras_levels, sigmas_for_steps
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.onnx.info import OnnxOptions
 
 E, D, PATCH = 0.002, 0.5, 4
 LUMA = np.array([0.2989, 0.5870, 0.1140])
@@ -111,7 +111,7 @@ def test_k_steps_are_their_float64_loop_in_a_file_hardly_larger(export, steps):
 
 @pytest.mark.parametrize("task", ["inpaint", "colorize", "superres"])
 def test_half_precision_stays_inside_its_gate(export, psnr, task):
-    exported = export(request_for(task, batch=2), LoweringOptions(precision="fp16"))
+    exported = export(request_for(task, batch=2), OnnxOptions(precision="fp16"))
     inputs = inputs_of(exported)
     assert psnr(loop(exported, inputs), exported.run(inputs)) >= 60.0
 
@@ -190,5 +190,5 @@ def unet():
 def test_a_label_that_comes_before_the_picture_changes_no_arithmetic(export):
     # "denoise" has `label` first and no `noise`: what is float32 in half precision goes by the picture's shape.
     requests = (SampleRequest(sigmas=(1.4,), task="denoise", label=label) for label in (None, 0))
-    kept = [export(r, LoweringOptions(precision="fp16")).lowered.precision_plan["kept_float32"] for r in requests]
+    kept = [export(r, OnnxOptions(precision="fp16")).lowered.precision_plan["kept_float32"] for r in requests]
     assert kept[0] == kept[1]

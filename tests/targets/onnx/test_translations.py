@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.lower import lower
 
 
@@ -19,7 +19,7 @@ def compare(toy, tmp_path):
     """A function: lower a module alone, run it, compare it with PyTorch and return the file's operators."""
 
     def run(module, noise, ep="cpu"):
-        lower(toy(module, noise), LoweringOptions(ep=ep), tmp_path, lambda _: None)
+        lower(toy(module, noise), OnnxOptions(ep=ep), tmp_path, lambda _: None)
         path = tmp_path / "model.onnx"
         for optimization in ("none", "all"):
             with OnnxRuntimeRunner(path, optimization, threads=1) as session:

@@ -22,7 +22,7 @@ from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet
 from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.sampling.methods import resolve
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.tensorrt.info import TensorRtOptions
 from cmexport.targets.tensorrt.lower import lower
 from cmexport.targets.tensorrt.target import TensorRtTarget
 
@@ -100,7 +100,7 @@ def shared_export(tiny_model, captured, tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 for name in ("tensorrt_rtx", "tensorrt"):
                     patch.setitem(sys.modules, name, None)
-                lowered = lower(captured(), LoweringOptions(precision=precision), folder, lambda _: None)
+                lowered = lower(captured(), TensorRtOptions(precision=precision), folder, lambda _: None)
             made[precision] = Written(tiny_model, SampleRequest(), captured(), lowered, folder)
         return made[precision]
 
@@ -113,7 +113,7 @@ def export(tiny_model, captured, tmp_path, no_tensorrt):
 
     def run(precision="fp32", request=None, **options):
         request = request or SampleRequest()
-        lowered = lower(captured(request), LoweringOptions(precision=precision, **options), tmp_path, lambda _: None)
+        lowered = lower(captured(request), TensorRtOptions(precision=precision, **options), tmp_path, lambda _: None)
         return Written(tiny_model, request, captured(request), lowered, tmp_path)
 
     return run

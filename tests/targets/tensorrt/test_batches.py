@@ -9,7 +9,8 @@ from cmexport.errors import BackendError, UsageError
 from cmexport.model import SampleRequest
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.runner import picture_of
-from cmexport.targets.tensorrt.batches import batch_name, batch_of_name, captured_first, parse_batches, rebatch
+from cmexport.targets.tensorrt.batches import batch_name, batch_of_name, rebatch
+from cmexport.targets.tensorrt.info import parse_batches
 
 
 def _stack(runs):
@@ -39,7 +40,7 @@ def test_another_batch_draws_the_same_pictures(export, precision, fields):
 
 
 def test_every_batch_gets_a_file_and_a_rung(export, psnr):
-    written = export("fp16", SampleRequest(batch=2), batches=captured_first((1, 2, 4)))
+    written = export("fp16", SampleRequest(batch=2), batches=(2, 1, 4))
     assert written.lowered.files == ("model-b2.onnx", "model-b1.onnx", "model-b4.onnx")
     assert [r.name[-1] for r in written.rungs] == ["2", "2", "1", "1", "4", "4"]
     inputs = written.inputs()
@@ -52,11 +53,6 @@ def test_every_batch_gets_a_file_and_a_rung(export, psnr):
 def test_a_graph_for_one_picture_can_not_grow(shared_export):
     with pytest.raises(BackendError, match="shaped for one picture"):
         rebatch(shared_export("fp32").path, "model-b4", 4)
-
-
-def test_the_captured_batch_is_the_smallest_above_one():
-    assert captured_first((1,)) == (1,)
-    assert captured_first((8, 1, 4)) == (4, 8, 1)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +78,10 @@ def test_graphs_of_another_form_are_refused(tmp_path, node, said):
     assert not (tmp_path / "m-b4.onnx").exists()
 
 
-def test_batches_as_typed():
+def test_batches_as_typed_have_the_smallest_above_one_first():
+    assert parse_batches("1") == (1,)
     assert parse_batches("4") == (4,)
-    assert parse_batches("1,4,8") == (1, 4, 8)
+    assert parse_batches("8,1,4") == (4, 8, 1)
     for text, said in (
         ("0", "at least 1"),
         ("1,,2", "give a number"),

@@ -16,7 +16,7 @@ from cmexport.quantize.codes import RoundingOptions
 from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.tensorrt.info import TensorRtOptions
 from cmexport.targets.tensorrt.target import TensorRtTarget
 
 
@@ -38,8 +38,8 @@ def build(rtx, demo, tmp_path):
     def run(precision):
         # Rounding to the nearest, without correction: a few dB less, in a third of the time.
         plan = PrecisionPlan(rounding=RoundingOptions(least_squares=False), bias_correction=False)
-        options = LoweringOptions(precision, trt="rtx", sms=(86, 120), plan=plan if precision == "int8" else None)
-        lowered = target.lower(graph, options, tmp_path, lambda _: None)
+        options = TensorRtOptions(precision, trt="rtx", sm=(86, 120), plan=plan if precision == "int8" else None)
+        lowered = target.lower_one(graph, options, tmp_path, lambda _: None)
         with target.rungs(tmp_path, lowered.files, lowered.session)[0].open() as runner:
             found = runner(inputs)["image"]
         return lowered.session["engines"][0], compare(expected, found).mean_db

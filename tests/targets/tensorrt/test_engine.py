@@ -8,8 +8,8 @@ import onnx
 import pytest
 
 from cmexport.errors import BackendError, CheckpointError, UsageError
-from cmexport.targets.base import LoweringOptions
 from cmexport.targets.tensorrt.engine import EngineRequest, build_engine, engine_request
+from cmexport.targets.tensorrt.info import TensorRtOptions
 from cmexport.targets.tensorrt.layers import layers_path, read_layers
 from cmexport.targets.tensorrt.lower import lower
 
@@ -20,7 +20,7 @@ def _quiet(_):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "fp8"])
 def test_every_precision_builds_for_every_gpu_that_has_it(rtx, captured, tmp_path, precision):
-    lowered = lower(captured(), LoweringOptions(precision=precision, trt="rtx"), tmp_path, _quiet)
+    lowered = lower(captured(), TensorRtOptions(precision=precision, trt="rtx"), tmp_path, _quiet)
     assert lowered.files == ("model.onnx", "model.engine", "model.layers.json")
     (facts,) = lowered.session["engines"]
     least = {"fp8": 89}.get(precision, 80)
@@ -37,7 +37,7 @@ def test_every_precision_builds_for_every_gpu_that_has_it(rtx, captured, tmp_pat
 
 
 def test_what_is_kept_in_float32_is_no_fallback(rtx, captured, tmp_path):
-    options = LoweringOptions(precision="fp16", trt="rtx", keep_fp32=("conv2d_1", "group_norm_1"))
+    options = TensorRtOptions(precision="fp16", trt="rtx", keep_fp32=("conv2d_1", "group_norm_1"))
     (facts,) = lower(captured(), options, tmp_path, _quiet).session["engines"]
     assert facts["layers_by_precision"].get("fp32", 0) > 0
     assert not [line for line in facts["float32_fallbacks"] if "conv2d_1" in line]
@@ -102,9 +102,9 @@ def test_operators_it_does_not_know_are_named(rtx, shared_export, tmp_path):
 
 def test_types_that_a_gpu_does_not_have_are_refused(rtx, shared_export, tmp_path):
     with pytest.raises(UsageError, match=r"--sm 75: this GPU has no bf16; it needs 80 or later"):
-        engine_request(rtx, LoweringOptions(precision="bf16", sms=(75, 86)))
+        engine_request(rtx, TensorRtOptions(precision="bf16", sm=(75, 86)))
     with pytest.raises(UsageError, match=r"--sm 86: this GPU has no fp8"):
-        engine_request(rtx, LoweringOptions(precision="fp8", sms=(86, 89)))
+        engine_request(rtx, TensorRtOptions(precision="fp8", sm=(86, 89)))
     # And the builder's own word, for a request that was not checked.
     with pytest.raises(BackendError, match=r"can't build this network: .*sm75.*b16"):
         build_engine(rtx, shared_export("bf16").path, EngineRequest("bf16", (75,)), tmp_path / "m.engine", _quiet)
@@ -113,23 +113,23 @@ def test_types_that_a_gpu_does_not_have_are_refused(rtx, shared_export, tmp_path
 @pytest.mark.parametrize(
     ("fields", "kind", "said"),
     [
-        ({"sms": (87,)}, BackendError, "--sm 87: TensorRT for RTX"),
+        ({"sm": (87,)}, BackendError, "--sm 87: TensorRT for RTX"),
         ({"compat": ("hardware",)}, UsageError, "run on every GPU in --sm as they are"),
         ({"compat": ("forever",)}, UsageError, "--compat forever: known are version, hardware"),
     ],
 )
 def test_options_it_does_not_have_are_refused(rtx, fields, kind, said):
     with pytest.raises(kind, match=said):
-        engine_request(rtx, LoweringOptions(**fields))
+        engine_request(rtx, TensorRtOptions(**fields))
 
 
 def test_a_timing_cache_is_for_the_others(rtx, tmp_path):
     with pytest.raises(UsageError, match="times nothing while it builds"):
-        engine_request(rtx, LoweringOptions(timing_cache=tmp_path / "cache"))
+        engine_request(rtx, TensorRtOptions(timing_cache=tmp_path / "cache"))
 
 
 def test_version_compatible_engines_are_marked(rtx, shared_export, tmp_path):
-    request = engine_request(rtx, LoweringOptions(compat=("version",), sms=(86,)))
+    request = engine_request(rtx, TensorRtOptions(compat=("version",), sm=(86,)))
     facts = build_engine(rtx, shared_export().path, request, tmp_path / "m.engine", _quiet).facts
     assert facts["compatibility"] == ["version"]
     assert facts["builder_flags"] == ["VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"]

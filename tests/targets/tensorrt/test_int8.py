@@ -6,7 +6,7 @@ from onnx import numpy_helper
 
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.quantize.precision_plan import FLOAT, PrecisionPlan
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.tensorrt.info import TensorRtOptions
 from cmexport.targets.tensorrt.lower import check
 
 
@@ -56,4 +56,4 @@ def test_unknown_layers_and_other_precisions_are_refused(export):
     with pytest.raises(CheckpointError, match=r"no layer input_blocks\.9"):
         export("int8", plan=PrecisionPlan({"input_blocks.9": FLOAT}))
     with pytest.raises(UsageError, match=r"--plan: .* this is fp16"):
-        check(LoweringOptions(precision="fp16", plan=PrecisionPlan()))
+        check(TensorRtOptions(precision="fp16", plan=PrecisionPlan()))

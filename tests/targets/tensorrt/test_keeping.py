@@ -13,7 +13,7 @@ from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.onnxfile.emulation import EmulatedHalfRunner
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.tensorrt.info import TensorRtOptions
 from cmexport.targets.tensorrt.lower import check, lower
 
 
@@ -46,7 +46,7 @@ def _picture(model, folder):
 
 
 def _lower(graph, folder, **options):
-    return lower(graph, LoweringOptions(**options), folder, lambda _: None)
+    return lower(graph, TensorRtOptions(**options), folder, lambda _: None)
 
 
 def test_auto_keeps_what_overflows_and_what_reads_it(hot, tmp_path, no_tensorrt, psnr):
@@ -88,4 +88,4 @@ def test_a_healthy_network_is_left_alone(shared_export, captured, tmp_path, no_t
 )
 def test_where_there_is_nothing_to_keep(precision, keep, said):
     with pytest.raises(UsageError, match=said):
-        check(LoweringOptions(precision=precision, keep_fp32=keep))
+        check(TensorRtOptions(precision=precision, keep_fp32=keep))

@@ -16,10 +16,11 @@ from cmexport.graph.capture import CapturedGraph
 from cmexport.onnxfile.saving import save
 from cmexport.onnxfile.translate import translate
 from cmexport.quantize.codes import PER_TENSOR, PER_TENSOR_16_BITS, LayerCodes
-from cmexport.quantize.int8 import Prepared, encode_layers, finish, prepare
+from cmexport.quantize.int8 import Prepared, encode_layers, finish, plan_facts, prepare
 from cmexport.quantize.layers import Layer, find_layers
 from cmexport.quantize.precision_plan import INT8, PrecisionPlan, check_keys
-from cmexport.targets.base import LoweredModel, LoweringOptions, Progress
+from cmexport.targets.base import LoweredModel, Progress
+from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.npu.pairs import with_pairs
 from cmexport.targets.onnx.npu.ranges import observed_ranges
 from cmexport.targets.onnx.npu.spelling import npu_translations
@@ -45,7 +46,7 @@ def is_for_npu(precision: str, profile: ProviderProfile) -> bool:
 
 def lower_for_npu(
     shaped: CapturedGraph,
-    options: LoweringOptions,
+    options: OnnxOptions,
     profile: ProviderProfile,
     folder: Path,
     progress: Progress,
@@ -82,6 +83,7 @@ def lower_for_npu(
             "default": "uint16",
             "weights": "int8",
             "int8": [x.key for x in layers if x.key in narrow and x.key in weights.nodes],
+            **plan_facts(plan, layers, [x.key for x in layers if x.key in narrow and x.key not in weights.nodes]),
             "calibration_pictures": prepared.calibration.pictures,
             "margin": prepared.plan.rounding.margin,
             "least_squares": prepared.plan.rounding.least_squares,

@@ -14,7 +14,7 @@ from cmexport.model import SampleRequest
 from cmexport.quantize import int8
 from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.quantize.precision_plan import PrecisionPlan
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.lower import lower
 
 SMALL = {"channel_mult": (1,), "attention_downsampling": (), "num_head_channels": 16}
@@ -34,7 +34,7 @@ def stored_by_name(proto):
 
 
 def test_nothing_computes_outside_pairs_and_activations_have_one_step(export):
-    proto = export(options=LoweringOptions(precision="a16w8", ep="qnn")).proto
+    proto = export(options=OnnxOptions(precision="a16w8", ep="qnn")).proto
     stored = stored_by_name(proto)
     written = {name: n for n in proto.graph.node for name in n.output}
     readers = {}
@@ -77,7 +77,7 @@ def test_the_plan_says_which_convolutions_read_and_write_8_bits(export, psnr, tm
     scores = {}
     for name, plan in {"default": None, "wide": PrecisionPlan({KEY: "float"})}.items():
         (tmp_path / name).mkdir()
-        options = LoweringOptions(precision="int8", ep="qnn", plan=plan)
+        options = OnnxOptions(precision="int8", ep="qnn", plan=plan)
         lowered = lower(exported.captured, options, tmp_path / name, lambda _: None)
         written = type(exported)(exported.model, exported.request, exported.captured, lowered, tmp_path / name)
         narrow = plan is None
@@ -89,7 +89,7 @@ def test_the_plan_says_which_convolutions_read_and_write_8_bits(export, psnr, tm
 
 
 def test_weights_are_the_rounded_ones_and_keep_every_code(export):
-    proto = export(options=LoweringOptions(precision="a16w8", ep="qnn"), **SMALL).proto
+    proto = export(options=OnnxOptions(precision="a16w8", ep="qnn"), **SMALL).proto
     codes = {
         i.name: numpy_helper.to_array(i) for i in proto.graph.initializer if i.data_type == INT8 and len(i.dims) == 4
     }
@@ -112,7 +112,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_every_request_gives_the_picture(export, psnr, case):
     request, fields = CASES[case]
-    exported = export(request, LoweringOptions(precision="a16w8", ep="qnn"), **fields)
+    exported = export(request, OnnxOptions(precision="a16w8", ep="qnn"), **fields)
     inputs = exported.inputs()
     for optimization in ("none", "all"):
         expected, drawn = exported.reference(inputs), exported.run(inputs, optimization)
@@ -134,5 +134,5 @@ def test_every_request_gives_the_picture(export, psnr, case):
 def test_what_cannot_be_is_refused(export, tmp_path, fields, error):
     exported = export(**SMALL)
     with pytest.raises(error):
-        lower(exported.captured, LoweringOptions(**fields), tmp_path, lambda _: None)
+        lower(exported.captured, OnnxOptions(**fields), tmp_path, lambda _: None)
     assert not list(tmp_path.iterdir())

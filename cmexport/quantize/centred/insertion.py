@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil, log2
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.fxtools import Editor, argument
-from cmexport.onnxfile.half import LARGEST, SMALLEST_NORMAL
-from cmexport.quantize.codes import MIDDLE, TOP, LayerCodes
+from cmexport.quantize.centred import operators as operators  # registers the operators
+from cmexport.quantize.codes import INTEGER_PRODUCTS, MIDDLE, TOP, LayerCodes
 from cmexport.quantize.insertion import corrected_bias, insert_layers
-from cmexport.targets.tensorrt.centred import operators as operators  # registers the operators
+from cmexport.quantize.int8 import encode_layers, finish, prepare
+from cmexport.quantize.precision_plan import PrecisionPlan
 
+_HALF = torch.finfo(torch.half)
 _LEAST_SCALE = 2.0**-10
 """Codes themselves, at this scale, are normal half numbers: those flush to zero that are below 1/16."""
 
@@ -55,16 +58,31 @@ def half_steps(codes: LayerCodes) -> HalfSteps:
     largest = float(codes.weight_step.max())
     scale = max(min(2.0 ** ceil(log2(largest)), 1.0), _LEAST_SCALE)
     # Steps so fine that the factor overflows belong to channels that were never anything but zero.
-    factor = (scale / codes.step).clamp(max=LARGEST).half().float()
+    factor = (scale / codes.step).clamp(max=_HALF.max).half().float()
     exact = codes.weight_step / scale
-    weight_step = exact.half().float().clamp_min(SMALLEST_NORMAL)
+    weight_step = exact.half().float().clamp_min(_HALF.tiny)
     # Rows whose steps were raised get smaller codes; the others keep theirs.
-    shrink = torch.where(exact < SMALLEST_NORMAL, exact / weight_step, 1.0)
+    shrink = torch.where(exact < _HALF.tiny, exact / weight_step, 1.0)
     rows = shrink.reshape(-1, *(1,) * (codes.codes.dim() - 1))
     whole = (codes.codes.float() * rows).round().clamp(-TOP, TOP).to(torch.int8)
     centred = codes.zero_point - MIDDLE
     sums = (whole.double() * codes.layer.spread(centred).double()).flatten(1).sum(dim=1)
     return HalfSteps(scale, factor, centred * scale, whole, weight_step, sums * weight_step.double() * scale)
+
+
+def to_int8(
+    captured: CapturedGraph, plan: PrecisionPlan, progress: Callable[[str], None]
+) -> tuple[CapturedGraph, dict[str, Any]]:
+    """Calibrate, round and insert; the graph, and the account for the manifest.
+
+    Raises:
+        CheckpointError: the plan names unknown layers, or a layer's input or output is not finite.
+    """
+    prepared = prepare(captured, plan, progress)
+    codes = encode_layers(prepared, lambda _: INTEGER_PRODUCTS, progress)
+    found = finish(prepared, codes, progress)
+    facts = {"activations": "int8, centred per channel", "weights": "int8, a step per output channel"}
+    return with_centred_layers(captured, found.codes), {**found.facts(), **facts}
 
 
 def with_centred_layers(captured: CapturedGraph, codes: Iterable[LayerCodes]) -> CapturedGraph:

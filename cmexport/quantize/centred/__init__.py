@@ -1,6 +1,6 @@
-"""int8 for TensorRT: one symmetric scale for an activation, and yet a step and a zero point for each of its channels.
+"""int8 with one symmetric scale for an activation, and yet a step and a zero point for each of its channels.
 
-TensorRT's 8-bit kernels read activations with one scale and zero point 0. What the plan holds per input channel is done
+The 8-bit kernels of TensorRT and Core ML read activations with one scale. What the plan holds per input channel is done
 before, in half precision, as one multiplication and one addition: channel c becomes its codes less 128, which fill -128
 to 127. Zero is then a code of its own in every channel, so a convolution can't pad with zeros any more: the input is
 padded before. What the zero points bring in is the same everywhere then, and part of the bias.

@@ -10,8 +10,8 @@ import torch
 
 from cmexport.graph.tracing import to_module
 from cmexport.onnxfile.translate import translate
-from cmexport.targets.tensorrt.centred.insertion import with_centred_layers
-from cmexport.targets.tensorrt.centred.spelling import centred_translations
+from cmexport.quantize.centred.insertion import with_centred_layers
+from cmexport.targets.tensorrt.centred import centred_translations
 from cmexport.targets.tensorrt.translations import OPSET, tensorrt_translations
 
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmexport.graph.tracing import to_module
+from cmexport.quantize.centred.insertion import half_steps, with_centred_layers
 from cmexport.quantize.codes import LayerCodes
 from cmexport.quantize.layers import OPERATORS, Layer
 from cmexport.quantize.simulation import Simulation
-from cmexport.targets.tensorrt.centred.insertion import half_steps, with_centred_layers
 
 CONV = next(iter(OPERATORS.values()))
 
