@@ -20,14 +20,13 @@ _SPELLED = {
     "overwrite": "overwrite=True",
     "refit": "refit=True",
     "simplify": "simplify=True",
-    "sm": "sms",
     "strict": "strict=True",
     "strip": "strip=True",
     "trust-checkpoint": "trust=True",
 }
 """Options that have another name in Python, or say something by their presence alone."""
 
-_SEQUENCES = ("compat", "sigmas", "sms")
+_SEQUENCES = ("compat", "sigmas", "sm")
 _TEXTS = ("trt", "weights")
 
 # An option may stand without its value: "leave --trt out", "give a --plan instead". A value ends its clause or stands

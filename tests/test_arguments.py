@@ -76,7 +76,7 @@ ARGUMENTS = {
         (
             "sample",
             "not this GPU; export again with its --sm, or here",
-            "not this GPU; export again with its sms, or here",
+            "not this GPU; export again with its sm, or here",
         ),
     ],
 )
@@ -201,7 +201,7 @@ def test_warnings_of_load(checkpoint):
         ("tensorrt", {"keep_fp32": "auto"}, '^keep_fp32: .*; add precision="fp16", say'),
         ("tensorrt", {"keep_fp32": "auto", "precision": "bf16"}, '^keep_fp32="auto": bfloat16'),
         ("tensorrt", {"trt": "9"}, '^trt="9": known are'),
-        ("tensorrt", {"trt": "rtx", "sms": 99}, r"^sms=\[99\]: .* builds for"),
+        ("tensorrt", {"trt": "rtx", "sm": 99}, r"^sm=\[99\]: .* builds for"),
         ("coreml", {"ios": 12}, "^ios=12: known are"),
         ("coreml", {"ios": 16, "precision": "int8"}, r'^precision="int8", ios=16: .*; take ios=17, or precision="w8"'),
         ("coreml", {"sampler": "heun", "steps": 2}, '^sampler="heun": not for coreml; target="onnx" writes it'),

@@ -20,7 +20,7 @@ _NAMED = 4
 
 
 def engine_facts(engine: Path) -> dict[str, Any]:
-    """The facts as plain data.
+    """Return the facts about an engine as plain data.
 
     Raises:
         CheckpointError: the engine or its description is damaged.
@@ -52,7 +52,7 @@ def engine_facts(engine: Path) -> dict[str, Any]:
 
 
 def show_engine(engine: Path) -> None:
-    """The facts as tables; errors as `engine_facts`."""
+    """Show the facts about an engine as tables; errors as `engine_facts`."""
     header = read_header(engine)
     found = _layers(engine)
     console.say(f"{engine}: {_maker(header)}, {engine.stat().st_size / 1e6:.2f} MB")
@@ -77,7 +77,7 @@ def show_engine(engine: Path) -> None:
 
 
 def _layers(engine: Path) -> EngineLayers:
-    """The description beside an engine, else what the library says when it loads it on this machine's GPU."""
+    """Return the description beside an engine, else what the library says when it loads it on this machine's GPU."""
     path = layers_path(engine)
     if path.is_file():
         return read_layers(path)

@@ -16,7 +16,7 @@ from cmexport.files import require_file
 from cmexport.recipes.steps import Step
 from cmexport.targets.registry import INFOS
 
-# Rooms whose code can't change what a step writes; all others count for every step.
+# Packages whose code can't change what a step writes; all others count for every step.
 _WITHOUT: Mapping[str, tuple[str, ...]] = {
     "export": ("recipes", "report", "bench", "doctor", "planning", "tuning"),
     "plan": ("recipes", "report", "bench", "doctor", "tuning"),
@@ -73,7 +73,7 @@ def _libraries(step: Step) -> Sequence[str]:
 
 @cache
 def code_hash(without: tuple[str, ...]) -> str:
-    """Hash of the package's own sources but for some rooms, and of the runners that are sent to devices.
+    """Hash of the package's own sources but for some packages, and of the runners that are sent to devices.
 
     Always of the files, installed or not: 300 small files take 10 ms, and an editable checkout changes under one
     version.

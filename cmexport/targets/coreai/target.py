@@ -30,7 +30,7 @@ class CoreAiTarget(Target):
         return ()
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
-        """See `asset.stamp`."""
+        """Write facts into the asset; see `asset.stamp`."""
         stamp(asset_of(folder, files), facts)
 
     def rungs(self, folder: Path, files: tuple[str, ...], session: Mapping[str, Any]) -> tuple[Rung, ...]:  # noqa: ARG002

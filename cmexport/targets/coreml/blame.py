@@ -63,7 +63,7 @@ class HalfBlame:
 
     @property
     def first_over_budget(self) -> OperationBlame | None:
-        """See `parity.blame.first_over_budget`."""
+        """The first operation that is out; see `parity.blame.first_over_budget`."""
         return first_over_budget(self.operations, OPERATION_BUDGET_DB)
 
     @property

@@ -41,7 +41,7 @@ class CoreMlTarget(Target):
     lower_one = staticmethod(lowering.lower)
 
     def rewrites_for(self, options: CoreMlOptions) -> tuple[Rewrite, ...]:
-        """See `forms.forms_for`. A missing library is told here, before anything is captured."""
+        """Choose this target's own rewrites, `forms.forms_for`; a missing library is told here, before any work."""
         lowering.check_budget(options)
         lowering.check_ios(options.ios)
         lowering.check_precision(options.precision, options.ios)
@@ -57,7 +57,7 @@ class CoreMlTarget(Target):
         return joining.join(folder, lowered) if len(lowered) > 1 else lowered
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
-        """See `package.stamp`."""
+        """Write facts into the package; see `package.stamp`."""
         stamp(package_of(folder, files), facts)
 
     def rungs(self, folder: Path, files: tuple[str, ...], session: Mapping[str, Any]) -> tuple[Rung, ...]:

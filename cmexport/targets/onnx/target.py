@@ -31,7 +31,7 @@ class OnnxTarget(Target):
     own_rewrites = FORMS
 
     def rewrites_for(self, options: OnnxOptions) -> tuple[Rewrite, ...]:
-        """See `forms.forms_for`."""
+        """Choose this target's own rewrites; see `forms.forms_for`."""
         _check_budgets(options)
         if options.simplify:
             onnxsim()  # Missing, it is missed now and not after minutes of calibration.
@@ -40,7 +40,7 @@ class OnnxTarget(Target):
     def lower_one(
         self, captured: CapturedGraph, options: OnnxOptions, folder: Path, progress: TellStep, name: str = "model"
     ) -> LoweredModel:
-        """See `lower.lower`; with `options.simplify`, `simplify_file` after it."""
+        """Write the files; see `lower.lower`, and with `options.simplify` `simplify_file`."""
         lowered = lowering.lower(captured, options, folder, progress, name)
         if not options.simplify:
             return lowered
@@ -51,7 +51,7 @@ class OnnxTarget(Target):
     def lower_loop(
         self, loop: CapturedLoop, options: OnnxOptions, folder: Path, progress: TellStep, name: str = "model"
     ) -> LoweredModel:
-        """See `lower.lower_loop`.
+        """Write a sampler that loops; see `lower.lower_loop`.
 
         Raises:
             UsageError: `options.simplify`. onnxsim leaves the body of a Loop alone, which is nearly the whole file, and
@@ -62,7 +62,7 @@ class OnnxTarget(Target):
         return lowering.lower_loop(loop, options, folder, progress, name)
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
-        """See `saving.stamp`."""
+        """Write facts into the file; see `saving.stamp`."""
         saving.stamp(folder, files, dict(facts))
 
     def rungs(self, folder: Path, files: tuple[str, ...], session: Mapping[str, Any]) -> tuple[Rung, ...]:

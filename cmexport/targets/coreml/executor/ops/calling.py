@@ -55,7 +55,7 @@ class Memo:
         self._made: dict[object, Any] = {}
 
     def get(self, key: object, names: Sequence[str], make: Callable[[], Made]) -> Made:
-        """See `Call.prepared`."""
+        """Take what is kept, or make it; see `Call.prepared`."""
         if key in self._made:
             found: Made = self._made[key]
             return found
