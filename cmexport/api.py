@@ -24,6 +24,7 @@ from cmexport.demo import demo_checkpoint
 from cmexport.drawing import draw_pictures, source_from_artifact
 from cmexport.errors import CheckpointError, ParityError, UsageError
 from cmexport.exporting import ExportOptions, export_functions
+from cmexport.labels import named, number_of
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.ladder import ParityReport
 from cmexport.progress import Progress
@@ -100,7 +101,8 @@ def export(
     task: str | Sequence[str] = "generate",
     sampler: str = "consistency",
     patch: int | None = None,
-    label: int | None = None,
+    label: int | str | None = None,
+    labels: str | Path | Sequence[str] | None = None,
     batch: int = 1,
     output: str = "float",
     plan: PrecisionPlan | Path | str | None = None,
@@ -121,7 +123,8 @@ def export(
         task: "generate", "inpaint", "colorize", "superres", "stroke" or "denoise"; several make a graph each.
         sampler: "consistency", or "heun" for the diffusion model that a consistency model came from.
         patch: for "superres", pixels of the large picture per pixel of the small one.
-        label: a class to bake in; None: an input.
+        label: a class to bake in, by number or name; None: an input.
+        labels: names of the classes: a known set ("cifar10"), a file with one a line or a JSON list, or the names.
         batch: pictures per run.
         output: "float", (N, C, H, W) float32 in [-1, 1], or "uint8", (N, H, W, C) bytes.
         plan: for "int8", which layers; a file that `cmexport plan` wrote, or the plan itself.
@@ -141,12 +144,14 @@ def export(
         raise UsageError(f"precision={precision!r}: {target} has {', '.join(known)}")
     if output not in ("float", "uint8"):
         raise UsageError(f"output={output!r}: known are 'float' and 'uint8'")
+    if labels is not None:
+        model = replace(model, labels=named(labels, model.classes))
     asked = _pictures(seeds, "; verify=False skips the comparison")
     tasks = [task] if isinstance(task, str) else list(task)
     requests = [
         SampleRequest(
             **_schedule(model, name, sampler, steps, sigmas),
-            label=label,
+            label=None if label is None else number_of(label, model.labels, model.classes),
             batch=batch,
             output=output,
             task=name,
@@ -231,7 +236,7 @@ class Artifact:
         *,
         count: int = 1,
         task: str | None = None,
-        **given: Array | int,
+        **given: Array | int | str,
     ) -> Array:
         """Draw pictures: (count, C, H, W) float32 in [-1, 1], or (count, H, W, C) bytes, as the artefact was made.
 
@@ -239,7 +244,8 @@ class Artifact:
             seed: of the first picture; picture i has seed + i, the same noise as PyTorch's reference.
             count: how many.
             task: which graph, of several; None: the first.
-            given: inputs that are not to be drawn, the same for all pictures: label=8, image=(C, H, W), mask=(1, H, W).
+            given: inputs that are not to be drawn, the same for all pictures: label=8 or label="ship",
+                image=(C, H, W), mask=(1, H, W).
 
         Raises:
             UsageError: no such input, a class out of range, or a picture to edit that is missing.
@@ -261,7 +267,8 @@ class Artifact:
         """Compare with PyTorch once more, rung by rung; nothing is raised if a gate is missed: see `passed`.
 
         Args:
-            against: the checkpoint; None: the one that the manifest names, if it is still the same.
+            against: the checkpoint; None: the one that the manifest names, if it is still the same, else only the
+                pictures in `golden/`, with a warning.
             task: which graph, of several; None: the first.
             seeds: pictures, 8 or more; None: 64, fewer for large models.
             settings: the checkpoint's constants, as for `load`.
@@ -274,7 +281,8 @@ class Artifact:
         texts = {name: as_text(value) for name, value in settings.items()}
         which = task or self.manifest.function_names[0]
         source = None if against is None else str(against)
-        reports = verify_artifact(self.folder, source, texts, options, Progress(), which)
+        gone = lambda why: warnings.warn(why, stacklevel=4)  # noqa: E731
+        reports = verify_artifact(self.folder, source, texts, options, Progress(), which, gone=gone)
         return Verification(reports[which])
 
 

@@ -55,7 +55,7 @@ def test_regular_and_missing_files(tmp_path):
 
 def readers():
     """Every reader of a path that users name, by name."""
-    from cmexport.artifact import read_manifest
+    from cmexport.artifact import read_arrays, read_manifest
     from cmexport.artifact.writing import write_atomically
     from cmexport.bench.devices.folder import read_result
     from cmexport.bench.records import append_record, read_records
@@ -63,7 +63,6 @@ def readers():
     from cmexport.checkpoints import load_checkpoint
     from cmexport.checkpoints.sharded import read_shards
     from cmexport.cli.options import read_project
-    from cmexport.drawing import read_arrays
     from cmexport.photos import read_mask, read_photo
     from cmexport.planning.state import ScoreFile
     from cmexport.quantize.precision_plan import read_plan

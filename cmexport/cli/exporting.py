@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from cmexport.checkpoints.consent import remember
@@ -11,6 +12,7 @@ from cmexport.cli.assumed import check_assumed
 from cmexport.cli.options import ScheduleText
 from cmexport.cli.requests import build_requests, levels_asked, open_checkpoint, tuned_sigmas, verify_options
 from cmexport.exporting import ExportOptions, ExportResult, export_functions
+from cmexport.labels import named
 from cmexport.targets.base import LoweringOptions
 
 
@@ -23,7 +25,7 @@ def export_checkpoint(
     *,
     tasks: str,
     patch: int | None,
-    label: int | None,
+    label: str | None,
     batch: int,
     output: str,
     assignments: list[str] | None,
@@ -34,6 +36,7 @@ def export_checkpoint(
     strict: bool,
     sampler: str = "consistency",
     overwrite: bool = False,
+    labels: str | None = None,
 ) -> ExportResult:
     """Load, export and verify, with progress; the arguments are the options as typed.
 
@@ -51,6 +54,8 @@ def export_checkpoint(
         )
         if (module := module_file(model.source.reference)) is not None:
             remember(module)
+        if labels is not None:
+            model = replace(model, labels=named(labels, model.classes))
         requests = build_requests(
             *(model, schedule, label, batch, output),
             tasks=tasks,

@@ -71,7 +71,7 @@ def show_export(result: ExportResult, as_json: bool) -> None:
 def show_kept(manifest: Manifest) -> None:
     """Which operations each graph keeps in float32, and why."""
     for name in manifest.function_names:
-        plan = manifest.function(name).precision_plan
+        plan = manifest.function(name).numerics
         prefix = f"{name}: " if len(manifest.function_names) > 1 else ""
         kept = plan.get("kept_float32")
         if isinstance(kept, list | tuple):

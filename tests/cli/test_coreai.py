@@ -64,7 +64,7 @@ def test_json_is_all_that_is_printed(tiny_checkpoint, cmexport, tmp_path, capfd)
     outcome = cmexport("coreai", tiny_checkpoint, *SETTINGS, *arguments)
     assert outcome.code == 0, outcome.stderr
     manifest = outcome.json["manifest"]
-    assert manifest["outputs"][0]["dtype"] == "uint8"
+    assert manifest["graphs"][0]["signature"]["output"]["dtype"] == "uint8"
     assert manifest["session"]["options"] == {"half": False}
     assert [f["path"] for f in manifest["files"]] == [
         "model.aimodel/main.mlirb",

@@ -98,7 +98,7 @@ def test_image_output_for_an_older_release(tiny_checkpoint, cmexport, tmp_path):
     outcome = cmexport("coreml", tiny_checkpoint, *SETTINGS, *arguments)
     assert outcome.code == 0, outcome.stderr
     manifest = outcome.json["manifest"]
-    assert manifest["outputs"][0]["dtype"] == "uint8"
+    assert manifest["graphs"][0]["signature"]["output"]["dtype"] == "uint8"
     assert manifest["session"]["options"] == {"ios": 16, "half": False}
     assert manifest["parity"]["output"] == "uint8"
     assert next(f["path"] for f in manifest["files"]) == "model.mlpackage/Manifest.json"

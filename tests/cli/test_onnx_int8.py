@@ -58,7 +58,7 @@ def gentle(checkpoint, tmp_path_factory):
 
 
 def plan_of(folder):
-    return json.loads((folder / "manifest.json").read_text())["precision_plan"]
+    return json.loads((folder / "manifest.json").read_text())["numerics"]
 
 
 def test_int8_is_verified_and_accounted_for(checkpoint, gentle, cmexport, tmp_path):
