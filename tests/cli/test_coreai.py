@@ -30,7 +30,8 @@ def test_an_artefact_says_what_ran_it_and_what_did_not(written):
     if sys.platform != "darwin":
         assert "its GPU and Neural Engine kernels were not run." in outcome.stdout
     names = {p.name for p in folder.iterdir()}
-    assert names == {"generate.aimodel", "denoise.aimodel", "manifest.json", "preview.png", "preview-denoise.png"}
+    lowered = {"generate.aimodel", "denoise.aimodel"}
+    assert names == lowered | {"manifest.json", "preview.png", "preview-denoise.png", "golden"}
 
 
 def test_the_asset_explains_itself(written):
@@ -71,6 +72,8 @@ def test_json_is_all_that_is_printed(tiny_checkpoint, cmexport, tmp_path, capfd)
         "model.aimodel/main.hash",
         "model.aimodel/metadata.json",
         "preview.png",
+        "golden/generate.inputs.npz",
+        "golden/generate.expected.npz",
     ]
     # Compiled code writes past Python's streams.
     assert capfd.readouterr() == ("", "")

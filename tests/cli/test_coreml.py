@@ -28,7 +28,7 @@ def test_an_artefact_says_what_was_verified_and_what_was_not(written):
     assert "Core ML, ideal" in outcome.stdout
     assert "verified by executing the saved program; Apple's kernels were not run." in outcome.stdout
     names = {p.name for p in folder.iterdir()}
-    assert names == {"model.mlpackage", "manifest.json", "preview.png", "preview-denoise.png"}
+    assert names == {"model.mlpackage", "manifest.json", "preview.png", "preview-denoise.png", "golden"}
 
 
 def test_the_package_explains_itself(written):

@@ -35,7 +35,9 @@ def test_the_manifest_lists_every_graph_with_its_own_files_and_figures(several):
     graphs = {g["name"]: g for g in manifest["graphs"]}
     assert [f["patch"] for f in manifest["functions"]] == [None, None, 4]
     listed = {f["path"]: f["role"] for f in manifest["files"]}
-    assert set(listed) == {p.name for p in several.iterdir()} - {"manifest.json"}
+    assert set(listed) == {
+        p.relative_to(several).as_posix() for p in several.rglob("*") if p.is_file() and p.name != "manifest.json"
+    }
     for function in manifest["functions"]:
         assert function["parity"]["passed"]
         assert all(path in listed for path in function["files"])
