@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -22,9 +22,9 @@ from cmexport.checkpoints import load as load_network
 from cmexport.checkpoints import load_checkpoint
 from cmexport.checkpoints.sidecar import as_text
 from cmexport.demo import demo_checkpoint
-from cmexport.drawing import draw_pictures, source_from_artifact
 from cmexport.errors import CheckpointError, ParityError, UsageError
 from cmexport.exporting import ExportOptions, export_functions
+from cmexport.labels import named, number_of
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.ladder import ParityReport
 from cmexport.progress import Progress
@@ -33,6 +33,7 @@ from cmexport.runner import Array
 from cmexport.sampling.editing import task_named
 from cmexport.sampling.methods import method_named
 from cmexport.sampling.schedules import EXPORTED_EDITING_STEPS, Schedule
+from cmexport.sources import draw_pictures, source_from_artifact
 from cmexport.targets.info import LoweringOptions, TargetInfo
 from cmexport.targets.registry import INFOS, target_info
 from cmexport.verification import VerifyOptions, verify_artifact
@@ -106,7 +107,8 @@ def export(
     task: str | Sequence[str] = "generate",
     sampler: str = "consistency",
     patch: int | None = None,
-    label: int | None = None,
+    label: int | str | None = None,
+    labels: str | Path | Sequence[str] | None = None,
     batch: int = 1,
     output: str = "float",
     plan: PrecisionPlan | Path | str | None = None,
@@ -128,7 +130,8 @@ def export(
         sampler: "consistency"; "heun" for the diffusion model that a consistency model came from; "exact", a CTM
             network's jumps without noise; "euler", steps of the probability-flow ODE or of a velocity model.
         patch: for "superres", pixels of the large picture per pixel of the small one.
-        label: a class to bake in; None: an input.
+        label: a class to bake in, by number or name; None: an input.
+        labels: names of the classes: a known set ("cifar10"), a file with one a line or a JSON list, or the names.
         batch: pictures per run.
         output: "float", (N, C, H, W) float32 in [-1, 1], or "uint8", (N, H, W, C) bytes.
         plan: for "int8", which layers; a file that `cmexport plan` wrote, or the plan itself.
@@ -149,12 +152,14 @@ def export(
         raise UsageError(f"precision={precision!r}: {target} has {', '.join(info.precisions)}")
     if output not in ("float", "uint8"):
         raise UsageError(f"output={output!r}: known are 'float' and 'uint8'")
+    if labels is not None:
+        model = replace(model, labels=named(labels, model.classes))
     asked = _pictures(seeds, "; verify=False skips the comparison")
     tasks = [task] if isinstance(task, str) else list(task)
     requests = [
         SampleRequest(
             **_schedule(model, name, sampler, steps, sigmas),
-            label=label,
+            label=None if label is None else number_of(label, model.labels, model.classes),
             batch=batch,
             output=output,
             task=name,
@@ -249,7 +254,7 @@ class Artifact:
         *,
         count: int = 1,
         task: str | None = None,
-        **given: Array | int,
+        **given: Array | int | str,
     ) -> Array:
         """Draw pictures: (count, C, H, W) float32 in [-1, 1], or (count, H, W, C) bytes, as the artefact was made.
 
@@ -257,7 +262,8 @@ class Artifact:
             seed: of the first picture; picture i has seed + i, the same noise as PyTorch's reference.
             count: how many.
             task: which graph, of several; None: the first.
-            given: inputs that are not to be drawn, the same for all pictures: label=8, image=(C, H, W), mask=(1, H, W).
+            given: inputs that are not to be drawn, the same for all pictures: label=8 or label="ship",
+                image=(C, H, W), mask=(1, H, W).
 
         Raises:
             UsageError: no such input, a class out of range, or a picture to edit that is missing.
@@ -280,7 +286,8 @@ class Artifact:
         """Compare with PyTorch once more, rung by rung; nothing is raised if a gate is missed: see `passed`.
 
         Args:
-            against: the checkpoint; None: the one that the manifest names, if it is still the same.
+            against: the checkpoint; None: the one that the manifest names, if it is still the same, else only the
+                pictures in `golden/`, with a warning.
             task: which graph, of several; None: the first.
             seeds: pictures, 8 or more; None: 64, fewer for large models.
             settings: the checkpoint's constants, as for `load`.
@@ -293,7 +300,8 @@ class Artifact:
         texts = {name: as_text(value) for name, value in settings.items()}
         which = task or self.manifest.function_names[0]
         source = None if against is None else str(against)
-        reports = verify_artifact(self.folder, source, texts, options, Progress(), which)
+        gone = lambda why: warnings.warn(why, stacklevel=4)  # noqa: E731
+        reports = verify_artifact(self.folder, source, texts, options, Progress(), which, gone=gone)
         return Verification(reports[which])
 
 

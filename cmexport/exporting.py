@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,23 @@ from cmexport.artifact import (
     reject_name,
     staged_folder,
     write_atomically,
+    write_golden,
     write_manifest,
     write_preview,
 )
+from cmexport.artifact.border_record import SignatureRecord
 from cmexport.artifact.frontier import frontier_points, frontier_svg
 from cmexport.artifact.manifest import (
     AssumedRecord,
     CheckpointRecord,
     EvaluationRecord,
     FunctionRecord,
+    GraphRecord,
     RewriteRecord,
     SamplingRecord,
     SessionRecord,
     SettingRecord,
     SimplificationRecord,
-    TensorRecord,
 )
 from cmexport.errors import UsageError
 from cmexport.graph.capture import CapturedGraph, RewriteReport, capture
@@ -301,22 +304,34 @@ def _verify_and_describe(
         first = next(name for name, draft in drafts.items() if draft.lowered.files == files)
         target.stamp(folder, files, metadata_props(manifests[first]))
     for name, preview in previews.items():
-        write_preview(folder / preview, reports[name].preview.reference, reports[name].preview.candidate)
+        pictures, sampler = reports[name].preview, drafts[name].sampler
+        write_preview(folder / preview, pictures.reference, pictures.candidate, names=_names(sampler))
+    for name, report in reports.items():
+        golden = write_golden(folder, name, drafts[name].lowered.signature, report)
+        manifests[name] = manifests[name].model_copy(update={"golden": golden})
     frontiers = _write_frontiers(folder, manifests)
     roles = {
         path: _role(path, index) for draft in drafts.values() for index, path in enumerate(draft.lowered.files)
     } | dict.fromkeys(previews.values(), "preview")
     roles |= dict.fromkeys(frontiers.values(), "frontier")
+    golden_files = {n: (m.golden.inputs, m.golden.expected) for n, m in manifests.items() if m.golden is not None}
+    roles |= dict.fromkeys(chain(*golden_files.values()), "golden")
     manifest = manifests[next(iter(drafts))].model_copy(
         update={"files": tuple(describe_file(folder, folder / path, role) for path, role in roles.items())}
     )
     if several:
-        functions = tuple(
-            _function(n, m, (*drafts[n].lowered.files, *(p[n] for p in (previews, frontiers) if n in p)))
-            for n, m in manifests.items()
-        )
-        manifest = manifest.model_copy(update={"functions": functions})
+        more = {n: (*(p[n] for p in (previews, frontiers) if n in p), *golden_files.get(n, ())) for n in manifests}
+        functions = tuple(_function(n, m, (*drafts[n].lowered.files, *more[n])) for n, m in manifests.items())
+        graphs = tuple(graph for m in manifests.values() for graph in m.graphs)
+        runs = {name: runs for m in manifests.values() for name, runs in m.runs.items()}
+        manifest = manifest.model_copy(update={"functions": functions, "graphs": graphs, "runs": runs})
     return manifest, reports
+
+
+def _names(sampler: Sampler) -> tuple[str, ...]:
+    """What each class is called whose picture parity drew, in turn."""
+    baked, labels = sampler.request.label, sampler.model.labels
+    return labels if baked is None or not labels else (labels[baked],)
 
 
 def _role(path: str, index: int) -> str:
@@ -329,7 +344,7 @@ def _write_frontiers(folder: Path, manifests: Mapping[str, Manifest]) -> dict[st
     """A picture of what a search under a budget measured, for every graph that had one; file names by graph."""
     written = {}
     for index, (name, manifest) in enumerate(manifests.items()):
-        plan = manifest.precision_plan
+        plan = manifest.numerics
         if points := frontier_points(plan):
             written[name] = "frontier.svg" if index == 0 else f"frontier-{name}.svg"
             write_atomically(folder / written[name], frontier_svg(points, "of the float32 file's").encode())
@@ -348,7 +363,7 @@ def _describe(draft: _Draft, options: ExportOptions, parity: ParityReport | None
     model, request, plan = sampler.model, sampler.request, sampler.plan
     source, noise = model.source, model.noise
     return Manifest(
-        schema_version=1,
+        schema_version=2,
         cmexport_version=__version__,
         created=datetime.now(UTC).replace(microsecond=0),
         name=sampler.name,
@@ -364,6 +379,8 @@ def _describe(draft: _Draft, options: ExportOptions, parity: ParityReport | None
             format=source.format,
             sha256=source.sha256,
             bytes=source.size_bytes,
+            license=source.license,
+            license_origin=source.license_origin,
             architecture=dict(model.architecture),
             parameters=model.parameters,
             settings=tuple(
@@ -392,9 +409,10 @@ def _describe(draft: _Draft, options: ExportOptions, parity: ParityReport | None
         ),
         label=request.label,
         classes=model.classes,
-        inputs=tuple(TensorRecord.of(each) for each in lowered.signature.inputs),
-        outputs=(TensorRecord.of(lowered.signature.output),),
-        precision_plan=dict(lowered.precision_plan),
+        labels=model.labels or None,
+        graphs=(GraphRecord(name=request.task, files=lowered.files, signature=SignatureRecord.of(lowered.signature)),),
+        runs={request.task: (request.task,)},
+        numerics=dict(lowered.precision_plan),
         rewrites=tuple(_rewrite_record(r) for r in draft.account),
         simplification=None if lowered.simplification is None else SimplificationRecord(**lowered.simplification),
         parity=None if parity is None else ParityRecord.from_report(parity),
@@ -406,7 +424,7 @@ def _describe(draft: _Draft, options: ExportOptions, parity: ParityReport | None
     )
 
 
-def _fields(evaluation: Any) -> dict[str, float]:
+def _fields(evaluation: Any) -> dict[str, Any]:
     return {name: getattr(evaluation, name) for name in EvaluationRecord.model_fields}
 
 

@@ -159,6 +159,8 @@ class CheckpointSource:
         size_bytes: of the same.
         reference: what finds them again where the path alone does not: a hub id, or `/absolute/module.py:build`.
         name: what artefacts are called after; by default `naming.model_name(path)`.
+        license: under which the weights are given away; None where nothing says it.
+        license_origin: what says it, or what was looked at.
     """
 
     path: Path
@@ -167,6 +169,8 @@ class CheckpointSource:
     size_bytes: int
     reference: str = ""
     name: str = ""
+    license: str | None = None
+    license_origin: str = "not looked for"
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -196,6 +200,7 @@ class ConsistencyModel:
         source: the file the weights came from.
         settings: every constant with its origin, in the order `inspect` shows them.
         codec: decodes what is sampled; None where pictures are.
+        labels: names of the classes; empty where they are not known.
     """
 
     network: nn.Module
@@ -210,6 +215,7 @@ class ConsistencyModel:
     source: CheckpointSource
     settings: tuple[Setting, ...] = field(default=())
     codec: Codec | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def choice(self) -> Input | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,8 +12,8 @@ import numpy as np
 import torch
 
 from cmexport.artifact import Manifest, read_manifest
-from cmexport.errors import CheckpointError, UsageError
-from cmexport.files import require_file
+from cmexport.errors import UsageError
+from cmexport.labels import number_of
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.gates import byte_gate
 from cmexport.parity.inputs import draw_inputs
@@ -24,7 +23,7 @@ from cmexport.sampling.editing import task_named
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.signature import Signature
-from cmexport.verification import artifact_rungs, gate_of, request_of, signature_of
+from cmexport.verification import artifact_rungs, gate_of, request_of
 
 
 @dataclass(frozen=True)
@@ -35,17 +34,19 @@ class PictureSource:
         signature: what it takes and gives.
         open: opens it.
         request: task, schedule and the rest of what it was made for.
+        labels: names of the classes, where known.
     """
 
     signature: Signature
     open: Callable[[], Runner]
     request: SampleRequest = field(default_factory=SampleRequest)
+    labels: tuple[str, ...] = ()
 
 
 def source_from_model(model: ConsistencyModel, request: SampleRequest) -> PictureSource:
     """Make a source of the PyTorch reference of a checkpoint."""
     sampler = resolve(model, request)
-    return PictureSource(sampler.signature, partial(TorchRunner, sampler), request)
+    return PictureSource(sampler.signature, partial(TorchRunner, sampler), request, model.labels)
 
 
 def source_from_artifact(folder: Path, function: str | None = None) -> PictureSource:
@@ -60,14 +61,14 @@ def source_from_artifact(folder: Path, function: str | None = None) -> PictureSo
 
 def _source(folder: Path, manifest: Manifest) -> PictureSource:
     shipped = artifact_rungs(folder, manifest)[-1]
-    return PictureSource(signature_of(manifest), shipped.open, request_of(manifest))
+    return PictureSource(manifest.signature, shipped.open, request_of(manifest), manifest.labels or ())
 
 
 def draw_pictures(
     source: PictureSource,
     count: int,
     seed: int = 0,
-    given: Mapping[str, Array | int] = MappingProxyType({}),
+    given: Mapping[str, Array | int | str] = MappingProxyType({}),
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Array:
     """`count` pictures; picture i has seed `seed` + i, and what is not given is drawn.
@@ -76,7 +77,8 @@ def draw_pictures(
         source: what draws.
         count: how many.
         seed: seed of picture 0.
-        given: by input, the same for every picture: a class; a picture (C, H, W) and a mask (1, H, W) to edit.
+        given: by input, the same for every picture: a class, by number or name; a picture (C, H, W) to edit and
+            its mask (1, H, W).
         progress: told about every run.
 
     Raises:
@@ -84,7 +86,7 @@ def draw_pictures(
     """
     if missing := [i.name for i in source.signature.given if i.name not in given]:
         raise UsageError(f"task {source.request.task} edits a picture: give --{missing[0]} FILE")
-    _check_given(source, given)
+    given = _checked(source, given)
     inputs = draw_inputs(source.signature, count, seed)
     fixed = source.signature.spread({name: np.asarray(value) for name, value in given.items()})
     return run_all(source, ({**run, **fixed} for run in inputs), len(inputs), progress)[:count]
@@ -95,7 +97,7 @@ def draw_between(
     first: int,
     second: int,
     count: int,
-    given: Mapping[str, Array | int] = MappingProxyType({}),
+    given: Mapping[str, Array | int | str] = MappingProxyType({}),
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Array:
     """`count` pictures on the way from seed `first` to seed `second`: their noises, interpolated on the sphere.
@@ -105,7 +107,7 @@ def draw_between(
     Raises:
         UsageError: a class the source does not have, fewer than 2 pictures, or a source that edits pictures.
     """
-    _check_given(source, given)
+    given = _checked(source, given)
     if count < 2:
         raise UsageError(f"--interpolate {first},{second}: at least 2 pictures are needed, not {count}")
     if source.signature.given:
@@ -121,14 +123,18 @@ def draw_between(
     return run_all(source, runs, len(runs), progress)[:count]
 
 
-def _check_given(source: PictureSource, given: Mapping[str, Array | int]) -> None:
-    inputs = {i.name: i for i in source.signature.inputs}
+def _checked(source: PictureSource, given: Mapping[str, Array | int | str]) -> dict[str, Array | int]:
+    """With the number of a class in place of its name."""
+    inputs, checked = {i.name: i for i in source.signature.inputs}, {}
     for name, value in given.items():
         if name not in inputs:
             raise UsageError(f"--{name}: task {source.request.task} of this model takes none")
         count = inputs[name].count
-        if count is not None and not 0 <= int(value) < count:
+        labels = source.labels if inputs[name] == source.signature.choice else ()
+        checked[name] = number_of(value, labels, count) if isinstance(value, str) else value
+        if count is not None and not 0 <= int(checked[name]) < count:
             raise UsageError(f"--{name} {value}: out of range, this model has {name}s 0 to {count - 1}")
+    return checked
 
 
 def shown_to_people(source: PictureSource, given: Mapping[str, Array]) -> Array:
@@ -153,24 +159,6 @@ def run_all(
             progress(done, total)
             pictures.append(picture_of(runner(run)))
     return np.concatenate(pictures)
-
-
-def read_arrays(path: Path) -> dict[str, Array]:
-    """Arrays of a `.npz` file, without unpickling anything.
-
-    Raises:
-        CheckpointError: the file is missing, is no `.npz`, is damaged or holds Python objects.
-    """
-    require_file(path, "an .npz archive")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise CheckpointError(f"{path}: an .npz archive of named arrays is expected, not a single array")
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: not a readable .npz archive: {str(error).splitlines()[0]}") from error
 
 
 @dataclass(frozen=True)
@@ -199,5 +187,5 @@ def compare_arrays(
     source = _source(folder, manifest)
     runs = source.signature.batches(inputs)
     pictures = run_all(source, runs, len(runs))
-    gate = gate_of(manifest.precision, manifest.precision_plan)
+    gate = gate_of(manifest.precision, manifest.numerics)
     return ArrayComparison(compare(expected, pictures), byte_gate(gate) if pictures.dtype == np.uint8 else gate)

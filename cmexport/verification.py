@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from cmexport.artifact import Manifest, read_manifest
+from cmexport.artifact import Golden, Manifest, read_manifest
 from cmexport.artifact.manifest import CheckpointRecord
 from cmexport.checkpoints import load_checkpoint
 from cmexport.checkpoints.choosing import UnknownWeightsError, chosen_weights
@@ -35,12 +35,10 @@ from cmexport.parity.ladder import (
 )
 from cmexport.progress import Progress
 from cmexport.runner import Runner
-from cmexport.sampling.editing import task_named
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.schedules import levels_of
-from cmexport.signature import Output, Signature, known
 from cmexport.targets.registry import target_named
 from cmexport.threads import threads
 
@@ -56,8 +54,9 @@ _COSTLY_MODEL = 30_000_000
 # In eager PyTorch a picture of the demo takes 28 ms alone and 17 ms among 8.
 _PICTURES_AT_ONCE = 8
 
-# Roles of files in the manifest; what else there is belongs to the artefact, not to the model.
-_LOWERED = ("model", "weights", "engine", "layers")
+
+class CheckpointGoneError(UsageError):
+    """The checkpoint of an artefact is not where it was, or is another one now."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +141,7 @@ def verify_rungs(
         bound_pictures=2 if large else None,
         settle_early=options.large_model_budget_s is not None and not large,
         settle_last=ladder.settle_last,
+        preview_pictures=max(8, reference.sampler.request.batch),
         drawn=(lambda: None) if ahead is None else ahead.result,
         progress=progress.pictures,
     )
@@ -176,15 +176,15 @@ def _ladder(reference: Reference, options: VerifyOptions) -> _Start:
     )
 
 
-def gate_of(precision: str, plan: Mapping[str, object]) -> float:
+def gate_of(precision: str, numerics: Mapping[str, object]) -> float:
     """The gate of a precision in dB; for weights of mixed widths, the budget that chose them."""
-    budget = plan.get("budget_db")
+    budget = numerics.get("budget_db")
     return float(budget) if isinstance(budget, int | float) else gate_for(precision)
 
 
 def lowered_files(manifest: Manifest) -> tuple[str, ...]:
-    """The files that lowering wrote, relative to the artefact's folder, the one to open first."""
-    return tuple(f.path for f in manifest.files if f.role in _LOWERED)
+    """The files of all graphs, relative to the artefact's folder, the one to open first."""
+    return tuple(dict.fromkeys(path for graph in manifest.graphs for path in graph.files))
 
 
 def artifact_rungs(folder: Path, manifest: Manifest) -> tuple[Rung, ...]:
@@ -194,20 +194,9 @@ def artifact_rungs(folder: Path, manifest: Manifest) -> tuple[Rung, ...]:
     return target_named(manifest.target).rungs(folder, files, session)
 
 
-def signature_of(manifest: Manifest) -> Signature:
-    """The border of an artefact's graph."""
-    noise = task_named(manifest.task).image_noise(manifest.sampling.sigmas[0])
-    inputs = (
-        known.recorded(t.name, t.shape, t.dtype, t.meaning, classes=manifest.classes, image_noise=noise)
-        for t in manifest.inputs
-    )
-    (output,) = manifest.outputs
-    return Signature(tuple(inputs), Output(output.name, output.shape, output.dtype, output.meaning))
-
-
 def request_of(manifest: Manifest) -> SampleRequest:
     """The request an artefact was exported for."""
-    signature = signature_of(manifest)
+    signature = manifest.signature
     return SampleRequest(
         sigmas=levels_of(manifest.sampling.sigmas),
         label=manifest.label,
@@ -227,10 +216,10 @@ def sampler_of(model: ConsistencyModel, manifest: Manifest) -> Sampler:
         CheckpointError: they don't belong together.
     """
     sampler = resolve(model, request_of(manifest))
-    if not sampler.signature.takes_as(signature_of(manifest)):
+    if not sampler.signature.takes_as(border := manifest.signature):
         raise CheckpointError(
             f"{model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "
-            f"{', '.join(f'{t.name} {t.shape}' for t in manifest.inputs)}"
+            f"{', '.join(f'{i.name} {i.shape}' for i in border.inputs)}"
         )
     return sampler
 
@@ -253,13 +242,13 @@ def checkpoint_of(
         trust: let a pickle, or a Python module that the manifest names, run its own code.
 
     Raises:
-        UsageError: no checkpoint was given and the recorded one is not there any more, or is code that was not named.
+        CheckpointGoneError: none was given, and the recorded one is not there any more.
+        UsageError: it is code that was not named.
         CheckpointError: the file can't be used.
     """
     record = manifest.checkpoint
     # What the user set then is set again; what was inferred or defaulted is found again.
-    known = {s.name: _text(s.value) for s in record.settings if s.origin.startswith("--set")}
-    settings = {**known, **overrides}
+    settings = {s.name: _text(s.value) for s in record.settings if s.origin.startswith("--set")} | dict(overrides)
     wanted = weights or chosen_weights(record.settings)
     # Guesses are kept: another version may guess otherwise, and the file holds the reading of then.
     guesses = tuple(a.setting for a in manifest.assumed if a.name not in settings)
@@ -286,7 +275,7 @@ def checkpoint_of(
     changed = bool(record.reference) or Path(record.path).exists()
     where = record.reference or record.path
     gone = f"at {where} is another one than at the export" if changed else f"is not at {where} any more"
-    raise UsageError(
+    raise CheckpointGoneError(
         f"the checkpoint {record.file} {gone}; name it: --against CKPT\n"
         "or compare with recorded pictures: --inputs x.npz --expected y.npz"
     )
@@ -336,10 +325,12 @@ def verify_artifact(
     *,
     weights: str | None = None,
     trust: bool = False,
+    gone: Callable[[str], None] = lambda _why: None,
 ) -> dict[str, ParityReport]:
     """The ladder again on a written artefact: each of its graphs, or only the one named `function`.
 
-    See `checkpoint_of` for the checkpoint; `loaded` is told about it before the work begins.
+    See `checkpoint_of` for the checkpoint; `loaded` is told about it before the work begins. Where it is not there any
+    more, what ships is compared with the pictures in `golden/`, and `gone` is told why.
 
     Raises:
         CheckpointError: the artefact or the checkpoint is damaged, or they don't belong together.
@@ -349,7 +340,13 @@ def verify_artifact(
     names = whole.function_names if function is None else (function,)
     manifests = [whole.function(name) for name in names]
     progress.step("load")
-    model = checkpoint_of(whole, against, overrides, weights=weights, trust=trust)
+    try:
+        model = checkpoint_of(whole, against, overrides, weights=weights, trust=trust)
+    except CheckpointGoneError as error:
+        if any(m.golden is None for m in manifests):
+            raise
+        gone(f"{str(error).split(';')[0]}: compared with the pictures in golden/ only")
+        return {n: _verify_golden(folder, m, progress) for n, m in zip(names, manifests, strict=True)}
     loaded(model)
     reports = {}
     for name, manifest in zip(names, manifests, strict=True):
@@ -370,5 +367,14 @@ def _verify_graph(
 ) -> ParityReport:
     sampler = sampler_of(model, manifest)
     reference = Reference(sampler, capture_sampler(sampler), expendable)
-    gate = gate_of(manifest.precision, manifest.precision_plan)
+    gate = gate_of(manifest.precision, manifest.numerics)
     return verify_rungs(reference, artifact_rungs(folder, manifest), gate, options, progress)
+
+
+def _verify_golden(folder: Path, manifest: Manifest, progress: Progress) -> ParityReport:
+    """What ships against the pictures that were recorded at the export."""
+    assert manifest.golden is not None
+    golden = Golden(folder, manifest.golden, manifest.signature)
+    recorded = Rung("PyTorch's pictures in golden/", lambda: golden)
+    shipped = artifact_rungs(folder, manifest)[-1:]
+    return climb(recorded, shipped, golden.inputs, manifest.golden.gate_db, progress=progress.pictures)

@@ -55,7 +55,7 @@ def test_regular_and_missing_files(tmp_path):
 
 def readers():
     """Every reader of a path that users name, by name."""
-    from cmexport.artifact import read_manifest
+    from cmexport.artifact import read_arrays, read_manifest
     from cmexport.artifact.writing import write_atomically
     from cmexport.bench.devices.folder import read_result
     from cmexport.bench.records import append_record, read_records
@@ -70,7 +70,6 @@ def readers():
     from cmexport.recipes.identity import tree_hash
     from cmexport.recipes.reading import read_document
     from cmexport.report.scores import read_scores
-    from cmexport.sources import read_arrays
     from cmexport.targets.coreml.executor.blobs import BlobFile
     from cmexport.targets.tensorrt.header import read_header
     from cmexport.targets.tensorrt.layers import read_layers

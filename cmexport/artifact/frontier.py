@@ -33,7 +33,7 @@ class FrontierPoint:
 
 
 def frontier_points(plan: Mapping[str, Any]) -> list[FrontierPoint]:
-    """The points that a precision plan of a manifest lists under `frontier`; none where no latency was measured."""
+    """The points that a manifest's `numerics` list under `frontier`; none where no latency was measured."""
     found = []
     for point in plan.get("frontier", ()):
         count = point["in_float"]

@@ -9,15 +9,16 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self, cast
 
-from pydantic import AfterValidator, AwareDatetime, Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, AwareDatetime, Field, NonNegativeInt, PositiveInt, model_validator
 
+from cmexport.artifact.border_record import SignatureRecord
 from cmexport.artifact.parity_record import ParityRecord
 from cmexport.artifact.schema import PlainDict, PlainValue, Record, Sha256
 from cmexport.errors import UsageError
 from cmexport.model import Setting, SettingValue
-from cmexport.signature import Input, Output
+from cmexport.signature import Signature
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 
@@ -68,6 +69,7 @@ class CheckpointRecord(Record):
     """The file the weights came from; `path` is where it lay then, `file` its name.
 
     `reference` finds them again where the path does not: a hub id, or `/absolute/module.py:build`; else empty.
+    `license` is null where nothing says it; `license_origin` tells what does, or what was looked at.
     """
 
     file: str
@@ -76,6 +78,8 @@ class CheckpointRecord(Record):
     format: str
     sha256: Sha256
     bytes: NonNegativeInt
+    license: str | None = None
+    license_origin: str = "manifests of version 1 don't say"
     architecture: PlainDict
     parameters: NonNegativeInt
     settings: tuple[SettingRecord, ...]
@@ -90,13 +94,15 @@ class EvaluationRecord(Record):
     c_in: float
     c_noise: float
     noise_std: float
+    c_noise_target: float | None = None
 
 
 class SamplingRecord(Record):
     """The sampler that the graph holds, and the range the model was trained on.
 
-    `schedule` says in words how the levels were chosen; empty where it was not recorded. `sampler` is "consistency", or
-    "heun": then `evaluations` lists both evaluations of each step, and 0 closes the levels.
+    `schedule` says in words how the levels were chosen; empty where it was not recorded. `sampler` is "consistency";
+    "heun": then `evaluations` lists both evaluations of each step, and 0 closes the levels; "exact" or "euler": then
+    c_skip and c_out are those of the step from one level to the next.
     """
 
     sigmas: tuple[float, ...] = Field(min_length=1)
@@ -112,20 +118,6 @@ class SamplingRecord(Record):
     clamp: bool
     schedule: str = ""
     sampler: str = "consistency"
-
-
-class TensorRecord(Record):
-    """One input or output of the graph; `dtype` is a numpy name."""
-
-    name: str
-    shape: tuple[NonNegativeInt, ...]
-    dtype: str
-    meaning: str
-
-    @classmethod
-    def of(cls, tensor: Input | Output) -> Self:
-        """What is recorded of one."""
-        return cls(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, meaning=tensor.meaning)
 
 
 class RewriteRecord(Record):
@@ -154,11 +146,31 @@ class SessionRecord(Record):
     options: PlainDict
 
 
-class FunctionRecord(Record):
-    """One graph of an artefact that holds several; the fields it shares with `Manifest` mean the same there.
+class GoldenRecord(Record):
+    """Inputs and PyTorch's pictures for them, `.npz` files; `gate_db` as in `ParityRecord`."""
 
-    `name` is what the model file calls it where one file holds all (its task), `files` are those it needs, the
-    model file to open first.
+    inputs: Annotated[str, AfterValidator(_inside)]
+    expected: Annotated[str, AfterValidator(_inside)]
+    pictures: PositiveInt
+    seed: int
+    gate_db: float
+
+
+class GraphRecord(Record):
+    """One graph: its border, and the files it needs, the one to open first before the others.
+
+    `name` is what the model file calls it where one file holds several.
+    """
+
+    name: str
+    files: tuple[Annotated[str, AfterValidator(_inside)], ...] = Field(min_length=1)
+    signature: SignatureRecord
+
+
+class FunctionRecord(Record):
+    """One run of an artefact that has several; the fields it shares with `Manifest` mean the same there.
+
+    `files` are all that belong to it, those of its graphs first.
     """
 
     name: str
@@ -166,28 +178,29 @@ class FunctionRecord(Record):
     task: str
     patch: PositiveInt | None
     sampling: SamplingRecord
-    inputs: tuple[TensorRecord, ...]
-    outputs: tuple[TensorRecord, ...]
-    precision_plan: PlainDict
+    numerics: PlainDict
     rewrites: tuple[RewriteRecord, ...]
     simplification: SimplificationRecord | None = None
     parity: ParityRecord | None
+    golden: GoldenRecord | None = None
 
 
 class Manifest(Record):
     """The whole of `manifest.json`.
 
     `patch` is the block size of task "superres", null for others; `label` is the class baked into the graph, null if
-    none; `classes` is null for unconditional models; `parity` is null when verification was switched off. `assumed`
-    lists the settings that were guessed; manifests older than it have them only in `checkpoint.settings`. `self_check`
-    is what other readings of the weights gave on pictures, where something was guessed. `simplification` is null unless
-    `--simplify` was asked for.
+    none; `classes` is null for unconditional models, `labels` are their names, where known; `parity` is null when
+    verification was switched off. `assumed` lists the settings that were guessed; manifests older than it have them
+    only in `checkpoint.settings`. `self_check` is what other readings of the weights gave on pictures, where something
+    was guessed. `simplification` is null unless `--simplify` was asked for. `golden` is null without verification and
+    for large pictures.
 
-    An artefact of one graph has no `functions`. One of several lists them all there, and the fields above describe the
-    first; `function` gives the manifest that any one of them would have alone.
+    `graphs` are all graphs with their borders; `runs` says which of them make a picture, in which order: one run for
+    each task. An artefact of one run has no `functions`. One of several lists them all there, and the fields above
+    describe the first; `function` gives the manifest that any one of them would have alone.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     cmexport_version: str
     created: AwareDatetime
     name: str
@@ -202,25 +215,42 @@ class Manifest(Record):
     sampling: SamplingRecord
     label: NonNegativeInt | None
     classes: PositiveInt | None
-    inputs: tuple[TensorRecord, ...]
-    outputs: tuple[TensorRecord, ...]
-    precision_plan: PlainDict
+    labels: tuple[str, ...] | None = None
+    graphs: tuple[GraphRecord, ...]
+    runs: dict[str, tuple[str, ...]]
+    numerics: PlainDict
     rewrites: tuple[RewriteRecord, ...]
     simplification: SimplificationRecord | None = None
     parity: ParityRecord | None
+    golden: GoldenRecord | None = None
     tools: dict[str, str]
     session: SessionRecord
     functions: tuple[FunctionRecord, ...] = ()
 
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        names, runs = [g.name for g in self.graphs], list(self.runs.values())
+        if not runs or len(set(names)) < len(names) or not all(run and set(run) <= set(names) for run in runs):
+            raise ValueError("runs name graphs that are not there, or none")
+        if [f.name for f in self.functions] != (list(self.runs) if len(self.runs) > 1 else []):
+            raise ValueError("runs and functions don't agree")
+        return self
+
+    @property
+    def signature(self) -> Signature:
+        """The border of its first run."""
+        border = {g.name: g.signature.signature for g in self.graphs}
+        return Signature.chained([border[name] for name in self.runs[self.function_names[0]]])
+
     @property
     def function_names(self) -> tuple[str, ...]:
-        """Names of its graphs; one alone is named after its task."""
-        return tuple(f.name for f in self.functions) or (self.task,)
+        """Names of its runs: their tasks."""
+        return tuple(self.runs)
 
     def function(self, name: str | None = None) -> Manifest:
-        """The manifest of one graph, as if it were alone; the first one without a name.
+        """The manifest of one run, as if it were alone; the first one without a name.
 
-        The session options of a graph out of several hold its name as `function`.
+        The session options of a run out of several hold its name as `function`.
 
         Raises:
             UsageError: there is none of that name.
@@ -239,6 +269,8 @@ class Manifest(Record):
             update={
                 **{k: getattr(chosen, k) for k in FunctionRecord.model_fields if k not in ("name", "files")},
                 "files": tuple(f for f in ordered if f.path not in others),
+                "graphs": tuple(g for g in self.graphs if g.name in self.runs[name]),
+                "runs": {name: self.runs[name]},
                 "session": SessionRecord(ep=self.session.ep, options={**self.session.options, "function": name}),
                 "functions": (),
             }

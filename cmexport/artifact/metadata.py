@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from cmexport.artifact.manifest import Manifest, TensorRecord
+from cmexport.artifact.manifest import Manifest
 from cmexport.artifact.parity_record import ParityRecord
+from cmexport.signature import Input, Output
 
 PREFIX = "cmexport."
 
 
-def _tensors(tensors: Sequence[TensorRecord]) -> str:
+def _tensors(tensors: Sequence[Input | Output]) -> str:
     return "; ".join(f"{t.name} {t.dtype} {'x'.join(map(str, t.shape))}: {t.meaning}" for t in tensors)
 
 
@@ -27,7 +28,7 @@ def metadata_props(manifest: Manifest) -> dict[str, str]:
     (the same export gives the same bytes), `checkpoint.path` (a folder of the author's machine). When the manifest
     has a parity record, its outcome and the last rung's figures are there.
     """
-    checkpoint, sampling = manifest.checkpoint, manifest.sampling
+    checkpoint, sampling, border = manifest.checkpoint, manifest.sampling, manifest.signature
     evaluations = sampling.evaluations
     facts = {
         "schema_version": str(manifest.schema_version),
@@ -40,6 +41,7 @@ def metadata_props(manifest: Manifest) -> dict[str, str]:
         "checkpoint.file": checkpoint.file,
         "checkpoint.format": checkpoint.format,
         "checkpoint.sha256": checkpoint.sha256,
+        "checkpoint.license": checkpoint.license or "unknown",
         "checkpoint.parameters": str(checkpoint.parameters),
         "checkpoint.architecture": json.dumps(checkpoint.architecture),
         "sampling.sampler": sampling.sampler,
@@ -61,9 +63,10 @@ def metadata_props(manifest: Manifest) -> dict[str, str]:
         "sampling.clamp": "true" if sampling.clamp else "false",
         "label": "input" if manifest.label is None and manifest.classes else _or_none(manifest.label),
         "classes": _or_none(manifest.classes),
-        "inputs": _tensors(manifest.inputs),
-        "outputs": _tensors(manifest.outputs),
-        "precision_plan": json.dumps(manifest.precision_plan),
+        **({} if manifest.labels is None else {"labels": json.dumps(manifest.labels, ensure_ascii=False)}),
+        "inputs": _tensors(border.inputs),
+        "outputs": _tensors([border.output]),
+        "numerics": json.dumps(manifest.numerics),
         "rewrites": json.dumps({r.name: r.max_relative_error for r in manifest.rewrites if r.applied}, allow_nan=False),
         "tools": ", ".join(f"{name} {version}" for name, version in sorted(manifest.tools.items())),
     }

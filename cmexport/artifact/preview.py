@@ -28,7 +28,7 @@ _PAPER = 255
 _NOT_A_NUMBER = (255, 0, 255)
 
 
-def write_preview(path: Path, reference: Array, candidate: Array, columns: int = 8) -> None:
+def write_preview(path: Path, reference: Array, candidate: Array, columns: int = 8, names: Sequence[str] = ()) -> None:
     """Write three captioned rows as PNG: reference, artefact, amplified difference (black is equal).
 
     Args:
@@ -36,6 +36,7 @@ def write_preview(path: Path, reference: Array, candidate: Array, columns: int =
         reference: float (N, C, H, W) in [-1, 1] or uint8 (N, H, W, C).
         candidate: the same pictures from the artefact.
         columns: pictures shown, from the first.
+        names: of the pictures' classes, in turn; written below.
 
     Raises:
         UsageError: the name doesn't end in `.png`.
@@ -57,7 +58,11 @@ def write_preview(path: Path, reference: Array, candidate: Array, columns: int =
     ]
     strips = [strip for caption, pictures in rows for strip in (caption, _tile(pictures, len(pictures)))]
     width = max(s.shape[1] for s in strips if not isinstance(s, str))
-    _save(path, np.concatenate([_caption(s, width) if isinstance(s, str) else s for s in strips]))
+    sheet = [_caption(s, width) if isinstance(s, str) else s for s in strips]
+    if names:
+        shown = [names[i % len(names)] for i in range(len(first))]
+        sheet.append(_captions(shown, width))
+    _save(path, np.concatenate(sheet))
 
 
 def write_grid(path: Path, pictures: Array) -> None:
@@ -124,6 +129,15 @@ def _caption(text: str, width: int) -> Pixels:
     strip = Image.new("RGB", (width, CAPTION_HEIGHT), (_PAPER,) * 3)
     ImageDraw.Draw(strip).text((GAP, 3), text, fill=(0, 0, 0))
     return np.asarray(strip, dtype=np.uint8)
+
+
+def _captions(texts: Sequence[str], width: int) -> Pixels:
+    """One below each column, cut off where it would run into the next."""
+    each = (width - GAP) // len(texts)
+    parts = [_caption(text, each) for text in texts]
+    return np.pad(
+        np.concatenate(parts, axis=1), ((0, 0), (0, width - each * len(texts)), (0, 0)), constant_values=_PAPER
+    )
 
 
 def _save(path: Path, sheet: Pixels) -> None:

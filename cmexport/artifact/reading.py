@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cmexport.artifact.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord, Manifest, TensorRecord
+from cmexport.artifact.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord, Manifest
+from cmexport.artifact.version1 import upgraded
 from cmexport.artifact.writing import write_atomically
-from cmexport.errors import CheckpointError
+from cmexport.errors import CheckpointError, CmexportError
 from cmexport.files import require_file
-from cmexport.targets.registry import INFOS
 
 
 def describe_file(folder: Path, path: Path, role: str) -> FileRecord:
@@ -72,11 +72,16 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
     if not isinstance(found, dict) or "schema_version" not in found:
         raise CheckpointError(f"{path}: not a manifest of cmexport, it has no schema_version")
     version = found["schema_version"]
-    if type(version) is not int or version != SCHEMA_VERSION:
+    if type(version) is not int or version not in (1, SCHEMA_VERSION):
         raise CheckpointError(
-            f"{path}: schema_version {str(version)[:20]}, this cmexport reads {SCHEMA_VERSION}; "
+            f"{path}: schema_version {str(version)[:20]}, this cmexport reads 1 and {SCHEMA_VERSION}; "
             "use the version that wrote it, or export the model again"
         )
+    try:
+        if version == 1:
+            content = json.dumps(upgraded(found)).encode()
+    except (CmexportError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: damaged: inputs, outputs or tasks are amiss; export the model again") from error
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
@@ -86,31 +91,22 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
         raise CheckpointError(
             f"{path}: damaged: {where}: {first['msg'][:200]}{more}; export the model again"
         ) from error
-    manifest = _with_own_border(manifest)
     if check:
         check_files(folder, manifest)
     return manifest
-
-
-def _with_own_border(manifest: Manifest) -> Manifest:
-    """Of older manifests: Apple's files take int32 labels, but what was written down was the captured graph's int64."""
-    own = INFOS[manifest.target].integers if manifest.target in INFOS else "int64"
-    if own == "int64":
-        return manifest
-
-    def narrowed(inputs: tuple[TensorRecord, ...]) -> tuple[TensorRecord, ...]:
-        return tuple(i.model_copy(update={"dtype": own}) if i.dtype == "int64" else i for i in inputs)
-
-    functions = tuple(f.model_copy(update={"inputs": narrowed(f.inputs)}) for f in manifest.functions)
-    return manifest.model_copy(update={"inputs": narrowed(manifest.inputs), "functions": functions})
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
     """Compare every listed file with its size and hash.
 
     Raises:
-        CheckpointError: a file is missing, can't be read, or isn't the one that was exported.
+        CheckpointError: a file is missing, can't be read, isn't the one that was exported, or isn't listed at all.
     """
+    listed = {record.path for record in manifest.files}
+    golden = [g for g in (manifest.golden, *(f.golden for f in manifest.functions)) if g is not None]
+    named = [*(p for g in manifest.graphs for p in g.files), *(p for g in golden for p in (g.inputs, g.expected))]
+    if loose := [path for path in named if path not in listed]:
+        raise CheckpointError(f"{folder / MANIFEST_NAME}: damaged: {loose[0]} has no hash; export the model again")
     for record in manifest.files:
         path = folder / record.path
         try:

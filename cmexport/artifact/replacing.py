@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cmexport.artifact.manifest import MANIFEST_NAME
-from cmexport.errors import UsageError
+from cmexport.artifact.version1 import upgraded
+from cmexport.errors import CmexportError, UsageError
 from cmexport.targets.registry import INFOS
 
 _MAX_MANIFEST_BYTES = 64_000_000
@@ -88,7 +89,7 @@ def conflict(manifest: Mapping[str, Any] | None, new: Subject) -> str | None:
         return other
     try:
         differences = list(_differences(manifest, new))
-    except (KeyError, TypeError, AttributeError, IndexError):
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration, CmexportError):
         return f"holds an artefact whose {MANIFEST_NAME} this version can't read"
     return None if not differences else f"holds another export of this checkpoint: {', '.join(differences[:3])}"
 
@@ -114,7 +115,12 @@ def _foreign(manifest: Mapping[str, Any] | None) -> str | None:
 def _differences(manifest: Mapping[str, Any], new: Subject) -> list[str]:
     # Of targets without that option the one runtime stands there, whose name says nothing.
     ep = manifest["session"]["ep"] if "ep" in INFOS[manifest["target"]].by_name else None
-    old = {str(graph["task"]): _graph(graph, ep) for graph in manifest.get("functions") or (manifest,)}
+    if manifest["schema_version"] == 1:
+        manifest = upgraded(manifest)
+    graphs = {graph["name"]: graph for graph in manifest["graphs"]}
+    outputs = {run: graphs[names[-1]]["signature"]["output"] for run, names in manifest["runs"].items()}
+    runs = manifest.get("functions") or ({**manifest, "name": next(iter(outputs))},)
+    old = {str(run["task"]): _graph({**run, "output": outputs[run["name"]]}, ep) for run in runs}
     if set(old) != set(new.graphs):
         return [f"task {','.join(old)}, not {','.join(new.graphs)}"]
     found = []
@@ -136,7 +142,7 @@ def _differences(manifest: Mapping[str, Any], new: Subject) -> list[str]:
 
 def _graph(facts: Mapping[str, Any], ep: str | None) -> dict[str, Any]:
     """The same facts as `Subject.graphs` has, out of a manifest."""
-    label, output = facts.get("label"), facts["outputs"][0]
+    label, output = facts.get("label"), facts["output"]
     return {
         "steps": len(facts["sampling"]["evaluations"]),
         "sigmas": facts["sampling"]["sigmas"],

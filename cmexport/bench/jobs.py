@@ -17,7 +17,7 @@ from cmexport.parity.inputs import VerificationInputs, draw_inputs
 from cmexport.progress import Progress
 from cmexport.runner import Array
 from cmexport.sources import PictureSource, run_all, source_from_model
-from cmexport.verification import artifact_rungs, checkpoint_of, gate_of, request_of, signature_of
+from cmexport.verification import artifact_rungs, checkpoint_of, gate_of, request_of
 
 
 def prepare_job(folder: Path, options: MeasureOptions, progress: Progress, task: str | None = None) -> BenchJob:
@@ -31,7 +31,7 @@ def prepare_job(folder: Path, options: MeasureOptions, progress: Progress, task:
     """
     manifest = read_manifest(folder).function(task)
     files = tuple(f.path for f in manifest.files if f.role in ("model", "weights"))
-    signature = signature_of(manifest)
+    signature = manifest.signature
     drawn = draw_inputs(signature, options.pictures, options.seed)
     return BenchJob(
         artifact=artifact_record(folder, manifest),
@@ -79,7 +79,7 @@ def check_names(jobs: list[BenchJob]) -> None:
 def _expected(
     folder: Path, manifest: Manifest, drawn: VerificationInputs, progress: Progress
 ) -> ExpectedPictures | str:
-    gate = gate_of(manifest.precision, manifest.precision_plan)
+    gate = gate_of(manifest.precision, manifest.numerics)
     try:
         reference, images = _pictures(folder, manifest, drawn, progress)
     except CmexportError as error:

@@ -104,7 +104,7 @@ def fetch_from_hub(identity: str) -> Path:
         raise BackendError(f"{identity}: hub models need diffusers: pip install 'cmexport[diffusers]'") from error
     # A bare network has its weights at the top. `*` also matches slashes: *.safetensors would fetch a whole pipeline.
     weights = ["unet*/*.safetensors", "unet*/*.bin", "diffusion_pytorch_model*", "model.safetensors"]
-    patterns = ["*.json", *weights]
+    patterns = ["*.json", "README.md", *weights]
     try:
         with quiet_libraries():
             return Path(huggingface_hub.snapshot_download(identity, local_files_only=True, allow_patterns=patterns))

@@ -23,6 +23,7 @@ from cmexport.checkpoints.edm import ECT, EDM, build_edm_network
 from cmexport.checkpoints.edm_pickle import EdmPickle, preconditioning_of, read_edm_pickle
 from cmexport.checkpoints.embedded import embedded_settings
 from cmexport.checkpoints.folders import accelerate_files
+from cmexport.checkpoints.license import license_of
 from cmexport.checkpoints.openai import architecture, build_adm_unet, infer_shape, resolve_config
 from cmexport.checkpoints.openai_flags import precond_from_flags
 from cmexport.checkpoints.own_module import is_module_reference, load_module
@@ -51,7 +52,9 @@ from cmexport.checkpoints.sidecar import read_sidecar
 from cmexport.checkpoints.sizes import space_of
 from cmexport.checkpoints.sniff import refuse_unknown
 from cmexport.checkpoints.weight_sets import weight_sets
+from cmexport.demo import DEMO_SHA256
 from cmexport.errors import CheckpointError
+from cmexport.labels import KNOWN
 from cmexport.model import CheckpointSource, ConsistencyModel, Setting
 from cmexport.naming import model_name
 from cmexport.networks.adm_unet import AdmUnet
@@ -85,6 +88,13 @@ def load_checkpoint(
         UsageError: an override is unknown, malformed or contradicts the weights.
         BackendError: the format needs a library that is not installed.
     """
+    model = _load(path, overrides, trust=trust, weights=weights)
+    license_, origin = license_of(model.source.path)
+    labels = KNOWN["cifar10"] if model.source.sha256 == DEMO_SHA256 and model.classes == 10 else ()
+    return replace(model, source=replace(model.source, license=license_, license_origin=origin), labels=labels)
+
+
+def _load(path: Path | str, overrides: Mapping[str, str], *, trust: bool, weights: str | None) -> ConsistencyModel:
     text, where = str(path), Path(path)
     if is_module_reference(text):
         return load_module(text, overrides)

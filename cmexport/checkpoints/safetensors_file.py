@@ -52,6 +52,17 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         }
 
 
+def metadata_of(path: Path) -> dict[str, str]:
+    """Read what the header says besides tensors, of a file that was read before; nothing where that is damaged."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        try:
+            found = json.loads(stream.read(min(length, MAX_HEADER_BYTES))).get("__metadata__")
+        except (ValueError, AttributeError, RecursionError):
+            return {}
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
 def _read(path: Path, stream: BinaryIO, base: int, entry: Mapping[str, Any]) -> Tensor:
     start, stop = entry["data_offsets"]
     # Read, not mapped as the library does: see torch_files.py.

@@ -19,7 +19,7 @@ from cmexport.targets.coreml.blame import OPERATION_BUDGET_DB, HalfBlame, blame_
 from cmexport.targets.coreml.info import INFO
 from cmexport.targets.coreml.package import package_of
 from cmexport.targets.coreml.target import function_of
-from cmexport.verification import lowered_files, signature_of
+from cmexport.verification import lowered_files
 
 # Two runs of the executor each; statistics of a few hundred thousand numbers for each operation hardly change after.
 _PICTURES = 4
@@ -50,7 +50,7 @@ def blame_artifact(folder: Path, task: str | None, pictures: int | None, progres
 def _blame(folder: Path, manifest: Manifest, name: str, pictures: int, progress: Progress) -> HalfBlame:
     progress.step(f"{name}: run in float32 and in half precision")
     files = lowered_files(manifest)
-    inputs = draw_inputs(signature_of(manifest), pictures)
+    inputs = draw_inputs(manifest.signature, pictures)
     return blame_half(
         package_of(folder, files),
         inputs,

@@ -15,7 +15,7 @@ from cmexport.exporting import ExportResult
 def show_frontier(result: ExportResult, as_json: bool) -> None:
     """Show the plans that were measured, fastest first; nothing without a budget."""
     for function in result.manifest.function_names:
-        plan: Mapping[str, Any] = result.manifest.function(function).precision_plan
+        plan: Mapping[str, Any] = result.manifest.function(function).numerics
         frontier = plan.get("frontier")
         if frontier is None or as_json:
             continue
@@ -41,7 +41,7 @@ def check_latency(result: ExportResult) -> None:
         ParityError: naming the frontier's end.
     """
     for function in result.manifest.function_names:
-        plan: Mapping[str, Any] = result.manifest.function(function).precision_plan
+        plan: Mapping[str, Any] = result.manifest.function(function).numerics
         if "budget_latency" in plan and not plan["budget_met"]:
             fastest = plan["frontier"][0]["ratio"]
             raise ParityError(

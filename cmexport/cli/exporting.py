@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -20,6 +21,7 @@ from cmexport.cli.requests import build_requests, levels_asked, open_checkpoint,
 from cmexport.cli.showing import show_export, show_kept
 from cmexport.errors import UsageError
 from cmexport.exporting import ExportOptions, export_functions
+from cmexport.labels import named
 from cmexport.targets.info import LoweringOptions, Option, TargetInfo
 from cmexport.targets.registry import target_named
 from cmexport.threads import use_threads
@@ -104,6 +106,7 @@ def _export(
     task: o.Tasks = "generate",
     patch: o.Patch = None,
     label: o.Label = None,
+    labels: o.Labels = None,
     batch: o.Batch = 1,
     output: o.Output = "float",
     rewrites: o.Rewrites = "all",
@@ -141,6 +144,8 @@ def _export(
         )
         if (module := module_file(model.source.reference)) is not None:
             remember(module)
+        if labels is not None:
+            model = replace(model, labels=named(labels, model.classes))
         requests = build_requests(
             *(model, schedule, label, batch, output), tasks=task, patch=patch, tuned=tuned, sampler=sampler
         )

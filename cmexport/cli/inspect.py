@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cmexport.artifact import Manifest, artifact_folder, read_manifest
+from cmexport.artifact.manifest import CheckpointRecord
 from cmexport.checkpoints.selfcheck import SelfCheck, check_on_pictures
 from cmexport.cli import console
 from cmexport.cli import options as o
@@ -17,8 +19,9 @@ from cmexport.cli.assumed import assumed_facts
 from cmexport.cli.engines import engine_facts, show_engine
 from cmexport.cli.packages import package_facts, show_package
 from cmexport.cli.requests import open_checkpoint
-from cmexport.model import ConsistencyModel, Setting
+from cmexport.model import CheckpointSource, ConsistencyModel, Setting
 from cmexport.sampling.schedules import Schedule, default_schedule, plan_sampling, schedule_for_steps
+from cmexport.signature import Input, Output
 
 Subject = Annotated[
     str | None, typer.Argument(metavar="[CKPT|ARTIFACT]", help="Checkpoint or artefact folder.", show_default=False)
@@ -97,6 +100,9 @@ def _checkpoint_facts(model: ConsistencyModel, check: SelfCheck | None) -> dict[
         "sha256": model.source.sha256,
         "bytes": model.source.size_bytes,
         "parameters": model.parameters,
+        "license": model.source.license,
+        "license_origin": model.source.license_origin,
+        "labels": list(model.labels) or None,
         "settings": [
             {"name": s.name, "value": s.value, "origin": s.origin, "ambiguous": s.ambiguous} for s in model.settings
         ],
@@ -122,6 +128,15 @@ def _checkpoint_facts(model: ConsistencyModel, check: SelfCheck | None) -> dict[
     }
 
 
+def _license(source: CheckpointSource | CheckpointRecord) -> str:
+    return f"license {source.license or 'unknown'} ({source.license_origin})"
+
+
+def _classes(labels: Sequence[str]) -> str:
+    few = [f"{number} {name}" for number, name in enumerate(labels[:10])]
+    return f"\nclasses {', '.join(few)}{', ...' if len(labels) > 10 else ''}" if few else ""
+
+
 def _two_steps(model: ConsistencyModel) -> Schedule:
     return schedule_for_steps(model, 2) if model.noise.levels > 2 else default_schedule(model, "generate")
 
@@ -130,7 +145,7 @@ def _show_checkpoint(model: ConsistencyModel, check: SelfCheck | None) -> None:
     source = model.source
     console.say(
         f"{source.path}: {source.format}, {model.parameters:,} parameters, {source.size_bytes / 1e6:.1f} MB\n"
-        f"sha256 {source.sha256}"
+        f"sha256 {source.sha256}\n{_license(source)}{_classes(model.labels)}"
     )
     table = Table("constant", "value", "origin")
     for setting in model.settings:
@@ -172,6 +187,7 @@ def _show_artifact(folder: Path, manifest: Manifest) -> None:
     console.say(
         f"{folder}: {manifest.name}, {manifest.target} {manifest.precision}, cmexport {manifest.cmexport_version}"
     )
+    console.say(f"  {_license(manifest.checkpoint)}{_classes(manifest.labels or ())}")
     for record in manifest.assumed:
         console.say(f"  assumed {record.name}: {record.option} ({record.origin})")
     for file in manifest.files:
@@ -185,10 +201,12 @@ def _show_graph(manifest: Manifest) -> None:
     schedule = f" ({manifest.sampling.schedule})" if manifest.sampling.schedule else ""
     console.say(f"task {manifest.task}{patch}, {len(manifest.sampling.sigmas)} step(s){schedule}")
     border = Table("graph", "name", "dtype", "shape", "meaning")
-    for kind, tensors in (("input", manifest.inputs), ("output", manifest.outputs)):
-        for tensor in tensors:
-            shape = " x ".join(map(str, tensor.shape))
-            border.add_row(kind, tensor.name, tensor.dtype, shape, Text(tensor.meaning))
+    signature = manifest.signature
+    tensors: list[Input | Output] = [*signature.inputs, signature.output]
+    for tensor in tensors:
+        kind = "input" if isinstance(tensor, Input) else "output"
+        shape = " x ".join(map(str, tensor.shape))
+        border.add_row(kind, tensor.name, tensor.dtype, shape, Text(tensor.meaning))
     console.say(border)
     steps = Table("step", "sigma", "c_skip", "c_out", "c_in", "c_noise", "noise std")
     for index, e in enumerate(manifest.sampling.evaluations):

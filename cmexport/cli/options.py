@@ -88,7 +88,19 @@ Tasks = Annotated[
 Patch = Annotated[
     int | None, typer.Option("--patch", metavar="N", help="superres: side of the blocks whose means are known.")
 ]
-Label = Annotated[int | None, typer.Option("--label", metavar="N", help="Class; baked into an exported graph.")]
+Label = Annotated[
+    str | None,
+    typer.Option("--label", metavar="N|NAME", help="Class, by number or name; baked into an exported graph."),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE|NAME",
+        help="Names of the classes: a file, one a line or a JSON list; or a known set: cifar10.",
+        show_default=False,
+    ),
+]
 Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Pictures per run of the exported graph.")]
 Output = Annotated[str, typer.Option("--output", help="float: (N, C, H, W) in [-1, 1]; uint8: (N, H, W, C) bytes.")]
 PRECISION_FLAGS: Mapping[str, str] = {

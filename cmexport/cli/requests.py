@@ -14,6 +14,7 @@ from cmexport.cli.assumed import tell_assumed
 from cmexport.cli.options import PROJECT_FILE, ScheduleText, parse_set, read_project
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import UsageError
+from cmexport.labels import number_of
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.editing import task_named
 from cmexport.sampling.methods import method_named
@@ -131,7 +132,7 @@ def _numbers(option: str, text: str, kind: type) -> list[Any]:
 def build_request(
     model: ConsistencyModel,
     schedule: ScheduleText,
-    label: int | None,
+    label: str | None,
     batch: int,
     output: str,
     *,
@@ -154,7 +155,7 @@ def build_request(
         console.remark(f"sigmas {', '.join(f'{s:.7g}' for s in chosen.sigmas)}: {chosen.origin}")
     return SampleRequest(
         sigmas=chosen.sigmas,
-        label=label,
+        label=None if label is None else number_of(label, model.labels, model.classes),
         batch=batch,
         output=output,
         task=task,
@@ -187,7 +188,7 @@ def _task_names(tasks: str) -> list[str]:
 def build_requests(
     model: ConsistencyModel,
     schedule: ScheduleText,
-    label: int | None,
+    label: str | None,
     batch: int,
     output: str,
     *,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from cmexport.artifact import artifact_folder, read_manifest, write_atomically, write_grid, write_row
+from cmexport.artifact import artifact_folder, read_arrays, read_manifest, write_atomically, write_grid, write_row
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.assumed import assumed_facts, tell_recorded
@@ -24,7 +24,6 @@ from cmexport.sources import (
     PictureSource,
     draw_between,
     draw_pictures,
-    read_arrays,
     run_all,
     shown_to_people,
     source_from_artifact,
@@ -50,7 +49,8 @@ Count = Annotated[
     ),
 ]
 SampleLabel = Annotated[
-    int | None, typer.Option("--label", metavar="N", help="Class of every picture; default: all in turn.")
+    str | None,
+    typer.Option("--label", metavar="N|NAME", help="Class of every picture, by number or name; default: all in turn."),
 ]
 Inputs = Annotated[Path | None, typer.Option("--inputs", metavar="X.npz", help="Given graph inputs instead of seeds.")]
 ImageFile = Annotated[
@@ -80,7 +80,7 @@ class _Wanted:
 
     count: int | None
     seed: int
-    label: int | None
+    label: str | None
     inputs: Path | None
     image: Path | None
     mask: Path | None
@@ -172,7 +172,7 @@ def _check_contradictions(wanted: _Wanted) -> None:
 def _source(
     subject: str | None,
     schedule: o.ScheduleText,
-    label: int | None,
+    label: str | None,
     task: str | None,
     patch: int | None,
     assignments: list[str],
@@ -231,7 +231,7 @@ def _pictures(source: PictureSource, wanted: _Wanted, given: dict[str, Array], p
     if wanted.inputs is not None:
         runs = source.signature.batches(read_arrays(wanted.inputs))
         return run_all(source, runs, len(runs), tell)
-    label: dict[str, int] = {} if wanted.label is None else {"label": wanted.label}
+    label: dict[str, str] = {} if wanted.label is None else {"label": wanted.label}
     if wanted.ends is not None:
         if given:
             raise UsageError("--interpolate and --image contradict each other")

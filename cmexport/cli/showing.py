@@ -63,7 +63,7 @@ def show_export(result: ExportResult, as_json: bool) -> None:
 def show_planned(manifest: Manifest) -> None:
     """What the target decided where the plan could not, or did not."""
     for name in manifest.function_names:
-        plan: Mapping[str, Any] = manifest.function(name).precision_plan
+        plan: Mapping[str, Any] = manifest.function(name).numerics
         prefix = f"{name}: " if len(manifest.function_names) > 1 else ""
         if keys := plan.get("not_spelled"):
             console.remark(f"{prefix}no 8-bit form here, left in floating point: {', '.join(keys)}")
@@ -74,7 +74,7 @@ def show_planned(manifest: Manifest) -> None:
 def show_kept(manifest: Manifest) -> None:
     """Which operations each graph keeps in float32, and why."""
     for name in manifest.function_names:
-        plan = manifest.function(name).precision_plan
+        plan = manifest.function(name).numerics
         prefix = f"{name}: " if len(manifest.function_names) > 1 else ""
         kept = plan.get("kept_float32")
         if isinstance(kept, list | tuple):

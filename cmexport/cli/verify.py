@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-from cmexport.artifact import artifact_folder, read_manifest
+from cmexport.artifact import artifact_folder, read_arrays, read_manifest
 from cmexport.artifact.parity_record import DifferenceRecord, ParityRecord
 from cmexport.cli import console
 from cmexport.cli import options as o
-from cmexport.cli.assumed import Heard
+from cmexport.cli.assumed import Heard, tell_recorded
 from cmexport.cli.blaming import blame_artifact, blame_facts, show_blame
 from cmexport.cli.distribution import Question, check_distribution
 from cmexport.cli.requests import verify_options
 from cmexport.cli.showing import check_parity, show_parity
 from cmexport.errors import CheckpointError, ParityError, UsageError
 from cmexport.quality.distribution import DistributionOptions
-from cmexport.sources import compare_arrays, read_arrays
+from cmexport.sources import compare_arrays
 from cmexport.threads import use_threads
 from cmexport.verification import verify_artifact
 
@@ -130,11 +130,17 @@ def command(
             raise UsageError("compare either --against a checkpoint or with --expected pictures")
         _verify_arrays(folder, inputs, expected, task, as_json)
         return
+
+    def gone(why: str) -> None:
+        console.remark(f"{why}; --against CKPT climbs the whole ladder")
+        heard.assumed = tell_recorded([read_manifest(folder, check=False)])
+
     with console.working("read") as progress:
         reports = verify_artifact(
             *(folder, against, overrides, verify_options(seeds), progress, task, heard),
             weights=weights,
             trust=trust,
+            gone=gone,
         )
     if as_json:
         records = {n: ParityRecord.from_report(report).model_dump(mode="json") for n, report in reports.items()}

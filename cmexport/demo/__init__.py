@@ -10,6 +10,9 @@ from pathlib import Path
 
 from cmexport.errors import CheckpointError
 
+DEMO_SHA256 = "a84a6d650a8e458e916b30d29fbd27b406228249af207a9dc12577c7641688c2"
+"""Of the demo checkpoint, by which it is known wherever it lies."""
+
 
 def demo_checkpoint() -> Path:
     """Where the demo checkpoint lies: half precision, OpenAI's key names, 16 MB.

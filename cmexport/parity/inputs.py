@@ -20,12 +20,14 @@ class VerificationInputs(Sequence[dict[str, Array]]):
         pictures: pictures over all runs, a multiple of the batch.
         seed: picture i comes from seed + i.
         first: number of the first picture.
+        recorded: runs to take instead of drawing any.
     """
 
     signature: Signature
     pictures: int
     seed: int
     first: int = 0
+    recorded: Sequence[dict[str, Array]] = ()
 
     @property
     def batch(self) -> int:
@@ -48,6 +50,8 @@ class VerificationInputs(Sequence[dict[str, Array]]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
+        if self.recorded:
+            return self.recorded[index]
         return self.signature.draw(self.first + (index % len(self)) * self.batch, self.seed)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:

@@ -32,7 +32,7 @@ from cmexport.runner import Array, Runner, picture_of
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.resolved import Sampler
 from cmexport.signature import Signature
-from cmexport.verification import artifact_rungs, checkpoint_of, gate_of, sampler_of, signature_of
+from cmexport.verification import artifact_rungs, checkpoint_of, gate_of, sampler_of
 
 LEAST = 2 * BLOCKS
 """Pictures below which there is no interval."""
@@ -231,8 +231,8 @@ def _compare_graph(
     sampler = sampler_of(model, manifest)
     shipped = artifact_rungs(folder, manifest)[-1]
     reference = _reference(sampler, options)
-    candidate = Side(shipped.name, shipped.open, _inputs(signature_of(manifest), options))
-    gate = gate_of(manifest.precision, manifest.precision_plan)
+    candidate = Side(shipped.name, shipped.open, _inputs(manifest.signature, options))
+    gate = gate_of(manifest.precision, manifest.numerics)
     return compare_sides(
         *(reference, candidate, jury, options.count),
         gate_db=byte_gate(gate) if sampler.signature.output.is_bytes else gate,

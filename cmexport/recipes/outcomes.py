@@ -86,7 +86,7 @@ def facts_of(step: Step, printed: Mapping[str, Any]) -> dict[str, Any]:
         if taken and not str(taken[0]["origin"]).startswith("--weights"):
             facts["weights"] = {"value": taken[0]["value"], "origin": taken[0]["origin"]}
         facts["size_bytes"] = sum(
-            f["bytes"] for f in manifest["files"] if f["role"] not in ("preview", "layers", "frontier")
+            f["bytes"] for f in manifest["files"] if f["role"] not in ("preview", "golden", "layers", "frontier")
         )
         graphs = [manifest, *manifest.get("functions", ())]
         parities = [graph["parity"] for graph in graphs if graph.get("parity") is not None]

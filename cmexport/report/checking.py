@@ -83,7 +83,7 @@ def _ladder(artifact: FoundArtifact) -> Iterator[str]:
     if parity is None:
         return
     try:
-        gate = gate_of(artifact.manifest.precision, artifact.manifest.precision_plan)
+        gate = gate_of(artifact.manifest.precision, artifact.manifest.numerics)
     except CmexportError as error:
         yield f"parity: {error}"
         return

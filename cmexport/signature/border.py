@@ -116,11 +116,16 @@ def _without(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Output:
-    """The finished pictures: float32 (N, C, H, W) or bytes, "uint8" (N, H, W, C); see `Input`."""
+    """The finished pictures: float32 (N, C, H, W) or bytes, "uint8" (N, H, W, C); see `Input`.
+
+    `range` is between which numbers they lie; None where nothing keeps them there.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
+    layout: tuple[str, ...] = PICTURE
+    range: tuple[float, float] | None = None
     meaning: str = ""
 
     @property
@@ -135,6 +140,15 @@ class Signature:
 
     inputs: tuple[Input, ...]
     output: Output
+
+    @classmethod
+    def chained(cls, stages: Sequence[Signature]) -> Signature:
+        """Join the borders of graphs that run in turn: an input that an earlier one gives is not asked for."""
+        inputs: dict[str, Input] = {}
+        for index, stage in enumerate(stages):
+            made = {earlier.output.name for earlier in stages[:index]}
+            inputs |= {i.name: i for i in stage.inputs if i.name not in made | set(inputs)}
+        return cls(tuple(inputs.values()), stages[-1].output)
 
     @property
     def batch(self) -> int:

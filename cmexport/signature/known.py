@@ -8,6 +8,8 @@ from dataclasses import replace
 from cmexport.signature.border import PICTURE, Input, Output
 from cmexport.signature.laws import Choice, Hole, Normal, Photo
 
+BYTES = ("N", "H", "W", "C")
+
 
 def noise(picture: tuple[int, ...]) -> Input:
     """Return the first step's noise, (N, C, H, W)."""
@@ -65,13 +67,15 @@ def finished(
     batch, channels, height, width = picture
     if as_bytes:
         shape = (batch, height, width, channels)
-        return Output(name, shape, "uint8", "finished pictures, bytes 0 to 255, (N, H, W, C)")
+        said = "finished pictures, bytes 0 to 255, (N, H, W, C)"
+        return Output(name, shape, "uint8", BYTES, (0, 255), said)
     layout = "(N, C, H, W) in [-1, 1]"
     if not clamp:
         layout = "(N, C, H, W) around [-1, 1], not clamped: numbers may lie beyond, clip before showing"
     elif put_back:
         layout = "(N, C, H, W) in [-1, 1] but for the known part, put back after the clamp: clip before showing"
-    return Output(name, picture, "float32", f"finished pictures, {layout}")
+    limits = (-1.0, 1.0) if clamp and not put_back else None
+    return Output(name, picture, "float32", PICTURE, limits, f"finished pictures, {layout}")
 
 
 def recorded(
@@ -88,7 +92,9 @@ def recorded(
         "image": image(shape, image_noise),
         "mask": replace(mask((0, 0)), shape=shape),
     }
-    return replace(made.get(name, Input(name, shape)), shape=shape, dtype=dtype, meaning=meaning)
+    return replace(
+        made.get(name, Input(name, shape, layout=PICTURE[: len(shape)])), shape=shape, dtype=dtype, meaning=meaning
+    )
 
 
 def picture_axis(name: str) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from cmexport.runner import Array
@@ -29,6 +30,19 @@ class Law:
     def limits(self) -> tuple[float, float] | None:
         """The least and the largest number that mean something; None where any does."""
         return None if self.count is None else (0, self.count - 1)
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """Between which numbers it draws; `limits`, or what an app keeps to without being refused otherwise."""
+        return self.limits
+
+    def text(self, shape: Sequence[int]) -> str:  # noqa: ARG002
+        """As a manifest spells it, for parts of `shape`: "choice(10)"."""
+        return type(self).__name__.lower()
+
+    def fits(self, shape: Sequence[int]) -> bool:  # noqa: ARG002
+        """Whether it can draw parts of `shape`."""
+        return True
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:
         """Draw the part of picture `index`, of `shape`, without the axis that counts pictures."""
@@ -60,6 +74,13 @@ class Choice(Law):
 
     size: int
 
+    def __post_init__(self) -> None:
+        _require(self.size > 0)
+
+    def text(self, shape: Sequence[int]) -> str:  # noqa: ARG002
+        """With its size."""
+        return f"choice({self.size})"
+
     @property
     def count(self) -> int:
         """How many values there are: all can be listed."""
@@ -77,10 +98,17 @@ class Range(Law):
     low: float
     high: float
 
+    def __post_init__(self) -> None:
+        _require(self.low <= self.high)
+
     @property
     def limits(self) -> tuple[float, float]:
         """The least and the largest value; both belong to the range."""
         return self.low, self.high
+
+    def text(self, shape: Sequence[int]) -> str:  # noqa: ARG002
+        """With its ends."""
+        return f"range({self.low:g},{self.high:g})"
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
         """Draw evenly between the ends."""
@@ -102,10 +130,21 @@ class Tokens(Law):
     begin: int
     end: int
 
+    def __post_init__(self) -> None:
+        _require(0 <= self.begin < self.vocabulary and 0 <= self.end < self.vocabulary)
+
     @property
     def limits(self) -> tuple[float, float]:
         """The first and the last token of the vocabulary."""
         return 0, self.vocabulary - 1
+
+    def text(self, shape: Sequence[int]) -> str:
+        """With the length of a sentence."""
+        return f"tokens({shape[0]})"
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Tell whether it is a row, of one word at least."""
+        return len(shape) == 1 and shape[0] > 1
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
         """Draw any number of any words; real sentences are better where there are some."""
@@ -124,6 +163,15 @@ class Photo(Law):
     noise: float = 0.0
     stand_in = True
 
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """Of pictures without noise."""
+        return None if self.noise else (-1.0, 1.0)
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """(C, H, W)."""
+        return len(shape) == 3
+
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
         """Make up a picture."""
         return made_up_picture(shape, generator, self.noise)
@@ -135,9 +183,38 @@ class Hole(Law):
 
     stand_in = True
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """Paint or keep."""
+        return 0.0, 1.0
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """(1, H, W)."""
+        return len(shape) == 3
+
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
         """Make a hole of half the height and width somewhere."""
         return hole(shape, generator)
+
+
+_LAWS: Mapping[str, type[Law]] = {law.__name__.lower(): law for law in (Normal, Choice, Range, Tokens, Photo, Hole)}
+
+
+def law_named(text: str, parameters: Mapping[str, float]) -> Law:
+    """Make the law that a manifest spells so, "choice(10)", with all its parameters by name.
+
+    Raises:
+        ValueError: there is none, or it has other parameters.
+    """
+    kind = text.partition("(")[0]
+    if kind not in _LAWS:
+        raise ValueError(f"unknown law '{kind[:40]}', known are {', '.join(_LAWS)}")
+    return TypeAdapter(_LAWS[kind]).validate_python(dict(parameters))
+
+
+def _require(sound: bool) -> None:
+    if not sound:
+        raise ValueError("a law without anything to draw")
 
 
 def interpolate(first: Tensor, second: Tensor, weight: float) -> Tensor:

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cmexport.artifact.border_record import SignatureRecord
 from cmexport.artifact.manifest import (
     CheckpointRecord,
     EvaluationRecord,
+    GraphRecord,
     Manifest,
     RewriteRecord,
     SamplingRecord,
     SessionRecord,
     SettingRecord,
-    TensorRecord,
 )
 from cmexport.artifact.parity_record import ParityRecord
 from cmexport.parity.inputs import draw_inputs
@@ -54,7 +55,7 @@ def report_with():
 @pytest.fixture(scope="session")
 def manifest() -> Manifest:
     return Manifest(
-        schema_version=1,
+        schema_version=2,
         cmexport_version="0.1.0",
         created=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         name="cars",
@@ -96,12 +97,20 @@ def manifest() -> Manifest:
         ),
         label=None,
         classes=10,
-        inputs=(
-            TensorRecord.of(known.noise((1, 3, 32, 32))),
-            TensorRecord.of(known.label(1, 10)),
+        graphs=(
+            GraphRecord(
+                name="generate",
+                files=("model.onnx",),
+                signature=SignatureRecord.of(
+                    Signature(
+                        (known.noise((1, 3, 32, 32)), known.label(1, 10)),
+                        known.finished((1, 3, 32, 32)),
+                    )
+                ),
+            ),
         ),
-        outputs=(TensorRecord.of(known.finished((1, 3, 32, 32))),),
-        precision_plan={"default": "float16", "kept_float32": ("norm", "combine")},
+        runs={"generate": ("generate",)},
+        numerics={"default": "float16", "kept_float32": ("norm", "combine")},
         rewrites=(
             RewriteRecord(
                 name="fold_time",

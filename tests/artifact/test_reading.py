@@ -11,7 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cmexport.artifact import Manifest, describe_file, read_manifest, write_manifest
+from cmexport.artifact.border_record import SignatureRecord
+from cmexport.artifact.manifest import FunctionRecord, GraphRecord
 from cmexport.errors import CheckpointError
+from cmexport.signature import Choice, Hole, Input, Normal, Photo, Range, Signature, Tokens, known
 
 
 @pytest.fixture
@@ -67,10 +70,11 @@ def test_manifest_that_is_a_folder(tmp_path: Path) -> None:
         (b"9" * 10_000, "not JSON"),
         (b"[]", "no schema_version"),
         (b"{}", "no schema_version"),
-        (b'{"schema_version": 2}', "schema_version 2, this cmexport reads 1"),
+        (b'{"schema_version": 3}', "schema_version 3, this cmexport reads 1 and 2"),
+        (b'{"schema_version": 1}', "damaged: inputs, outputs or tasks are amiss"),
         (b'{"schema_version": true}', "schema_version True"),
         (b'{"schema_version": {"a": "' + b"x" * 1000 + b'"}}', "schema_version"),
-        (b'{"schema_version": 1}', r"cmexport_version: Field required \(and \d+ more faults\)"),
+        (b'{"schema_version": 2}', r"cmexport_version: Field required \(and \d+ more faults\)"),
     ],
 )
 def test_damaged_manifests(tmp_path: Path, content: bytes, match: str) -> None:
@@ -98,6 +102,89 @@ def test_a_folder_in_place_of_a_file(folder: Path) -> None:
     (folder / "model.onnx").unlink()
     (folder / "model.onnx").mkdir()
     refused(folder, "missing")
+
+
+NAMES = st.text("abcdef", min_size=1, max_size=4)
+SIDES = st.integers(1, 9)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def inputs(draw: st.DrawFn) -> Input:
+    """An input with any law or none, in a shape that the law can draw."""
+    law = draw(
+        st.sampled_from([None, Normal(), Hole()])
+        | st.builds(Choice, st.integers(1, 10**6))
+        | st.builds(lambda ends: Range(*sorted(ends)), st.tuples(NUMBERS, NUMBERS))
+        | st.integers(1, 50_000).flatmap(lambda n: st.builds(Tokens, st.just(n), *[st.integers(0, n - 1)] * 2))
+        | st.builds(Photo, NUMBERS)
+    )
+    axes = {Photo: 3, Hole: 3, Tokens: 1}.get(type(law), draw(st.integers(0, 4)))
+    shape = [draw(st.integers(2, 9) if isinstance(law, Tokens) else SIDES) for _ in range(axes)]
+    layout = [draw(st.sampled_from("CHWK")) for _ in shape]
+    if draw(st.booleans()):
+        at = draw(st.integers(0, axes))
+        shape.insert(at, draw(SIDES))
+        layout.insert(at, "N")
+    dtype = draw(st.sampled_from(["float32", "int64", "int32", "float16"]))
+    return Input(draw(NAMES), tuple(shape), dtype, law, tuple(layout), draw(st.text(max_size=9)))
+
+
+@st.composite
+def borders(draw: st.DrawFn) -> Signature:
+    shape = (draw(SIDES), 3, 8, 8)
+    output = known.finished(shape, as_bytes=draw(st.booleans()), clamp=draw(st.booleans()))
+    return Signature(tuple(draw(st.lists(inputs(), max_size=4))), output)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), named=st.dictionaries(NAMES, borders(), min_size=1, max_size=3))
+def test_whatever_is_written_opens_as_it_was(tmp_path: Path, manifest: Manifest, data: st.DataObject, named) -> None:
+    """Any graphs with any laws, in runs of any of them."""
+    orders = st.lists(st.sampled_from(list(named)), min_size=1, max_size=3).map(tuple)
+    runs = data.draw(st.dictionaries(NAMES, orders, min_size=1, max_size=3))
+    shared = {k: getattr(manifest, k) for k in FunctionRecord.model_fields if k not in ("name", "files")}
+    functions = [FunctionRecord(name=name, files=("model.onnx",), **shared) for name in runs]
+    graphs = [GraphRecord(name=n, files=("model.onnx",), signature=SignatureRecord.of(s)) for n, s in named.items()]
+    facts = {"graphs": graphs, "runs": runs, "functions": functions if len(runs) > 1 else ()}
+    written = Manifest(**(dict(manifest) | facts))
+    write_manifest(tmp_path, written)
+    found = read_manifest(tmp_path, check=False)
+    assert found == written
+    assert {g.name: g.signature.signature for g in found.graphs} == named
+    for name, order in runs.items():
+        alone = found.function(name)
+        assert alone.runs == {name: order}
+        assert alone.signature == Signature.chained([named[graph] for graph in order])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda facts: facts["graphs"][0]["signature"]["inputs"][1].update(law="chance(10)"), "unknown law 'chance'"),
+        (lambda facts: facts["graphs"][0]["signature"]["inputs"][1].update(parameters={}), "size"),
+        (lambda facts: facts["graphs"][0]["signature"]["inputs"][1].update(parameters={"size": 9}), "don't agree"),
+        (lambda facts: facts["graphs"][0]["signature"]["inputs"][1].update(parameters={"size": 0}), "anything to draw"),
+        (lambda facts: facts["graphs"][0]["signature"]["inputs"][0].update(batch_axis=1), "don't agree"),
+        (lambda facts: facts["graphs"][0]["signature"]["inputs"][0].update(shape=[1, 3]), "layout"),
+        (lambda facts: facts["graphs"][0]["signature"]["inputs"][0].update(dtype="bytes"), "dtype"),
+        (lambda facts: facts["graphs"][0]["signature"]["inputs"][0].update(law="hole(", parameters={}), "don't agree"),
+        (lambda facts: facts["graphs"][0].update(files=["/etc/passwd"]), "inside the artefact"),
+        (lambda facts: facts["graphs"][0].update(files=["other.onnx"]), "other.onnx has no hash"),
+        (lambda facts: facts["graphs"].append(facts["graphs"][0]), "runs name graphs"),
+        (lambda facts: facts.update(runs={}), "runs name graphs"),
+        (lambda facts: facts.update(runs={"generate": []}), "runs name graphs"),
+        (lambda facts: facts.update(runs={"generate": ["paint"]}), "runs name graphs"),
+        (lambda facts: facts.update(runs={"a": ["generate"], "b": ["generate"]}), "runs and functions"),
+        (lambda facts: facts.pop("numerics"), "numerics: Field required"),
+    ],
+)
+def test_damaged_graphs_and_runs_are_refused(folder: Path, damage, said: str) -> None:
+    path = folder / "manifest.json"
+    facts = json.loads(path.read_text())
+    damage(facts)
+    path.write_text(json.dumps(facts))
+    refused(folder, said)
 
 
 def places(value: Any, path: tuple = ()) -> list[tuple]:

@@ -30,7 +30,7 @@ def written(folder: Path, **changed) -> Path:
     """A manifest written out by hand, not by the code under test."""
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {
-        "schema_version": 1,
+        "schema_version": 2,
         "cmexport_version": "2.0",
         "created": "2026-01-02T03:04:05Z",
         "target": "onnx",
@@ -44,8 +44,8 @@ def written(folder: Path, **changed) -> Path:
             "settings": [{"name": "sigma_data", "value": 0.5}, {"name": "attention", "value": [16, 8]}],
         },
         "sampling": {"evaluations": [{}], "sigmas": [80.0], "sampler": "consistency"},
-        "inputs": [{"name": "noise", "shape": [1, 3, 8, 8]}, {"name": "label", "shape": [1]}],
-        "outputs": [{"name": "image", "dtype": "float32", "shape": [1, 3, 8, 8]}],
+        "graphs": [{"name": "g", "signature": {"output": {"dtype": "float32", "shape": [1, 3, 8, 8]}}}],
+        "runs": {"generate": ["g"]},
         "session": {"ep": "cpu"},
         **changed,
     }
@@ -116,7 +116,7 @@ def test_what_is_no_artefact_stays(tmp_path: Path, content: str | None) -> None:
 
 
 def test_a_damaged_manifest_is_refused_not_crashed_on(tmp_path: Path) -> None:
-    for broken in ({"sampling": None}, {"outputs": []}, {"checkpoint": {"sha256": "a" * 64}}, {"functions": [3]}):
+    for broken in ({"sampling": None}, {"graphs": []}, {"checkpoint": {"sha256": "a" * 64}}, {"functions": [3]}):
         with pytest.raises(UsageError, match=r"can't read"):
             Replacement(subject()).check(written(tmp_path / "cm", **broken))
     with pytest.raises(UsageError, match="another checkpoint"):

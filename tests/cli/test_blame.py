@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -84,9 +85,9 @@ def test_auto_passes_the_gate_and_says_what_it_kept(hot_checkpoint, cmexport, tm
     assert "kept in float32: conv2d_1, instance_norm_1 (conv2d_1 overflows" in outcome.stderr
     manifest = outcome.json["manifest"]
     assert manifest["parity"]["passed"]
-    assert manifest["precision_plan"]["default"] == "float16"
-    assert manifest["precision_plan"]["kept_float32"] == ["conv2d_1", "instance_norm_1"]
-    assert "conv2d_1 overflows" in manifest["precision_plan"]["kept_float32_reason"]
+    assert manifest["numerics"]["default"] == "float16"
+    assert manifest["numerics"]["kept_float32"] == ["conv2d_1", "instance_norm_1"]
+    assert "conv2d_1 overflows" in manifest["numerics"]["kept_float32_reason"]
     again = cmexport("verify", tmp_path / "hot-coreml-fp16", "--blame")
     assert "Nothing is worth keeping in float32." in again.stdout
     assert "nothing overflows" in again.stdout
@@ -111,8 +112,9 @@ def test_what_can_not_be_kept(hot_checkpoint, cmexport, tmp_path, arguments, sai
 
 def test_blame_is_for_core_ml_alone_and_by_itself(rejected, cmexport, tmp_path):
     manifest = json.loads((rejected / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "target": "onnx", "files": []}))
-    onnx = cmexport("verify", tmp_path, "--blame")
+    shutil.copytree(rejected, tmp_path / "copy")
+    (tmp_path / "copy" / "manifest.json").write_text(json.dumps({**manifest, "target": "onnx"}))
+    onnx = cmexport("verify", tmp_path / "copy", "--blame")
     assert onnx.code == 2
     assert "looks into Core ML packages, and this artefact is onnx" in onnx.stderr
     both = cmexport("verify", rejected, "--blame", "--against", "x.pt")

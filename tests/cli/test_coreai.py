@@ -30,7 +30,8 @@ def test_an_artefact_says_what_ran_it_and_what_did_not(written):
     if sys.platform != "darwin":
         assert "its GPU and Neural Engine kernels were not run." in outcome.stdout
     names = {p.name for p in folder.iterdir()}
-    assert names == {"generate.aimodel", "denoise.aimodel", "manifest.json", "preview.png", "preview-denoise.png"}
+    lowered = {"generate.aimodel", "denoise.aimodel"}
+    assert names == lowered | {"manifest.json", "preview.png", "preview-denoise.png", "golden"}
 
 
 def test_the_asset_explains_itself(written):
@@ -64,13 +65,15 @@ def test_json_is_all_that_is_printed(tiny_checkpoint, cmexport, tmp_path, capfd)
     outcome = cmexport("coreai", tiny_checkpoint, *SETTINGS, *arguments)
     assert outcome.code == 0, outcome.stderr
     manifest = outcome.json["manifest"]
-    assert manifest["outputs"][0]["dtype"] == "uint8"
+    assert manifest["graphs"][0]["signature"]["output"]["dtype"] == "uint8"
     assert manifest["session"]["options"] == {"half": False}
     assert [f["path"] for f in manifest["files"]] == [
         "model.aimodel/main.mlirb",
         "model.aimodel/main.hash",
         "model.aimodel/metadata.json",
         "preview.png",
+        "golden/generate.inputs.npz",
+        "golden/generate.expected.npz",
     ]
     # Compiled code writes past Python's streams.
     assert capfd.readouterr() == ("", "")

@@ -28,7 +28,7 @@ def test_an_artefact_says_what_was_verified_and_what_was_not(written):
     assert "Core ML, ideal" in outcome.stdout
     assert "verified by executing the saved program; Apple's kernels were not run." in outcome.stdout
     names = {p.name for p in folder.iterdir()}
-    assert names == {"model.mlpackage", "manifest.json", "preview.png", "preview-denoise.png"}
+    assert names == {"model.mlpackage", "manifest.json", "preview.png", "preview-denoise.png", "golden"}
 
 
 def test_the_package_explains_itself(written):
@@ -98,7 +98,7 @@ def test_image_output_for_an_older_release(tiny_checkpoint, cmexport, tmp_path):
     outcome = cmexport("coreml", tiny_checkpoint, *SETTINGS, *arguments)
     assert outcome.code == 0, outcome.stderr
     manifest = outcome.json["manifest"]
-    assert manifest["outputs"][0]["dtype"] == "uint8"
+    assert manifest["graphs"][0]["signature"]["output"]["dtype"] == "uint8"
     assert manifest["session"]["options"] == {"ios": 16, "half": False}
     assert manifest["parity"]["output"] == "uint8"
     assert next(f["path"] for f in manifest["files"]) == "model.mlpackage/Manifest.json"

@@ -39,7 +39,13 @@ def test_an_editing_artefact_explains_itself_and_verifies_again(inpaint, cmexpor
     manifest = json.loads((inpaint / "manifest.json").read_text())
     assert manifest["task"] == "inpaint"
     assert manifest["patch"] is None
-    assert [t["name"] for t in manifest["inputs"]] == ["noise", "renoise", "label", "image", "mask"]
+    assert [t["name"] for t in manifest["graphs"][0]["signature"]["inputs"]] == [
+        "noise",
+        "renoise",
+        "label",
+        "image",
+        "mask",
+    ]
     assert manifest["parity"]["passed"]
     facts = {p.key: p.value for p in onnx.load(inpaint / "model.onnx").metadata_props}
     assert facts["cmexport.task"] == "inpaint"

@@ -21,11 +21,11 @@ SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "
 
 
 def test_writes_a_folder_that_explains_itself(tiny_artifact: Path) -> None:
-    assert {p.name for p in tiny_artifact.iterdir()} == {"model.onnx", "manifest.json", "preview.png"}
+    assert {p.name for p in tiny_artifact.iterdir()} == {"model.onnx", "manifest.json", "preview.png", "golden"}
     assert [p.name for p in tiny_artifact.parent.iterdir()] == [tiny_artifact.name]
     manifest = json.loads((tiny_artifact / "manifest.json").read_text())
     assert manifest["parity"]["passed"]
-    assert [i["name"] for i in manifest["inputs"]] == ["noise", "label"]
+    assert [i["name"] for i in manifest["graphs"][0]["signature"]["inputs"]] == ["noise", "label"]
     facts = {p.key: p.value for p in onnx.load(tiny_artifact / "model.onnx").metadata_props}
     assert facts["cmexport.checkpoint.sha256"] == manifest["checkpoint"]["sha256"]
     assert json.loads(facts["cmexport.parity"])["passed"]

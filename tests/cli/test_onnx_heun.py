@@ -28,7 +28,7 @@ def test_the_manifest_lists_every_evaluation(folder) -> None:
     sampling = manifest["sampling"]
     assert (sampling["sampler"], manifest["name"]) == ("heun", "tiny-heun18")
     assert len(sampling["sigmas"]) == len(sampling["evaluations"]) == 35
-    assert [i["name"] for i in manifest["inputs"]] == ["noise", "label"]
+    assert [i["name"] for i in manifest["graphs"][0]["signature"]["inputs"]] == ["noise", "label"]
     assert manifest["parity"]["passed"]
 
 

@@ -60,7 +60,7 @@ def gentle(checkpoint, tmp_path_factory):
 
 
 def plan_of(folder):
-    return json.loads((folder / "manifest.json").read_text())["precision_plan"]
+    return json.loads((folder / "manifest.json").read_text())["numerics"]
 
 
 def test_int8_is_verified_and_accounted_for(checkpoint, gentle, cmexport, tmp_path):
@@ -166,7 +166,7 @@ def test_a_plan_alone_means_int8(checkpoint, cmexport, tmp_path):
 
 def test_layers_without_a_form_are_named(capsys):
     account = {"not_spelled": ["out.2"], "not_in_plan": []}
-    manifest = SimpleNamespace(function_names=("generate",), function=lambda _: SimpleNamespace(precision_plan=account))
+    manifest = SimpleNamespace(function_names=("generate",), function=lambda _: SimpleNamespace(numerics=account))
     show_planned(manifest)
     out, err = capsys.readouterr()
     assert err == "no 8-bit form here, left in floating point: out.2\n"

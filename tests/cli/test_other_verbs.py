@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,15 +80,77 @@ def test_verify_refuses_a_changed_model_file(tiny_artifact, cmexport, tmp_path) 
     assert "SHA-256" in outcome.stderr
 
 
-def test_verify_names_the_missing_checkpoint(tiny_artifact, cmexport, tmp_path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(tiny_artifact, copy)
-    manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["checkpoint"]["path"] = "/nowhere/tiny.pt"
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    outcome = cmexport("verify", copy)
-    assert outcome.code == 2
-    assert "--against" in outcome.stderr
+@pytest.fixture
+def orphan(tiny_artifact, tmp_path):
+    """An artefact without its checkpoint, whose manifest and files a function changes."""
+
+    def make(change=lambda folder, manifest: None) -> Path:
+        shutil.copytree(tiny_artifact, copy := tmp_path / "copy")
+        manifest = json.loads((copy / "manifest.json").read_text())
+        manifest["checkpoint"]["path"] = "/nowhere/tiny.pt"
+        change(copy, manifest)
+        for entry in manifest["files"]:
+            content = (copy / entry["path"]).read_bytes()
+            entry |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        (copy / "manifest.json").write_text(json.dumps(manifest))
+        return copy
+
+    return make
+
+
+def test_without_its_checkpoint_an_artefact_is_checked_on_its_golden_pictures(orphan, cmexport) -> None:
+    outcome = cmexport("verify", orphan(), "--json")
+    assert outcome.code == 0, outcome.stderr
+    assert "tiny.pt is not at /nowhere/tiny.pt any more: compared with the pictures in golden/ only" in outcome.stderr
+    assert "--against CKPT" in outcome.stderr
+    parity = outcome.json["parity"]
+    assert (parity["reference"], parity["pictures"]) == ("PyTorch's pictures in golden/", 2)
+    assert (len(parity["rungs"]), parity["rungs"][0]["difference"]["mean_db"] > 100) == (1, True)
+
+
+def test_golden_pictures_are_pytorchs_and_what_verify_takes(tiny_artifact, tiny_checkpoint, cmexport, tmp_path) -> None:
+    names = [tiny_artifact / "golden" / f"generate.{what}.npz" for what in ("inputs", "expected")]
+    drawn = cmexport("sample", tiny_checkpoint, *SETTINGS, "--inputs", names[0], "--save", tmp_path / "y.npz")
+    assert drawn.code == 0, drawn.stderr
+    expected = np.load(names[1])["image"]
+    np.testing.assert_allclose(np.load(tmp_path / "y.npz")["image"], expected, atol=1e-6)
+    assert expected.shape == (2, 3, 8, 8)
+    noise = [torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    np.testing.assert_array_equal(np.load(names[0])["noise"], torch.stack(noise))
+    assert cmexport("verify", tiny_artifact, "--inputs", names[0], "--expected", names[1]).code == 0
+    manifest = json.loads((tiny_artifact / "manifest.json").read_text())
+    assert [f["path"] for f in manifest["files"] if f["role"] == "golden"] == [f"golden/{n.name}" for n in names]
+
+
+def test_other_pictures_than_the_golden_ones_miss_the_gate(orphan, cmexport) -> None:
+    def darker(folder: Path, manifest: dict) -> None:
+        path = folder / "golden" / "generate.expected.npz"
+        np.savez(path, image=np.load(path)["image"] - 1e-3)
+
+    outcome = cmexport("verify", orphan(darker))
+    assert outcome.code == 4
+    assert "gate" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        (lambda folder, manifest: manifest.update(golden=None), 2, "--against"),
+        (lambda folder, manifest: np.savez(folder / "golden/generate.inputs.npz", noise=np.zeros(3)), 3, "inputs hold"),
+        (
+            lambda folder, manifest: np.savez(folder / "golden/generate.expected.npz", image=np.zeros(3)),
+            3,
+            "pictures of",
+        ),
+        (lambda folder, manifest: (folder / "golden/generate.expected.npz").write_bytes(b"PK"), 3, "not a readable"),
+        (lambda folder, manifest: manifest["golden"].update(inputs="other.npz"), 3, "other.npz has no hash"),
+        (lambda folder, manifest: manifest["golden"].update(inputs="../x.npz"), 3, "inside the artefact"),
+    ],
+)
+def test_an_artefact_without_checkpoint_or_sound_golden_pictures_is_refused(orphan, cmexport, change, code, said):
+    outcome = cmexport("verify", orphan(change))
+    assert outcome.code == code
+    assert said in outcome.stderr
 
 
 def test_samples_round_trip_through_npz(tiny_artifact, tiny_checkpoint, cmexport, tmp_path) -> None:

@@ -36,9 +36,10 @@ def tasks(tiny_checkpoint, cmexport, tmp_path_factory):
 
 def test_every_task_has_the_rectangle_at_its_border(tasks, tiny_checkpoint, cmexport, photo, tmp_path):
     manifest = json.loads((tasks / "manifest.json").read_text())
-    for graph in manifest["functions"]:
-        assert graph["parity"]["passed"]
-        shapes = {t["name"]: t["shape"] for t in [*graph["inputs"], *graph["outputs"]]}
+    assert all(run["parity"]["passed"] for run in manifest["functions"])
+    for graph in manifest["graphs"]:
+        border = graph["signature"]
+        shapes = {t["name"]: t["shape"] for t in [*border["inputs"], border["output"]]}
         assert shapes["noise"] == [1, 3, 8, 16]
         assert shapes.get("mask", [1, 1, 8, 16]) == [1, 1, 8, 16]
         assert shapes.get("edited", shapes["image"]) == [1, 3, 8, 16]
@@ -87,9 +88,10 @@ def test_every_target_takes_a_rectangle(arguments, tiny_checkpoint, cmexport, tm
     (path,) = tmp_path.glob("*/manifest.json")
     manifest = json.loads(path.read_text())
     assert manifest["parity"]["passed"]
-    assert manifest["inputs"][0]["shape"] == [1, 3, 16, 8]
-    bytes_out = manifest["outputs"][0]["dtype"] == "uint8"
-    assert manifest["outputs"][0]["shape"] == ([1, 16, 8, 3] if bytes_out else [1, 3, 16, 8])
+    border = manifest["graphs"][0]["signature"]
+    assert border["inputs"][0]["shape"] == [1, 3, 16, 8]
+    bytes_out = border["output"]["dtype"] == "uint8"
+    assert border["output"]["shape"] == ([1, 16, 8, 3] if bytes_out else [1, 3, 16, 8])
     setting = next(s for s in manifest["checkpoint"]["settings"] if s["name"] == "image_size")
     assert setting["value"] == [16, 8]
     assert cmexport("verify", path.parent, "--seeds", 8).code == 0

@@ -31,15 +31,20 @@ def test_the_manifest_lists_every_graph_with_its_own_files_and_figures(several):
     manifest = json.loads((several / "manifest.json").read_text())
     assert [f["name"] for f in manifest["functions"]] == list(TASKS)
     assert manifest["task"] == "generate"
-    assert manifest["inputs"] == manifest["functions"][0]["inputs"]
+    assert manifest["runs"] == {task: [task] for task in TASKS}
+    graphs = {g["name"]: g for g in manifest["graphs"]}
     assert [f["patch"] for f in manifest["functions"]] == [None, None, 4]
     listed = {f["path"]: f["role"] for f in manifest["files"]}
-    assert set(listed) == {p.name for p in several.iterdir()} - {"manifest.json"}
+    assert set(listed) == {
+        p.relative_to(several).as_posix() for p in several.rglob("*") if p.is_file() and p.name != "manifest.json"
+    }
     for function in manifest["functions"]:
         assert function["parity"]["passed"]
         assert all(path in listed for path in function["files"])
         model = onnx.load(several / function["files"][0])
-        assert [i.name for i in model.graph.input] == [i["name"] for i in function["inputs"]]
+        assert [i.name for i in model.graph.input] == [
+            i["name"] for i in graphs[function["name"]]["signature"]["inputs"]
+        ]
         facts = {p.key: p.value for p in model.metadata_props}
         assert facts["cmexport.task"] == function["task"]
 

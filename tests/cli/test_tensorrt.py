@@ -47,7 +47,7 @@ def test_an_artefact_says_what_was_built_and_what_was_run(written):
     assert engine["compute_capabilities"] == ["8.6", "12.0"]
     assert engine["float32_fallbacks"] == []
     assert manifest["tools"]["tensorrt_rtx"] in engine["library"]
-    roles = {f["path"].split(".", 1)[1]: f["role"] for f in manifest["files"]}
+    roles = {f["path"].split(".", 1)[1]: f["role"] for f in manifest["files"] if f["role"] != "golden"}
     assert roles == {"onnx": "model", "engine": "engine", "layers.json": "layers", "png": "preview"}
 
 
@@ -92,7 +92,7 @@ def test_without_any_tensorrt_typed_onnx_is_the_result(tiny_checkpoint, cmexport
     assert outcome.code == 0, outcome.stderr
     assert "No engine: no TensorRT is installed here: typed ONNX only." in outcome.stdout
     folder = tmp_path / "tiny-tensorrt-bf16"
-    assert {p.name for p in folder.iterdir()} == {"model.onnx", "manifest.json", "preview.png"}
+    assert {p.name for p in folder.iterdir()} == {"model.onnx", "manifest.json", "preview.png", "golden"}
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["session"]["options"]["engines"] == []
     for arguments in (("--trt", "rtx"), ("--trt", "11"), ("--sm", "86"), ("--strip",)):

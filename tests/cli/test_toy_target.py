@@ -77,7 +77,7 @@ def test_it_exports_verifies_and_says_what_that_means(cmexport, exported):
     assert INFO.scope in " ".join(done.stdout.split())
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["target"], manifest["files"][0]["path"]) == ("toy", "model.toy")
-    assert manifest["precision_plan"]["wheels"] == 4
+    assert manifest["numerics"]["wheels"] == 4
     assert manifest["parity"]["passed"]
     verified = cmexport("verify", folder, "--seeds", 8)
     assert verified.code == 0, verified.stderr

@@ -78,7 +78,7 @@ def test_a_damaged_manifest_likewise(build, tmp_path):
 
 def test_a_manifest_without_a_model_file(build):
     folder = build.artifact(change=lambda facts: facts.update(files=[]))
-    with pytest.raises(CheckpointError, match="no model file"):
+    with pytest.raises(CheckpointError, match=r"damaged: graphs\.0\.files"):
         gather([folder])
 
 

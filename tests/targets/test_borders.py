@@ -91,8 +91,8 @@ def test_the_manifest_says_what_the_file_says(artefact, target, precision, lower
     if target in LIBRARIES:
         pytest.importorskip(LIBRARIES[target])
     folder = artefact(target, precision, request_, **lowering)
-    manifest = read_manifest(folder)
-    said = [(t.name, t.shape, t.dtype) for t in (*manifest.inputs, *manifest.outputs)]
+    signature = read_manifest(folder).signature
+    said = [(t.name, t.shape, t.dtype) for t in (*signature.inputs, signature.output)]
     # Core ML writes no shape for outputs of some programs.
     found = [(name, shape or said[i][1], dtype) for i, (name, shape, dtype) in enumerate(border_of(folder))]
     assert sorted(said) == sorted(found)
@@ -100,8 +100,8 @@ def test_the_manifest_says_what_the_file_says(artefact, target, precision, lower
 
 def test_the_beta_of_core_ai_takes_int32_labels(artefact) -> None:
     pytest.importorskip("coreai_torch")
-    manifest = read_manifest(artefact("coreai", "fp32", REQUESTS[0]))
-    assert {i.name: i.dtype for i in manifest.inputs} == {"noise": "float32", "renoise": "float32", "label": "int32"}
+    signature = read_manifest(artefact("coreai", "fp32", REQUESTS[0])).signature
+    assert {i.name: i.dtype for i in signature.inputs} == {"noise": "float32", "renoise": "float32", "label": "int32"}
 
 
 @pytest.mark.parametrize("target", ["onnx", "coreml"])
@@ -130,16 +130,6 @@ def test_a_runner_can_feed_the_file_what_the_job_says(artefact, target, tmp_path
         image = Executor(read_program(tmp_path / job["model"]), None, "ideal")(feeds)["image"]
     assert image.shape == tuple(job["outputs"][0]["shape"])
     assert image.dtype == job["outputs"][0]["dtype"]
-
-
-def test_older_manifests_of_packages_are_read_with_the_packages_dtypes(artefact, tmp_path) -> None:
-    pytest.importorskip("coremltools")
-    manifest = read_manifest(artefact("coreml", "fp16", REQUESTS[0]))
-    facts = json.loads(manifest.model_dump_json())
-    (label,) = [i for i in facts["inputs"] if i["name"] == "label"]
-    label["dtype"] = "int64"
-    (tmp_path / "manifest.json").write_text(json.dumps(facts))
-    assert read_manifest(tmp_path, check=False).inputs == manifest.inputs
 
 
 def test_whole_numbers_of_another_width_are_the_same_border() -> None:

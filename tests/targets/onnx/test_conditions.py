@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,11 @@ from support.networks import model_around, random_weights
 from torch import nn
 from torch.nn import functional as F
 
+import cmexport
+from cmexport.bench.devices.base import MeasureOptions
+from cmexport.bench.jobs import prepare_job
 from cmexport.errors import UsageError
+from cmexport.exporting import ExportOptions, export_model
 from cmexport.graph.capture import capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
@@ -17,12 +23,14 @@ from cmexport.model import Codec, Condition, SampleRequest, class_labels
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import compare
+from cmexport.progress import Progress
 from cmexport.runner import picture_of
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.signature import Choice, Input, Range, Tokens
 from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.target import OnnxTarget
+from cmexport.verification import VerifyOptions
 
 WORDS, LENGTH, WIDTH = 50, 7, 16
 
@@ -153,3 +161,29 @@ def test_weights_of_encoders_and_decoders_are_counted():
 def test_what_a_latent_model_cannot_do_is_refused(request_, said):
     with pytest.raises(UsageError, match=said):
         resolve(CASES["several"][0], request_)
+
+
+@pytest.mark.parametrize("case", ["several", "listed"])
+def test_a_written_file_is_drawn_verified_and_benched_from_its_manifest_alone(case, tmp_path):
+    subject, names = CASES[case]
+    folder = export_model(subject, SampleRequest(), ExportOptions(verify=VerifyOptions(8)), tmp_path).folder
+    sampler = resolve(subject)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    laws = {"noise": "normal", "tokens": "tokens(7)", "difficulty": "range(0,1)", "prompt": "choice(5)"}
+    stated = [(i["name"], i["law"], i["batch_axis"]) for i in manifest["graphs"][0]["signature"]["inputs"]]
+    assert stated == [(name, laws[name], 0) for name in names]
+    artifact = cmexport.open(folder)
+    with TorchRunner(sampler) as reference:
+        expected = [picture_of(reference(sampler.signature.draw(index))) for index in range(4)]
+    np.testing.assert_allclose(artifact.sample(count=4), np.concatenate(expected), atol=1e-5)
+    with pytest.warns(UserWarning, match="compared with the pictures in golden/ only"):
+        assert artifact.verify().worst_db > 100
+    job = prepare_job(folder, MeasureOptions(pictures=4), Progress())
+    for index, run in enumerate(job.runs):
+        for name, array in sampler.signature.draw(index).items():
+            np.testing.assert_array_equal(run[name], array)
+    if case == "several":
+        given = {"tokens": np.array([48, 3, 49, 49, 49, 49, 49]), "difficulty": np.float32(0.5)}
+        inputs = sampler.signature.draw() | sampler.signature.spread(given)
+        with TorchRunner(sampler) as reference:
+            np.testing.assert_allclose(artifact.sample(**given), picture_of(reference(inputs)), atol=1e-5)
