@@ -27,11 +27,11 @@ from cmexport.graph.tracing import to_module
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import compare
+from cmexport.recorded import checkpoint_of, request_of
 from cmexport.runner import picture_of
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.targets.tensorrt.checking import engine_runner
-from cmexport.verification import checkpoint_of, request_of
 
 CUDA = "CUDAExecutionProvider"
 

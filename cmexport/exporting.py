@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 from cmexport import __version__
 from cmexport.artifact import (
     Manifest,
-    ParityRecord,
     Replacement,
     Subject,
     artifact_name,
@@ -27,20 +25,8 @@ from cmexport.artifact import (
     write_manifest,
     write_preview,
 )
-from cmexport.artifact.border_record import SignatureRecord
 from cmexport.artifact.frontier import frontier_points, frontier_svg
-from cmexport.artifact.manifest import (
-    AssumedRecord,
-    CheckpointRecord,
-    EvaluationRecord,
-    FunctionRecord,
-    GraphRecord,
-    RewriteRecord,
-    SamplingRecord,
-    SessionRecord,
-    SettingRecord,
-    SimplificationRecord,
-)
+from cmexport.describing import describe, function_record, role_of
 from cmexport.errors import UsageError
 from cmexport.graph.capture import CapturedGraph, RewriteReport, capture
 from cmexport.graph.looping import capture_loop, rewrite_loop
@@ -48,8 +34,8 @@ from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import Rewrite, apply_rewrites, select
 from cmexport.memory import return_free_memory
 from cmexport.model import ConsistencyModel, SampleRequest
-from cmexport.naming import shown_name
 from cmexport.parity.ahead import Ahead
+from cmexport.parity.gates import gate_of
 from cmexport.parity.ladder import ParityReport, Truth
 from cmexport.progress import Progress
 from cmexport.sampling.methods import resolve
@@ -57,10 +43,7 @@ from cmexport.sampling.resolved import Sampler
 from cmexport.targets.base import LoweredModel
 from cmexport.targets.info import LoweringOptions
 from cmexport.targets.registry import INFOS, target_info, target_named
-from cmexport.verification import Reference, VerifyOptions, draw_ahead, gate_of, verify_rungs
-
-# What a TensorRT artefact holds besides: engines, their descriptions, and an ONNX file for each batch.
-_ROLES = {".engine": "engine", ".layers.json": "layers", ".onnx": "model"}
+from cmexport.verification import Reference, VerifyOptions, draw_ahead, verify_rungs
 
 
 @dataclass(frozen=True)
@@ -297,7 +280,17 @@ def _verify_and_describe(
                 tell,
                 draft.ahead,
             )
-        manifests[name] = _describe(draft, options, reports.get(name))
+        manifests[name] = describe(
+            *(
+                draft.sampler,
+                draft.lowered,
+                draft.account,
+                options.target,
+                options.lowering.precision,
+                reports.get(name),
+            ),
+            self_check=options.self_check,
+        )
     previews = {name: "preview.png" if i == 0 else f"preview-{name}.png" for i, name in enumerate(reports)}
     # Only metadata is appended after verification; stamping checks the file it leaves.
     for files in dict.fromkeys(draft.lowered.files for draft in drafts.values()):
@@ -311,7 +304,7 @@ def _verify_and_describe(
         manifests[name] = manifests[name].model_copy(update={"golden": golden})
     frontiers = _write_frontiers(folder, manifests)
     roles = {
-        path: _role(path, index) for draft in drafts.values() for index, path in enumerate(draft.lowered.files)
+        path: role_of(path, index) for draft in drafts.values() for index, path in enumerate(draft.lowered.files)
     } | dict.fromkeys(previews.values(), "preview")
     roles |= dict.fromkeys(frontiers.values(), "frontier")
     golden_files = {n: (m.golden.inputs, m.golden.expected) for n, m in manifests.items() if m.golden is not None}
@@ -321,7 +314,7 @@ def _verify_and_describe(
     )
     if several:
         more = {n: (*(p[n] for p in (previews, frontiers) if n in p), *golden_files.get(n, ())) for n in manifests}
-        functions = tuple(_function(n, m, (*drafts[n].lowered.files, *more[n])) for n, m in manifests.items())
+        functions = tuple(function_record(n, m, (*drafts[n].lowered.files, *more[n])) for n, m in manifests.items())
         graphs = tuple(graph for m in manifests.values() for graph in m.graphs)
         runs = {name: runs for m in manifests.values() for name, runs in m.runs.items()}
         manifest = manifest.model_copy(update={"functions": functions, "graphs": graphs, "runs": runs})
@@ -334,12 +327,6 @@ def _names(sampler: Sampler) -> tuple[str, ...]:
     return labels if baked is None or not labels else (labels[baked],)
 
 
-def _role(path: str, index: int) -> str:
-    """What a file is: by its ending where that tells, else the first of the lowered ones is the model."""
-    known = (role for suffix, role in _ROLES.items() if path.endswith(suffix))
-    return next(known, "weights" if index else "model")
-
-
 def _write_frontiers(folder: Path, manifests: Mapping[str, Manifest]) -> dict[str, str]:
     """A picture of what a search under a budget measured, for every graph that had one; file names by graph."""
     written = {}
@@ -349,91 +336,3 @@ def _write_frontiers(folder: Path, manifests: Mapping[str, Manifest]) -> dict[st
             written[name] = "frontier.svg" if index == 0 else f"frontier-{name}.svg"
             write_atomically(folder / written[name], frontier_svg(points, "of the float32 file's").encode())
     return written
-
-
-def _function(name: str, manifest: Manifest, files: tuple[str, ...]) -> FunctionRecord:
-    """What a manifest says of one graph only."""
-    fields = {f: getattr(manifest, f) for f in FunctionRecord.model_fields if f not in ("name", "files")}
-    return FunctionRecord(name=name, files=files, **fields)
-
-
-def _describe(draft: _Draft, options: ExportOptions, parity: ParityReport | None) -> Manifest:
-    """The manifest of one graph, but for its files."""
-    sampler, lowered = draft.sampler, draft.lowered
-    model, request, plan = sampler.model, sampler.request, sampler.plan
-    source, noise = model.source, model.noise
-    return Manifest(
-        schema_version=2,
-        cmexport_version=__version__,
-        created=datetime.now(UTC).replace(microsecond=0),
-        name=sampler.name,
-        target=options.target,
-        precision=options.lowering.precision,
-        task=request.task,
-        patch=request.patch,
-        files=(),
-        checkpoint=CheckpointRecord(
-            file=shown_name(source.path),
-            path=str(source.path.absolute()),
-            reference=source.reference,
-            format=source.format,
-            sha256=source.sha256,
-            bytes=source.size_bytes,
-            license=source.license,
-            license_origin=source.license_origin,
-            architecture=dict(model.architecture),
-            parameters=model.parameters,
-            settings=tuple(
-                SettingRecord(name=s.name, value=s.value, origin=s.origin, ambiguous=s.ambiguous)
-                for s in model.settings
-            ),
-        ),
-        assumed=tuple(
-            AssumedRecord(name=s.name, value=s.value, origin=s.origin, option=s.option) for s in model.assumed
-        ),
-        self_check=options.self_check,
-        sampling=SamplingRecord(
-            sigmas=plan.sigmas,
-            evaluations=tuple(EvaluationRecord(**_fields(e)) for e in plan.evaluations),
-            sigma_min=noise.sigma_min,
-            sigma_max=noise.sigma_max,
-            sigma_data=noise.sigma_data,
-            rho=noise.rho,
-            levels=noise.levels,
-            precond=model.preconditioning,
-            c_noise=model.c_noise,
-            renoise=plan.renoise,
-            clamp=plan.clamp,
-            schedule=request.schedule,
-            sampler=request.sampler,
-        ),
-        label=request.label,
-        classes=model.classes,
-        labels=model.labels or None,
-        graphs=(GraphRecord(name=request.task, files=lowered.files, signature=SignatureRecord.of(lowered.signature)),),
-        runs={request.task: (request.task,)},
-        numerics=dict(lowered.precision_plan),
-        rewrites=tuple(_rewrite_record(r) for r in draft.account),
-        simplification=None if lowered.simplification is None else SimplificationRecord(**lowered.simplification),
-        parity=None if parity is None else ParityRecord.from_report(parity),
-        tools=dict(lowered.tools),
-        session=SessionRecord(
-            ep=str(lowered.session.get("ep", "")),
-            options={k: v for k, v in lowered.session.items() if k != "ep"},
-        ),
-    )
-
-
-def _fields(evaluation: Any) -> dict[str, Any]:
-    return {name: getattr(evaluation, name) for name in EvaluationRecord.model_fields}
-
-
-def _rewrite_record(report: RewriteReport) -> RewriteRecord:
-    return RewriteRecord(
-        name=report.name,
-        applied=bool(report.applied),
-        parameters_removed=report.parameters_removed,
-        nodes_removed=report.nodes_removed,
-        max_relative_error=report.max_relative_error,
-        note=report.note,
-    )

@@ -21,6 +21,10 @@ from cmexport.signature import Input, known
 SettingValue = bool | int | float | str | tuple[int | float, ...] | None
 
 
+LARGE_MODEL = 100_000_000
+"""Weights, counted once for each evaluation, from which a picture takes a second or more on a laptop's cores."""
+
+
 @dataclass(frozen=True)
 class NoiseRange:
     """The noise levels a model was trained on (Karras et al. 2022, arXiv:2206.00364, eq. 5).

@@ -15,15 +15,15 @@ from cmexport.artifact import Manifest, read_manifest
 from cmexport.errors import UsageError
 from cmexport.labels import number_of
 from cmexport.model import ConsistencyModel, SampleRequest
-from cmexport.parity.gates import byte_gate
+from cmexport.parity.gates import byte_gate, gate_of
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import PictureDifference, compare
+from cmexport.recorded import artifact_rungs, request_of
 from cmexport.runner import Array, Runner, picture_of
 from cmexport.sampling.editing import task_named
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.signature import Signature
-from cmexport.verification import artifact_rungs, gate_of, request_of
 
 
 @dataclass(frozen=True)

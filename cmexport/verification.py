@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from cmexport.artifact import Golden, Manifest, read_manifest
-from cmexport.artifact.manifest import CheckpointRecord
-from cmexport.checkpoints import load_checkpoint
-from cmexport.checkpoints.choosing import UnknownWeightsError, chosen_weights
-from cmexport.checkpoints.consent import remembered
-from cmexport.checkpoints.own_module import module_file
-from cmexport.demo import demo_checkpoint
-from cmexport.errors import CheckpointError, UsageError
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.exact import ExactRunner
 from cmexport.graph.looping import CapturedLoop, ExactLoopRunner, capture_sampler
 from cmexport.memory import drop_weights
-from cmexport.model import ConsistencyModel, SampleRequest, Setting
+from cmexport.model import LARGE_MODEL, ConsistencyModel
 from cmexport.parity.ahead import Ahead, can_fork
-from cmexport.parity.gates import gate_for
+from cmexport.parity.gates import gate_of
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
 from cmexport.parity.ladder import (
     LEAST_PICTURES,
@@ -34,29 +27,20 @@ from cmexport.parity.ladder import (
     first_of,
 )
 from cmexport.progress import Progress
+from cmexport.recorded import CheckpointGoneError, artifact_rungs, checkpoint_of, sampler_of
 from cmexport.runner import Runner
-from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.resolved import Sampler
-from cmexport.sampling.schedules import levels_of
-from cmexport.targets.registry import target_named
 from cmexport.threads import threads
 
-# Above this many weights, counted once for each step, a picture takes a second or more on a laptop's cores: the ladder
-# then keeps to a time budget, and one picture in float64 must tell PyTorch's own error. Below it all pictures are run,
-# however slow the machine.
-_LARGE_MODEL = 100_000_000
-
-# Above this many, 64 pictures on all rungs take longer than making the file (8 steps of the demo: 25 s against 10): 16
-# are run where they leave no doubt.
+# For a large model the ladder keeps to a time budget, and one picture in float64 must tell PyTorch's own error. For
+# others all pictures are run, however slow the machine, but above this many weights, counted once for each step, 64
+# take longer on all rungs than making the file (8 steps of the demo: 25 s against 10): 16 are run where they leave no
+# doubt.
 _COSTLY_MODEL = 30_000_000
 
 # In eager PyTorch a picture of the demo takes 28 ms alone and 17 ms among 8.
 _PICTURES_AT_ONCE = 8
-
-
-class CheckpointGoneError(UsageError):
-    """The checkpoint of an artefact is not where it was, or is another one now."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +74,7 @@ class Reference:
 
     def exact(self) -> Runner:
         """A runner in float64; a large model is released when it closes, since the ladder runs it once."""
-        release = self.release if self.sampler.work > _LARGE_MODEL else lambda: None
+        release = self.release if self.sampler.work > LARGE_MODEL else lambda: None
         if isinstance(self.captured, CapturedLoop):
             return ExactLoopRunner(self.captured, release)
         return ExactRunner(self.captured, release)
@@ -110,7 +94,7 @@ def draw_ahead(reference: Reference, options: VerifyOptions) -> Ahead[Truth] | N
     if not can_fork() or threads() < 2:
         return None
     ladder = _ladder(reference, options)
-    if reference.sampler.work > _LARGE_MODEL:
+    if reference.sampler.work > LARGE_MODEL:
         least = first_of(ladder.inputs, LEAST_PICTURES)
         return Ahead(partial(draw_truth, ladder.reference, least, None, 0))
     first = first_of(ladder.inputs, SETTLING_PICTURES) if ladder.settle_last else ladder.inputs
@@ -129,7 +113,7 @@ def verify_rungs(
 
     `ahead` is what `draw_ahead` gave for the same reference and options.
     """
-    ladder, large = _ladder(reference, options), reference.sampler.work > _LARGE_MODEL
+    ladder, large = _ladder(reference, options), reference.sampler.work > LARGE_MODEL
     report = climb(
         ladder.reference,
         rungs,
@@ -162,7 +146,7 @@ class _Start:
 
 def _ladder(reference: Reference, options: VerifyOptions) -> _Start:
     sampler, cost = reference.sampler, reference.sampler.work
-    large = cost > _LARGE_MODEL
+    large = cost > LARGE_MODEL
     return _Start(
         Rung(
             "PyTorch float32",
@@ -172,146 +156,8 @@ def _ladder(reference: Reference, options: VerifyOptions) -> _Start:
         Rung("PyTorch float64", reference.exact),
         1 if cost > _COSTLY_MODEL else 4,
         draw_inputs(sampler.signature, options.pictures, options.seed),
-        options.large_model_budget_s is not None and _COSTLY_MODEL < cost <= _LARGE_MODEL,
+        options.large_model_budget_s is not None and _COSTLY_MODEL < cost <= LARGE_MODEL,
     )
-
-
-def gate_of(precision: str, numerics: Mapping[str, object]) -> float:
-    """The gate of a precision in dB; for weights of mixed widths, the budget that chose them."""
-    budget = numerics.get("budget_db")
-    return float(budget) if isinstance(budget, int | float) else gate_for(precision)
-
-
-def lowered_files(manifest: Manifest) -> tuple[str, ...]:
-    """The files of all graphs, relative to the artefact's folder, the one to open first."""
-    return tuple(dict.fromkeys(path for graph in manifest.graphs for path in graph.files))
-
-
-def artifact_rungs(folder: Path, manifest: Manifest) -> tuple[Rung, ...]:
-    """The ladder of a written artefact."""
-    files = lowered_files(manifest)
-    session = {"ep": manifest.session.ep, **manifest.session.options}
-    return target_named(manifest.target).rungs(folder, files, session)
-
-
-def request_of(manifest: Manifest) -> SampleRequest:
-    """The request an artefact was exported for."""
-    signature = manifest.signature
-    return SampleRequest(
-        sigmas=levels_of(manifest.sampling.sigmas),
-        label=manifest.label,
-        batch=signature.batch,
-        output="uint8" if signature.output.is_bytes else "float",
-        task=manifest.task,
-        patch=manifest.patch,
-        schedule=manifest.sampling.schedule,
-        sampler=manifest.sampling.sampler,
-    )
-
-
-def sampler_of(model: ConsistencyModel, manifest: Manifest) -> Sampler:
-    """What an artefact was exported from, out of its checkpoint.
-
-    Raises:
-        CheckpointError: they don't belong together.
-    """
-    sampler = resolve(model, request_of(manifest))
-    if not sampler.signature.takes_as(border := manifest.signature):
-        raise CheckpointError(
-            f"{model.source.path}: this checkpoint doesn't fit the artefact, whose inputs are "
-            f"{', '.join(f'{i.name} {i.shape}' for i in border.inputs)}"
-        )
-    return sampler
-
-
-def checkpoint_of(
-    manifest: Manifest,
-    against: str | None,
-    overrides: Mapping[str, str],
-    *,
-    weights: str | None = None,
-    trust: bool = False,
-) -> ConsistencyModel:
-    """The checkpoint to verify an artefact against, read with the constants and weights it was exported with.
-
-    Args:
-        manifest: of the artefact.
-        against: a checkpoint to take instead of the recorded one.
-        overrides: `--set` fields.
-        weights: which set of weights, instead of the recorded one.
-        trust: let a pickle, or a Python module that the manifest names, run its own code.
-
-    Raises:
-        CheckpointGoneError: none was given, and the recorded one is not there any more.
-        UsageError: it is code that was not named.
-        CheckpointError: the file can't be used.
-    """
-    record = manifest.checkpoint
-    # What the user set then is set again; what was inferred or defaulted is found again.
-    settings = {s.name: _text(s.value) for s in record.settings if s.origin.startswith("--set")} | dict(overrides)
-    wanted = weights or chosen_weights(record.settings)
-    # Guesses are kept: another version may guess otherwise, and the file holds the reading of then.
-    guesses = tuple(a.setting for a in manifest.assumed if a.name not in settings)
-    as_then = {**settings, **{guess.name: guess.text for guess in guesses}}
-    if against is not None:
-        try:
-            model = load_checkpoint(against, settings, trust=trust, weights=wanted)
-        except UnknownWeightsError:
-            if weights is not None:
-                raise
-            # Another checkpoint, whose sets have names of their own.
-            return load_checkpoint(against, settings, trust=trust)
-        if model.source.sha256 != record.sha256 or _agrees(model, guesses):
-            return model
-        return _as_guessed(load_checkpoint(against, as_then, trust=trust, weights=wanted), guesses)
-    if record.reference:
-        candidates: tuple[str | Path, ...] = (_allowed(record.reference, trust),)
-    else:
-        candidates = tuple(p for p in (Path(record.path), demo_checkpoint()) if _may_be(p, record))
-    for candidate in candidates:
-        model = load_checkpoint(candidate, as_then, trust=trust, weights=wanted)
-        if model.source.sha256 == record.sha256:
-            return _as_guessed(model, guesses)
-    changed = bool(record.reference) or Path(record.path).exists()
-    where = record.reference or record.path
-    gone = f"at {where} is another one than at the export" if changed else f"is not at {where} any more"
-    raise CheckpointGoneError(
-        f"the checkpoint {record.file} {gone}; name it: --against CKPT\n"
-        "or compare with recorded pictures: --inputs x.npz --expected y.npz"
-    )
-
-
-def _agrees(model: ConsistencyModel, guesses: Sequence[Setting]) -> bool:
-    found = {s.name: s.value for s in model.settings}
-    return all(found.get(guess.name) == guess.value for guess in guesses)
-
-
-def _as_guessed(model: ConsistencyModel, guesses: Sequence[Setting]) -> ConsistencyModel:
-    """The model, whose recorded guesses are guesses still: loading took them for `--set`."""
-    still = {guess.name: guess for guess in guesses}
-    return replace(model, settings=tuple(still.get(s.name, s) for s in model.settings))
-
-
-def _may_be(candidate: Path, record: CheckpointRecord) -> bool:
-    """Whether reading a path is worth it: a file of another size is another file; folders are read."""
-    if module_file(str(candidate)) is not None:
-        return False  # A path that reads as module.py:build would be run.
-    return candidate.is_dir() or (candidate.is_file() and candidate.stat().st_size == record.bytes)
-
-
-def _allowed(reference: str, trust: bool) -> str:
-    """The reference itself, unless it is code that nobody here asked to run."""
-    module = module_file(reference)
-    if module is None or trust or remembered(module):
-        return reference
-    raise UsageError(
-        f"made from {reference}, which is Python code, and a manifest is no reason to run it;\n"
-        f"name it: --against {reference}, or --trust-checkpoint"
-    )
-
-
-def _text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def verify_artifact(

@@ -12,12 +12,12 @@ from cmexport.artifact import Manifest, read_manifest
 from cmexport.bench.devices.base import BenchJob, ExpectedPictures, MeasureOptions
 from cmexport.bench.schema import ArtifactRecord
 from cmexport.errors import CmexportError, UsageError
-from cmexport.parity.gates import byte_gate
+from cmexport.parity.gates import byte_gate, gate_of
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
 from cmexport.progress import Progress
+from cmexport.recorded import artifact_rungs, checkpoint_of, request_of
 from cmexport.runner import Array
 from cmexport.sources import PictureSource, run_all, source_from_model
-from cmexport.verification import artifact_rungs, checkpoint_of, gate_of, request_of
 
 
 def prepare_job(folder: Path, options: MeasureOptions, progress: Progress, task: str | None = None) -> BenchJob:

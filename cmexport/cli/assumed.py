@@ -9,10 +9,7 @@ from cmexport.artifact import Manifest
 from cmexport.checkpoints.selfcheck import SelfCheck, check_on_pictures
 from cmexport.cli import console
 from cmexport.errors import CheckpointError
-from cmexport.model import ConsistencyModel, Setting
-
-# Above this many weights a picture takes a second or more on a laptop's cores: one picture then decides, not four.
-_LARGE_MODEL = 100_000_000
+from cmexport.model import LARGE_MODEL, ConsistencyModel, Setting
 
 
 def tell_assumed(model: ConsistencyModel, *, strict: bool = False, idle: Collection[str] = ()) -> None:
@@ -67,7 +64,8 @@ def check_assumed(model: ConsistencyModel) -> tuple[str, ...]:
     """
     if not model.assumed:
         return ()
-    check = check_on_pictures(model, pictures=1 if model.parameters > _LARGE_MODEL else 4)
+    # A picture of a large model takes a second or more: one then decides, not four.
+    check = check_on_pictures(model, pictures=1 if model.parameters > LARGE_MODEL else 4)
     if check is None:
         lines = [f"none, no photograph has this model's {model.channels} channels"]
     else:

@@ -15,11 +15,11 @@ from cmexport.errors import UsageError
 from cmexport.parity.blame import OperationBlame
 from cmexport.parity.inputs import draw_inputs
 from cmexport.progress import Progress
+from cmexport.recorded import lowered_files
 from cmexport.targets.coreml.blame import OPERATION_BUDGET_DB, HalfBlame, blame_half
 from cmexport.targets.coreml.info import INFO
 from cmexport.targets.coreml.package import package_of
 from cmexport.targets.coreml.target import function_of
-from cmexport.verification import lowered_files
 
 # Two runs of the executor each; statistics of a few hundred thousand numbers for each operation hardly change after.
 _PICTURES = 4

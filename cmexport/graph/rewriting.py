@@ -20,10 +20,7 @@ from cmexport.graph.capture import CapturedGraph, RewriteReport
 from cmexport.graph.evaluate import unclamped_picture
 from cmexport.graph.fxtools import Editor, operation_count, weight_elements
 from cmexport.graph.tracing import to_module
-
-LARGE_MODEL = 100_000_000
-"""Weights from which all rewrites are measured together: a picture of ImageNet-64's network takes 3 s in float64, and
-one after each of seven rewrites a third of the whole export."""
+from cmexport.model import LARGE_MODEL
 
 # Constants are stored in float32 (relative rounding 6e-8 each); 1e-6 on the picture is what all of them together may
 # do.
@@ -90,6 +87,8 @@ def apply_rewrites(
         return captured
     if captured.brief is None:
         weights = sum(weight.numel() for weight in captured.weights.values())
+        # A picture of ImageNet-64's network takes 3 s in float64, and one after each of seven rewrites a third of the
+        # whole export: from here on all rewrites are measured together.
         account_of = _Account.of if weights <= LARGE_MODEL else _Account.of_all_together
         module, reports = _rewrite(captured, rewrites, progress, account_of)
     else:

@@ -15,11 +15,11 @@ from cmexport.graph.capture import CapturedGraph, capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.layer_study.state import ScoreFile
-from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.model import LARGE_MODEL, ConsistencyModel, SampleRequest
 from cmexport.progress import Progress
 from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.quantize.codes import LayerCodes, Scheme, encode
-from cmexport.quantize.int8 import LARGE_MODEL, LARGE_MODEL_CALIBRATION, prepare
+from cmexport.quantize.int8 import LARGE_MODEL_CALIBRATION, prepare
 from cmexport.quantize.layer_scores import LayerScorer, LayerScores
 from cmexport.quantize.layers import Layer
 from cmexport.quantize.precision_plan import FLOAT, INT8, PrecisionPlan

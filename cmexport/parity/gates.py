@@ -35,6 +35,12 @@ def gate_for(precision: str) -> float:
     return GATES_DB[precision]
 
 
+def gate_of(precision: str, numerics: Mapping[str, object]) -> float:
+    """Find the gate of a precision in dB; for weights of mixed widths, the budget that chose them."""
+    budget = numerics.get("budget_db")
+    return float(budget) if isinstance(budget, int | float) else gate_for(precision)
+
+
 def byte_gate(gate_db: float) -> float:
     """Return what a float gate means for pictures in bytes, in dB.
 

@@ -20,7 +20,7 @@ import numpy as np
 from cmexport.artifact import Manifest, read_manifest
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.model import ConsistencyModel
-from cmexport.parity.gates import byte_gate
+from cmexport.parity.gates import byte_gate, gate_of
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
 from cmexport.parity.ladder import Rung
 from cmexport.parity.metrics import channels_last, compare, psnr_db
@@ -28,11 +28,11 @@ from cmexport.progress import Progress
 from cmexport.quality.frechet import Gaussian, Moments, frechet_distance
 from cmexport.quality.jackknife import BLOCKS, Estimate, blocks_of, jackknife
 from cmexport.quality.jury import Features, Jury
+from cmexport.recorded import artifact_rungs, checkpoint_of, sampler_of
 from cmexport.runner import Array, Runner, picture_of
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.resolved import Sampler
 from cmexport.signature import Signature
-from cmexport.verification import artifact_rungs, checkpoint_of, gate_of, sampler_of
 
 LEAST = 2 * BLOCKS
 """Pictures below which there is no interval."""

@@ -12,6 +12,7 @@ import torch
 
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.tracing import to_module
+from cmexport.model import LARGE_MODEL
 from cmexport.quantize.formats import FLOAT, LINEAR8, PALETTES, WeightFormat
 from cmexport.quantize.planning import BitAllocation, Candidate, candidates, choose
 from cmexport.quantize.rounding import rounded
@@ -45,7 +46,6 @@ _TRIAL_PICTURES = 16
 
 # Sensitivities need a gradient and a sum of squares beside the weights: three times the model. Integers everywhere keep
 # w8's gate without them, and four samples (at ImageNet-64's size 15 s) rank layers well enough for the others.
-_LARGE_MODEL = 100_000_000
 _LARGE_MODEL_SAMPLES = 4
 
 
@@ -94,7 +94,7 @@ def compress(
     elements = sum(w.value.numel() for w in weights)
     formats = tuple(f for f in recipe.formats if f.kind != "palette" or f.bits in palette_bits)
     samples = SAMPLES
-    if elements > _LARGE_MODEL:
+    if elements > LARGE_MODEL:
         formats = (LINEAR8,) if precision == "w8" else formats
         samples = _LARGE_MODEL_SAMPLES
     sensitivity = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cmexport.graph.capture import CapturedGraph
+from cmexport.model import LARGE_MODEL
 from cmexport.quantize.bias_correction import correct_biases
 from cmexport.quantize.calibration import Calibration, CalibrationOptions, calibrate
 from cmexport.quantize.codes import LayerCodes, Scheme, encode
@@ -14,9 +15,8 @@ from cmexport.quantize.layers import OPERATORS, Layer, WeightedOperator, find_la
 from cmexport.quantize.precision_plan import INT8, PrecisionPlan, check_keys
 from cmexport.quantize.simulation import Simulation, psnr_db
 
-LARGE_MODEL = 100_000_000
-"""Weights from which a picture takes a second: calibration then has minutes for dozens of pictures, not thousands."""
 LARGE_MODEL_CALIBRATION = CalibrationOptions(pictures=24, gram_pictures=0)
+"""Calibration has minutes for dozens of pictures of a large model, not thousands."""
 LARGE_MODEL_MARGIN = 1.2
 """Of ranges that few pictures have seen."""
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from cmexport.artifact import check_files
 from cmexport.bench.schema import DeviceParityRecord
 from cmexport.errors import CheckpointError, CmexportError
-from cmexport.parity.gates import byte_gate
+from cmexport.parity.gates import byte_gate, gate_of
 from cmexport.report.gathering import FoundArtifact, Gathered
 from cmexport.report.runs import recompute
 from cmexport.report.text import clean
-from cmexport.verification import gate_of
 
 _GATE_TOLERANCE_DB = 1e-6
 

@@ -15,11 +15,11 @@ from cmexport.artifact.replacing import conflict
 from cmexport.errors import CheckpointError
 from cmexport.exporting import ExportOptions
 from cmexport.exporting import _subject as subject_of
+from cmexport.recorded import request_of
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.signature import known
 from cmexport.targets.base import LoweringOptions
-from cmexport.verification import request_of
 
 RECORDED = Path(__file__).with_name("version1")
 NETWORK = f"{RECORDED / 'net.py'}:build"

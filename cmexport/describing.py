@@ -1,0 +1,146 @@
+"""What a manifest says of an export, from the nouns that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from cmexport import __version__
+from cmexport.artifact import (
+    Manifest,
+    ParityRecord,
+)
+from cmexport.artifact.border_record import SignatureRecord
+from cmexport.artifact.manifest import (
+    AssumedRecord,
+    CheckpointRecord,
+    EvaluationRecord,
+    FunctionRecord,
+    GraphRecord,
+    RewriteRecord,
+    SamplingRecord,
+    SessionRecord,
+    SettingRecord,
+    SimplificationRecord,
+)
+from cmexport.graph.capture import RewriteReport
+from cmexport.naming import shown_name
+from cmexport.parity.ladder import ParityReport
+from cmexport.sampling.resolved import Sampler
+from cmexport.targets.base import LoweredModel
+
+# What a TensorRT artefact holds besides: engines, their descriptions, and an ONNX file for each batch.
+_ROLES = {".engine": "engine", ".layers.json": "layers", ".onnx": "model"}
+
+
+def role_of(path: str, index: int) -> str:
+    """Tell what a file is: by its ending where that tells, else the first of the lowered ones is the model."""
+    known = (role for suffix, role in _ROLES.items() if path.endswith(suffix))
+    return next(known, "weights" if index else "model")
+
+
+def function_record(name: str, manifest: Manifest, files: tuple[str, ...]) -> FunctionRecord:
+    """Take what a manifest says of one graph only."""
+    fields = {f: getattr(manifest, f) for f in FunctionRecord.model_fields if f not in ("name", "files")}
+    return FunctionRecord(name=name, files=files, **fields)
+
+
+def describe(
+    sampler: Sampler,
+    lowered: LoweredModel,
+    account: Sequence[RewriteReport],
+    target: str,
+    precision: str,
+    parity: ParityReport | None,
+    *,
+    self_check: tuple[str, ...] = (),
+) -> Manifest:
+    """Write the manifest of one graph, but for the artefact's files.
+
+    Args:
+        sampler: what was exported.
+        lowered: what the target made of it.
+        account: of every rewrite.
+        target: its name.
+        precision: of the file.
+        parity: what comparing it with the reference gave; None: it was not compared.
+        self_check: see `exporting.ExportOptions`.
+    """
+    model, request, plan = sampler.model, sampler.request, sampler.plan
+    source, noise = model.source, model.noise
+    return Manifest(
+        schema_version=2,
+        cmexport_version=__version__,
+        created=datetime.now(UTC).replace(microsecond=0),
+        name=sampler.name,
+        target=target,
+        precision=precision,
+        task=request.task,
+        patch=request.patch,
+        files=(),
+        checkpoint=CheckpointRecord(
+            file=shown_name(source.path),
+            path=str(source.path.absolute()),
+            reference=source.reference,
+            format=source.format,
+            sha256=source.sha256,
+            bytes=source.size_bytes,
+            license=source.license,
+            license_origin=source.license_origin,
+            architecture=dict(model.architecture),
+            parameters=model.parameters,
+            settings=tuple(
+                SettingRecord(name=s.name, value=s.value, origin=s.origin, ambiguous=s.ambiguous)
+                for s in model.settings
+            ),
+        ),
+        assumed=tuple(
+            AssumedRecord(name=s.name, value=s.value, origin=s.origin, option=s.option) for s in model.assumed
+        ),
+        self_check=self_check,
+        sampling=SamplingRecord(
+            sigmas=plan.sigmas,
+            evaluations=tuple(EvaluationRecord(**_fields(e)) for e in plan.evaluations),
+            sigma_min=noise.sigma_min,
+            sigma_max=noise.sigma_max,
+            sigma_data=noise.sigma_data,
+            rho=noise.rho,
+            levels=noise.levels,
+            precond=model.preconditioning,
+            c_noise=model.c_noise,
+            renoise=plan.renoise,
+            clamp=plan.clamp,
+            schedule=request.schedule,
+            sampler=request.sampler,
+        ),
+        label=request.label,
+        classes=model.classes,
+        labels=model.labels or None,
+        graphs=(GraphRecord(name=request.task, files=lowered.files, signature=SignatureRecord.of(lowered.signature)),),
+        runs={request.task: (request.task,)},
+        numerics=dict(lowered.precision_plan),
+        rewrites=tuple(_rewrite_record(r) for r in account),
+        simplification=None if lowered.simplification is None else SimplificationRecord(**lowered.simplification),
+        parity=None if parity is None else ParityRecord.from_report(parity),
+        tools=dict(lowered.tools),
+        session=SessionRecord(
+            ep=str(lowered.session.get("ep", "")),
+            options={k: v for k, v in lowered.session.items() if k != "ep"},
+        ),
+    )
+
+
+def _fields(evaluation: Any) -> dict[str, Any]:
+    return {name: getattr(evaluation, name) for name in EvaluationRecord.model_fields}
+
+
+def _rewrite_record(report: RewriteReport) -> RewriteRecord:
+    return RewriteRecord(
+        name=report.name,
+        applied=bool(report.applied),
+        parameters_removed=report.parameters_removed,
+        nodes_removed=report.nodes_removed,
+        max_relative_error=report.max_relative_error,
+        note=report.note,
+    )
