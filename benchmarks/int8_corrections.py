@@ -37,8 +37,8 @@ from cmexport.quantize.output_rounding import SPARED, most_harmful_outputs
 from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.quantize.simulation import Simulation, psnr_db
 from cmexport.sampling.methods import resolve
-from cmexport.targets.onnx.forms import FORMS
 from cmexport.targets.onnx.int8 import PACKED
+from cmexport.targets.onnx.rewrites import OWN_REWRITES
 
 EVERYTHING = frozenset({"spatial", "linear", "attention", "pointwise", "picture"})
 USUAL = frozenset({"spatial", "linear", "attention"})
@@ -78,7 +78,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=64)
     count = parser.parse_args().pictures
     model = load_checkpoint(demo_checkpoint())
-    captured = apply_rewrites(capture(resolve(model)), [*REWRITES, *FORMS])
+    captured = apply_rewrites(capture(resolve(model)), [*REWRITES, *OWN_REWRITES])
     everything = PrecisionPlan({})
     layers_in_8_bits = prepare(captured, replace(everything, layers=_all_int8(captured)), operators=PACKED)
     simulation = Simulation(captured)

@@ -19,7 +19,7 @@ from cmexport.onnxfile.translations import standard_translations
 from cmexport.sampling.methods import resolve
 from cmexport.signature import Output, Signature, known
 from cmexport.targets.onnx.contrib import contrib_translations
-from cmexport.targets.onnx.forms import FORMS
+from cmexport.targets.onnx.rewrites import OWN_REWRITES
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def written(model: ir.Model) -> bytes:
 )
 def test_both_ways_write_the_same_bytes(model, monkeypatch, fields) -> None:
     request = SampleRequest(**{"sigmas": (80.0,), **fields})
-    graph = apply_rewrites(capture(resolve(model, request)), [*REWRITES, *FORMS])
+    graph = apply_rewrites(capture(resolve(model, request)), [*REWRITES, *OWN_REWRITES])
     assert is_plain(graph.program, contrib_translations())
     short = translation.translate(graph, contrib_translations(), 20)
     monkeypatch.setattr(translation, "is_plain", lambda *_: False)

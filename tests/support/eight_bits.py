@@ -20,8 +20,8 @@ from cmexport.quantize.calibration import CalibrationOptions, Extremes, LayerSta
 from cmexport.quantize.layers import Layer, WeightedOperator
 from cmexport.sampling.methods import resolve
 from cmexport.targets.onnx.contrib import contrib_translations
-from cmexport.targets.onnx.integer.spelling import integer_translations
-from cmexport.targets.onnx.pairs.spelling import paired_translations
+from cmexport.targets.onnx.integer.translations import integer_translations
+from cmexport.targets.onnx.pairs.translations import paired_translations
 from cmexport.targets.onnx.providers import OPSET
 
 FEW = CalibrationOptions(pictures=6, gram_pictures=3)

@@ -26,12 +26,12 @@ from cmexport.targets.base import LoweredModel, TellStep
 from cmexport.targets.coreml.centred import centred_decompositions
 from cmexport.targets.coreml.compress import BITS, BITS_BEFORE_18
 from cmexport.targets.coreml.compress import register as store_compressed_pass
-from cmexport.targets.coreml.forms import forms_for
-from cmexport.targets.coreml.forms.image_layout import REWRITE as IMAGE_LAYOUT
 from cmexport.targets.coreml.info import CoreMlOptions
 from cmexport.targets.coreml.keeping import Selector, convert_keeping
 from cmexport.targets.coreml.library import coremltools
 from cmexport.targets.coreml.package import describe, make_deterministic, package_files
+from cmexport.targets.coreml.rewrites import chosen_rewrites
+from cmexport.targets.coreml.rewrites.image_layout import REWRITE as IMAGE_LAYOUT
 
 IOS_VERSIONS = (16, 17, 18)
 """Deployment targets; each also means the macOS released with it (13, 14, 15)."""
@@ -113,7 +113,7 @@ def lower(
         _check_image(output)
     ct = coremltools()
     done = {report.name for report in captured.rewrites}
-    forms = [f for f in forms_for(options.ios, options.rewrites) if f.name not in done]
+    forms = [f for f in chosen_rewrites(options.ios, options.rewrites) if f.name not in done]
     if output.is_bytes:
         forms.append(IMAGE_LAYOUT)
     shaped = apply_rewrites(captured, forms, progress)

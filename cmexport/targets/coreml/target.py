@@ -15,10 +15,10 @@ from cmexport.targets.coreml import joining
 from cmexport.targets.coreml import lower as lowering
 from cmexport.targets.coreml.blame import HALF_GATE_DB
 from cmexport.targets.coreml.executor.modes import Mode
-from cmexport.targets.coreml.forms import FORMS, forms_for
 from cmexport.targets.coreml.info import CoreMlOptions
 from cmexport.targets.coreml.library import coremltools
 from cmexport.targets.coreml.package import package_of, stamp
+from cmexport.targets.coreml.rewrites import OWN_REWRITES, chosen_rewrites
 from cmexport.targets.coreml.runner import ExecutorRunner, PredictRunner
 
 _EMULATED: tuple[tuple[Mode, str], ...] = (
@@ -37,17 +37,17 @@ def function_of(session: Mapping[str, Any]) -> str | None:
 class CoreMlTarget(Target):
     """One package per artefact (one per graph below iOS 18), verified by executing the saved program."""
 
-    own_rewrites = FORMS
+    own_rewrites = OWN_REWRITES
     lower_one = staticmethod(lowering.lower)
 
     def rewrites_for(self, options: CoreMlOptions) -> tuple[Rewrite, ...]:
-        """Choose this target's own rewrites, `forms.forms_for`; a missing library is told here, before any work."""
+        """Choose this target's own rewrites; a missing library is told here, before any work."""
         lowering.check_budget(options)
         lowering.check_ios(options.ios)
         lowering.check_precision(options.precision, options.ios)
         lowering.check_keeping(options)
         coremltools()
-        return forms_for(options.ios, options.rewrites)
+        return chosen_rewrites(options.ios, options.rewrites)
 
     def lower(
         self, graphs: Graphs, options: CoreMlOptions, folder: Path, progress: TellStep

@@ -21,9 +21,9 @@ from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.targets.base import TellStep
 from cmexport.targets.onnx import contrib as contrib  # registers cmexport::packed_attention
 from cmexport.targets.onnx.integer.insertion import insert_integer_layer
-from cmexport.targets.onnx.integer.spelling import integer_translations
+from cmexport.targets.onnx.integer.translations import integer_translations
 from cmexport.targets.onnx.pairs.insertion import insert_paired_convolution
-from cmexport.targets.onnx.pairs.spelling import paired_translations
+from cmexport.targets.onnx.pairs.translations import paired_translations
 from cmexport.targets.onnx.providers import ProviderProfile
 
 PACKED: Mapping[Callable[..., Any], WeightedOperator] = {

@@ -24,12 +24,12 @@ from cmexport.targets.base import LoweredModel, TellStep
 from cmexport.targets.onnx.budget import within_db, within_latency
 from cmexport.targets.onnx.buffers import limit_buffers
 from cmexport.targets.onnx.contrib import contrib_translations
-from cmexport.targets.onnx.forms import forms_for
 from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.int8 import Int8Graph, prepare_int8, to_int8
 from cmexport.targets.onnx.loop import wrap_loop
 from cmexport.targets.onnx.npu.lowering import is_for_npu, lower_for_npu
 from cmexport.targets.onnx.providers import OPSET, ProviderProfile, profile_for
+from cmexport.targets.onnx.rewrites import chosen_rewrites
 
 STORED_BITS = {"w8": 8, "w4": 4}
 """Precisions of weights alone."""
@@ -49,7 +49,9 @@ def lower(
     """
     profile = profile_for(options.ep)
     done = {report.name for report in captured.rewrites}
-    shaped = apply_rewrites(captured, [f for f in forms_for(profile, options.rewrites) if f.name not in done], progress)
+    shaped = apply_rewrites(
+        captured, [f for f in chosen_rewrites(profile, options.rewrites) if f.name not in done], progress
+    )
     if is_for_npu(options.precision, profile):
         return lower_for_npu(shaped, options, profile, folder, progress, name)
     progress("translate to ONNX")

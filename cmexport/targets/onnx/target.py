@@ -20,22 +20,22 @@ from cmexport.onnxfile.simplifying import onnxsim, simplify_file
 from cmexport.parity.ladder import Rung
 from cmexport.targets.base import LoweredModel, Target, TellStep
 from cmexport.targets.onnx import lower as lowering
-from cmexport.targets.onnx.forms import FORMS, forms_for
 from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.providers import profile_for
+from cmexport.targets.onnx.rewrites import OWN_REWRITES, chosen_rewrites
 
 
 class OnnxTarget(Target):
     """One ONNX file per graph, verified in ONNX Runtime without and with its optimizer."""
 
-    own_rewrites = FORMS
+    own_rewrites = OWN_REWRITES
 
     def rewrites_for(self, options: OnnxOptions) -> tuple[Rewrite, ...]:
-        """Choose this target's own rewrites; see `forms.forms_for`."""
+        """Choose this target's own rewrites; see `rewrites.chosen_rewrites`."""
         _check_budgets(options)
         if options.simplify:
             onnxsim()  # Missing, it is missed now and not after minutes of calibration.
-        return forms_for(profile_for(options.ep), options.rewrites)
+        return chosen_rewrites(profile_for(options.ep), options.rewrites)
 
     def lower_one(
         self, captured: CapturedGraph, options: OnnxOptions, folder: Path, progress: TellStep, name: str = "model"

@@ -77,9 +77,9 @@ STORED = {"constexpr_blockwise_shift_scale", "constexpr_lut_to_dense", "constexp
 def _picture_of_the_rounded_graph(made, precision, inputs, widths):
     """torch on the graph that `quantize` rounded: the package must hold exactly that, up to half precision."""
     from cmexport.graph.rewriting import apply_rewrites
-    from cmexport.targets.coreml.forms import forms_for
+    from cmexport.targets.coreml.rewrites import chosen_rewrites
 
-    shaped = apply_rewrites(made.captured, list(forms_for(18 if 3 in widths else 16)))
+    shaped = apply_rewrites(made.captured, list(chosen_rewrites(18 if 3 in widths else 16)))
     graph = to_module(compression.compress(shaped, precision, palette_bits=widths).captured.program)
     with torch.no_grad():
         result = graph(**{k: torch.from_numpy(v) for k, v in inputs.items()})

@@ -13,10 +13,10 @@ from cmexport.model import SampleRequest
 from cmexport.onnxfile import saving
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.onnxfile.saving import stamp
-from cmexport.targets.onnx.forms import forms_for
 from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.lower import lower
 from cmexport.targets.onnx.providers import OPSET, PROFILES
+from cmexport.targets.onnx.rewrites import chosen_rewrites
 
 GATES_DB = {"fp32": 100.0, "fp16": 60.0}
 TWO_STEPS = (80.0, 1.3823680064)
@@ -211,10 +211,10 @@ def test_rewrites_are_named_across_both_registries(export, tmp_path):
     graph = export(**SMALL).captured
     lowered = lower(graph, OnnxOptions(rewrites="fold_constants,fold_scales"), tmp_path, lambda _: None)
     assert lowered.rewrites == ()
-    assert [form.name for form in forms_for(PROFILES["cpu"], "fold_scales,pack_attention")] == ["pack_attention"]
+    assert [form.name for form in chosen_rewrites(PROFILES["cpu"], "fold_scales,pack_attention")] == ["pack_attention"]
     # A plain provider has no packed attention; naming it is no mistake.
-    assert forms_for(PROFILES["qnn"], "pack_attention") == ()
-    assert forms_for(PROFILES["cpu"], "none") == ()
+    assert chosen_rewrites(PROFILES["qnn"], "pack_attention") == ()
+    assert chosen_rewrites(PROFILES["cpu"], "none") == ()
     with pytest.raises(UsageError, match="unknown rewrite 'pack_everything'; known: all, none, fold_attention"):
         lower(graph, OnnxOptions(rewrites="pack_everything"), tmp_path, lambda _: None)
 

@@ -23,7 +23,7 @@ from cmexport.targets.base import LoweredModel, TellStep
 from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.npu.pairs import with_pairs
 from cmexport.targets.onnx.npu.ranges import observed_ranges
-from cmexport.targets.onnx.npu.spelling import npu_translations
+from cmexport.targets.onnx.npu.translations import npu_translations
 from cmexport.targets.onnx.npu.weights import put_weights
 from cmexport.targets.onnx.providers import ProviderProfile
 

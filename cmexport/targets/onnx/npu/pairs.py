@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 
 from cmexport.quantize.codes import LayerCodes
-from cmexport.targets.onnx.npu.parting import part_readers
 from cmexport.targets.onnx.npu.ranges import Range
+from cmexport.targets.onnx.npu.split_readers import part_readers
 from cmexport.targets.onnx.npu.tables import find_tables, pair_tables
 from cmexport.targets.onnx.npu.weights import Weights
 

@@ -20,9 +20,9 @@ from cmexport.quantize.int8 import encode_layers, prepare
 from cmexport.quantize.layers import find_layers
 from cmexport.quantize.precision_plan import INT8, PrecisionPlan
 from cmexport.targets.onnx.contrib import packed_attention
-from cmexport.targets.onnx.forms import FORMS
 from cmexport.targets.onnx.int8 import PACKED, with_layers
 from cmexport.targets.onnx.integer.insertion import patch_index
+from cmexport.targets.onnx.rewrites import OWN_REWRITES
 
 __all__ = ["toy"]
 
@@ -163,7 +163,7 @@ def attended(codes, bias, tokens):
 @pytest.fixture(scope="module")
 def block(toy):
     net = Attention()
-    graph = apply_rewrites(toy(net, torch.zeros(2, C, SIDE, SIDE)), FORMS)
+    graph = apply_rewrites(toy(net, torch.zeros(2, C, SIDE, SIDE)), OWN_REWRITES)
     return net, graph, *in_8_bits(graph, bias_seed=4)
 
 

@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from cmexport.quantize.calibration import LayerStatistics
 from cmexport.quantize.codes import PER_TENSOR, RoundingOptions, encode, with_bias
 from cmexport.quantize.layers import Layer, WeightedOperator
-from cmexport.targets.onnx.npu.parting import part_readers
+from cmexport.targets.onnx.npu.split_readers import part_readers
 from cmexport.targets.onnx.npu.weights import put_weights
 
 

@@ -13,7 +13,14 @@ from cmexport.errors import UsageError
 from cmexport.graph.evaluate import exact_picture
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import to_module
-from cmexport.targets.coreml.forms import attention, flat_renoise, forms_for, image_layout, label_columns, native_norm
+from cmexport.targets.coreml.rewrites import (
+    attention,
+    chosen_rewrites,
+    flat_renoise,
+    image_layout,
+    label_columns,
+    native_norm,
+)
 
 
 def kinds(captured):
@@ -177,9 +184,9 @@ def test_bytes_become_channels_first_levels(toy):
 
 
 def test_one_form_of_attention_for_each_release():
-    assert [f.name for f in forms_for(18)] == ["native_norm", "fused_attention", "label_columns", "flat_renoise"]
-    assert [f.name for f in forms_for(17)] == ["native_norm", "matmul_attention", "label_columns", "flat_renoise"]
-    assert [f.name for f in forms_for(18, "native_norm,fold_scales")] == ["native_norm"]
-    assert forms_for(16, "none") == ()
+    assert [f.name for f in chosen_rewrites(18)] == ["native_norm", "fused_attention", "label_columns", "flat_renoise"]
+    assert [f.name for f in chosen_rewrites(17)] == ["native_norm", "matmul_attention", "label_columns", "flat_renoise"]
+    assert [f.name for f in chosen_rewrites(18, "native_norm,fold_scales")] == ["native_norm"]
+    assert chosen_rewrites(16, "none") == ()
     with pytest.raises(UsageError, match="unknown rewrite 'magic'"):
-        forms_for(18, "magic")
+        chosen_rewrites(18, "magic")

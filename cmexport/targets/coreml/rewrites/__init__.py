@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import Rewrite, select
-from cmexport.targets.coreml.forms import attention, flat_renoise, label_columns, native_norm
+from cmexport.targets.coreml.rewrites import attention, flat_renoise, label_columns, native_norm
 
-FORMS: tuple[Rewrite, ...] = (
+OWN_REWRITES: tuple[Rewrite, ...] = (
     native_norm.REWRITE,
     attention.FUSED,
     attention.MATMUL,
@@ -15,12 +15,12 @@ FORMS: tuple[Rewrite, ...] = (
 )
 
 
-def forms_for(ios: int, request: str = "all") -> tuple[Rewrite, ...]:
+def chosen_rewrites(ios: int, request: str = "all") -> tuple[Rewrite, ...]:
     """The target's own rewrites for a deployment target, as far as `--rewrites` names them.
 
     Raises:
         UsageError: the request names a rewrite that neither this target nor the general ones have.
     """
-    named = select((*REWRITES, *FORMS), request)
+    named = select((*REWRITES, *OWN_REWRITES), request)
     other = attention.MATMUL if ios >= 18 else attention.FUSED
-    return tuple(form for form in FORMS if form in named and form is not other)
+    return tuple(form for form in OWN_REWRITES if form in named and form is not other)

@@ -10,7 +10,7 @@ from torch import nn
 from cmexport.graph.rewrites import fold_attention
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import to_module
-from cmexport.targets.onnx.forms import FORMS
+from cmexport.targets.onnx.rewrites import OWN_REWRITES
 
 C, HEADS, WIDTH, SIDE = 8, 2, 4, 3
 PACKED = torch.ops.cmexport.packed_attention.default
@@ -53,7 +53,7 @@ class Block(nn.Module):
 
 
 def pack(toy, module, noise):
-    graph = apply_rewrites(toy(module, noise), [fold_attention.REWRITE, *FORMS])
+    graph = apply_rewrites(toy(module, noise), [fold_attention.REWRITE, *OWN_REWRITES])
     return to_module(graph.program), {r.name: r for r in graph.rewrites}["pack_attention"]
 
 
