@@ -113,10 +113,10 @@ def lower(
         _check_image(output)
     ct = coremltools()
     done = {report.name for report in captured.rewrites}
-    forms = [f for f in chosen_rewrites(options.ios, options.rewrites) if f.name not in done]
+    wanted = [r for r in chosen_rewrites(options.ios, options.rewrites) if r.name not in done]
     if output.is_bytes:
-        forms.append(IMAGE_LAYOUT)
-    shaped = apply_rewrites(captured, forms, progress)
+        wanted.append(IMAGE_LAYOUT)
+    shaped = apply_rewrites(captured, wanted, progress)
     plan: dict[str, Any] = {"default": "float32" if options.precision == "fp32" else "float16", "border": "float32"}
     if options.precision in RECIPES:
         widths = BITS if options.ios >= 18 else BITS_BEFORE_18

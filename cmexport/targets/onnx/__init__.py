@@ -1,1 +1,1 @@
-"""ONNX files for ONNX Runtime: lowering, half precision, execution-provider forms and the runner."""
+"""ONNX files for ONNX Runtime: lowering, half precision, what execution providers want, and the runner."""

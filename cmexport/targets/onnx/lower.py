@@ -49,9 +49,8 @@ def lower(
     """
     profile = profile_for(options.ep)
     done = {report.name for report in captured.rewrites}
-    shaped = apply_rewrites(
-        captured, [f for f in chosen_rewrites(profile, options.rewrites) if f.name not in done], progress
-    )
+    wanted = [r for r in chosen_rewrites(profile, options.rewrites) if r.name not in done]
+    shaped = apply_rewrites(captured, wanted, progress)
     if is_for_npu(options.precision, profile):
         return lower_for_npu(shaped, options, profile, folder, progress, name)
     progress("translate to ONNX")

@@ -75,7 +75,7 @@ def test_steps_per_channel_are_refused(export, tmp_path):
 
 
 def test_the_compiler_still_stumbles_over_shared_codes(export, psnr, tmp_path, monkeypatch):
-    """When this fails, npu/parting.py can go."""
+    """When this fails, npu/split_readers.py can go."""
     monkeypatch.setattr(pairs, "part_readers", lambda _: None)
     exported = export()
     lowered = lower(exported.captured, OnnxOptions(precision="a16w8", ep="qnn"), tmp_path, lambda _: None)
