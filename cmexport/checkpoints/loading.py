@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 
-from cmexport.checkpoints.assembling import assemble
+from cmexport.checkpoints import edm_family, sniff
 from cmexport.checkpoints.boundary import require_boundary
 from cmexport.checkpoints.choosing import SETTING, choose_set, several
 from cmexport.checkpoints.diffusers_folder import (
@@ -19,13 +20,11 @@ from cmexport.checkpoints.diffusers_folder import (
     load_folder,
     read_state,
 )
-from cmexport.checkpoints.edm import ECT, EDM, build_edm_network
+from cmexport.checkpoints.edm import ECT, EDM
 from cmexport.checkpoints.edm_pickle import EdmPickle, preconditioning_of, read_edm_pickle
 from cmexport.checkpoints.embedded import embedded_settings
 from cmexport.checkpoints.folders import accelerate_files
 from cmexport.checkpoints.license import license_of
-from cmexport.checkpoints.openai import architecture, build_adm_unet, infer_shape, resolve_config
-from cmexport.checkpoints.openai_flags import precond_from_flags
 from cmexport.checkpoints.own_module import is_module_reference, load_module
 from cmexport.checkpoints.reading import (
     FileFacts,
@@ -40,26 +39,17 @@ from cmexport.checkpoints.registered import with_registered
 from cmexport.checkpoints.safe_pickle import PickleRefusedError
 from cmexport.checkpoints.safetensors_file import read_safetensors
 from cmexport.checkpoints.settings import (
-    CTM,
-    OPENAI,
     Default,
-    Family,
     Settings,
-    resolve_sampling,
     settings_for,
 )
 from cmexport.checkpoints.sidecar import read_sidecar
-from cmexport.checkpoints.sizes import space_of
-from cmexport.checkpoints.sniff import refuse_unknown
 from cmexport.checkpoints.weight_sets import weight_sets
 from cmexport.demo import DEMO_SHA256
 from cmexport.errors import CheckpointError
 from cmexport.labels import KNOWN
-from cmexport.model import CheckpointSource, ConsistencyModel, Setting
+from cmexport.model import ConsistencyModel, Setting
 from cmexport.naming import model_name
-from cmexport.networks.adm_unet import AdmUnet
-from cmexport.networks.ctm_unet import CtmUnet
-from cmexport.sampling.preconditioning import c_noise_at
 
 
 def load_checkpoint(
@@ -162,7 +152,7 @@ def _from_pickle(facts: FileFacts, settings: Settings, wanted: str | None) -> Co
     sets = weight_sets({entry: found.tensors for entry, found in networks.items()})
     if not sets:
         first = next(iter(networks.values()))
-        refuse_unknown(facts.path, first.tensors)
+        sniff.refuse_unknown(facts.path, first.tensors)
     chosen = choose_set(facts.path, sets, wanted, settings)
     found = networks[chosen.within or ""]
     try:
@@ -173,7 +163,9 @@ def _from_pickle(facts: FileFacts, settings: Settings, wanted: str | None) -> Co
         raise CheckpointError(f"{facts.path}: a pickled {found.class_name} with {chosen.format} weights is unknown")
     settings.inferred("entry", found.entry, "file")
     weights = Weights(facts, f"pickled {found.class_name}", chosen.tensors, found.entry)
-    return _edm(weights, settings, _pickled_constants(found, precond), ECT if found.class_name == "ECMPrecond" else EDM)
+    return edm_family.build(
+        weights, settings, _pickled_constants(found, precond), ECT if found.class_name == "ECMPrecond" else EDM
+    )
 
 
 def _pickled_constants(found: EdmPickle, precond: Default) -> dict[str, Default]:
@@ -192,14 +184,14 @@ def _from_content(
     sets = weight_sets(content)
     if not sets:
         # Says what the file is instead.
-        refuse_unknown(facts.path, find_weights(facts, container, content).tensors)
+        sniff.refuse_unknown(facts.path, find_weights(facts, container, content).tensors)
     found = choose_set(facts.path, sets, wanted, settings)
     if found.within is not None:
         settings.inferred("entry", found.within, "file")
     if found.prefix:
         settings.inferred("prefix", found.prefix, "file")
-    builder = _BUILDERS.get(found.format)
-    if builder is None:
+    builder = sniff.FAMILIES[found.format].builder
+    if not builder:
         folder = facts.path.parent
         if (folder / "config.json").is_file():
             return load_folder(folder, settings, given=GivenWeights(facts, found.tensors))
@@ -207,61 +199,8 @@ def _from_content(
             f"{facts.path}: holds {found.format} weights without the config.json of their network;\n"
             f"unet.save_config({str(folder)!r}) in the code that built the UNet2DModel writes it beside them"
         )
-    return builder(Weights(facts, container, found.tensors, found.within), settings)
-
-
-def _openai(weights: Weights, settings: Settings) -> ConsistencyModel:
-    return _adm(weights, settings, OPENAI, "openai")
-
-
-def _ctm(weights: Weights, settings: Settings) -> ConsistencyModel:
-    model = _adm(weights, settings, CTM, "ctm")
-    assert isinstance(model.network, CtmUnet)
-    model.network.c_noise_target = c_noise_at(model.c_noise, model.noise.sigma_min)
-    return model
-
-
-def _adm(weights: Weights, settings: Settings, family: Family, name: str) -> ConsistencyModel:
-    path = weights.file.path
-    shape = infer_shape(path, {key: tensor.shape for key, tensor in weights.tensors.items()})
-    config = resolve_config(path, shape, settings)
-    constants = resolve_sampling(settings, family, precond_from_flags(settings))
-    chosen = settings.finish()
-    network = build_adm_unet(path, config, weights.tensors, CtmUnet if family is CTM else AdmUnet)
-    return assemble(
-        network=network,
-        architecture=architecture(config, "ctm_unet" if family is CTM else "adm_unet"),
-        space=space_of(path, config.in_channels, config.image_size, 2 ** (len(config.channel_mult) - 1)),
-        classes=config.num_classes,
-        constants=constants,
-        source=CheckpointSource(path, f"{name} ({weights.container})", weights.file.sha256, weights.file.size_bytes),
-        settings=chosen,
+    module, _, function = builder.partition(":")
+    built: ConsistencyModel = getattr(import_module(module), function)(
+        Weights(facts, container, found.tensors, found.within), settings
     )
-
-
-def _edm(
-    weights: Weights,
-    settings: Settings,
-    preferred: Mapping[str, Default] = MappingProxyType({}),
-    family: Family = ECT,
-) -> ConsistencyModel:
-    path = weights.file.path
-    if not preferred:
-        # A bare state dict: nothing tells ECT's tuned networks from the diffusion models they start from.
-        preferred = {"precond": Default(family.precond, f"default of {family.label}", ambiguous=True)}
-    built = build_edm_network(path, weights.tensors, settings)
-    constants = resolve_sampling(settings, family, preferred)
-    return assemble(
-        network=built.network,
-        architecture=built.architecture,
-        space=space_of(path, built.config.in_channels, built.config.image_size, 2 ** (len(built.config.widths) - 1)),
-        classes=built.config.num_classes,
-        constants=constants,
-        source=CheckpointSource(path, f"edm ({weights.container})", weights.file.sha256, weights.file.size_bytes),
-        settings=settings.finish(),
-    )
-
-
-_BUILDERS: Mapping[str, Callable[[Weights, Settings], ConsistencyModel]] = MappingProxyType(
-    {"openai": _openai, "ctm": _ctm, "edm": _edm}
-)
+    return built

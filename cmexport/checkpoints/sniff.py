@@ -14,20 +14,43 @@ from cmexport.errors import CheckpointError
 
 @dataclass(frozen=True)
 class StateFormat:
-    """A family of state dicts, recognized by weight names; `anchor` is the name whose prefix is looked for."""
+    """A family of state dicts, recognized by weight names.
+
+    Attributes:
+        name: short.
+        title: what people call it.
+        anchor: the name whose prefix is looked for.
+        also: further names that it must have.
+        builder: "module:function" from `Weights` and `Settings` to a `ConsistencyModel`; "": its folder is loaded.
+    """
 
     name: str
+    title: str
     anchor: str
     also: tuple[str, ...] = ()
+    builder: str = ""
 
+
+_HERE = "cmexport.checkpoints"
+_UNET = "input_blocks.0.0.weight"
 
 # Earlier rows win: a CTM network has every name of an ADM UNet and more.
-STATE_FORMATS: tuple[StateFormat, ...] = (
-    StateFormat("ctm", "input_blocks.0.0.weight", ("time_embed_s.0.weight",)),
-    StateFormat("openai", "input_blocks.0.0.weight", ("time_embed.0.weight",)),
-    StateFormat("edm", "map_layer0.weight", ("map_layer1.weight",)),
-    StateFormat("diffusers", "time_embedding.linear_1.weight", ("conv_in.weight", "conv_out.weight")),
-)
+FAMILIES: dict[str, StateFormat] = {
+    family.name: family
+    for family in (
+        StateFormat("ctm", "CTM", _UNET, ("time_embed_s.0.weight",), f"{_HERE}.adm_family:build_ctm"),
+        StateFormat(
+            "openai", "openai/consistency_models", _UNET, ("time_embed.0.weight",), f"{_HERE}.adm_family:build_openai"
+        ),
+        StateFormat("edm", "EDM/ECT", "map_layer0.weight", ("map_layer1.weight",), f"{_HERE}.edm_family:build"),
+        StateFormat(
+            "diffusers",
+            "diffusers UNet2DModel",
+            "time_embedding.linear_1.weight",
+            ("conv_in.weight", "conv_out.weight"),
+        ),
+    )
+}
 
 # Names that tell other people's models, for a helpful refusal.
 _OTHERS: tuple[tuple[str, str], ...] = (
@@ -52,5 +75,5 @@ def refuse_unknown(path: Path, tensors: Mapping[str, Tensor]) -> NoReturn:
     shown = ", ".join(list(tensors)[:3])
     raise CheckpointError(
         f"{path}: is the state dict of another model ({len(tensors)} weights: {shown}, ...);\n"
-        "known: openai/consistency_models, CTM, EDM/ECT and diffusers UNet2DModel weights"
+        f"known: weights of {', '.join(family.title for family in FAMILIES.values())}"
     )

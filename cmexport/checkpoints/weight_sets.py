@@ -18,7 +18,7 @@ from torch import Tensor
 from cmexport.checkpoints.parameter_lists import name_list
 from cmexport.checkpoints.prefixes import is_counter, without_wrappers
 from cmexport.checkpoints.roles import AVERAGED, role_of
-from cmexport.checkpoints.sniff import STATE_FORMATS
+from cmexport.checkpoints.sniff import FAMILIES
 
 _MAX_DEPTH = 6
 # What optimizers keep has the shapes of weights and is none; NeMo keeps its average among them, as `ema`.
@@ -34,7 +34,7 @@ class WeightSet:
 
     Attributes:
         name: what `--weights` calls it: entries and prefix joined by dots; "" for a bare state dict.
-        format: of `sniff.STATE_FORMATS`.
+        format: of `sniff.FAMILIES`.
         tensors: by name, without any prefix.
         role: see `roles.role_of`.
         within: entries of the file that lead to it, joined by dots; None at the top.
@@ -174,7 +174,7 @@ def _made(kind: str, tensors: Mapping[str, Tensor], path: tuple[str, ...], prefi
 def _prefixes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Prefixes of complete networks, and the format of each."""
     found: dict[str, str] = {}
-    for known in STATE_FORMATS:
+    for known in FAMILIES.values():
         for key in tensors:
             if key == known.anchor or key.endswith("." + known.anchor):
                 prefix = key[: -len(known.anchor)]
