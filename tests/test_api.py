@@ -126,6 +126,7 @@ def test_a_missed_gate_is_raised_and_kept(model, tmp_path, monkeypatch):
         ({"steps": 2, "sigmas": [80.0]}, "steps and sigmas contradict"),
         ({"seeds": 3}, "seeds=3: at least 8"),
         ({"eb": "web"}, "onnx has no option eb; it has .*ep"),
+        ({"target": "coreml", "ep": "web"}, "coreml has no option ep"),
         ({"task": "inpant"}, "inpant"),
         ({"target": "onyx"}, "onyx"),
     ],
