@@ -134,7 +134,7 @@ def _license(source: CheckpointSource | CheckpointRecord) -> str:
 
 def _classes(labels: Sequence[str]) -> str:
     few = [f"{number} {name}" for number, name in enumerate(labels[:10])]
-    return f"\nclasses {', '.join(few)}{', ...' if len(labels) > 10 else ''}" if few else ""
+    return f"; classes {', '.join(few)}{', ...' if len(labels) > 10 else ''}" if few else ""
 
 
 def _two_steps(model: ConsistencyModel) -> Schedule:

@@ -142,7 +142,7 @@ def test_every_option_arrives(planned, tmp_path) -> None:
             "timesteps": "22,0",
             "levels": 40,
             "plan": tmp_path / "plan.toml",
-            **{"label": 0, "batch": 4, "output": "uint8", "rewrites": "none", "seeds": 16, "trust": True},
+            **{"label": "0", "batch": 4, "output": "uint8", "rewrites": "none", "seeds": 16, "trust": True},
             "assignments": ["clamp=false", "channel_mult=1,2", "sigma_data=0.25"],
         },
         "mixed/fp32": {"budget_db": None, "keep_fp32": "none", "ios": 17, "no_verify": True},
