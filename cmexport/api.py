@@ -37,7 +37,7 @@ from cmexport.targets.info import LoweringOptions, TargetInfo
 from cmexport.targets.registry import INFOS, target_info
 from cmexport.verification import VerifyOptions, verify_artifact
 
-TARGET_OPTIONS = tuple({field.name: None for info in INFOS.values() for field in fields(info.options)})
+TARGET_OPTIONS = tuple(dict.fromkeys(field.name for info in INFOS.values() for field in fields(info.options)))
 """What `export` takes besides its own arguments, of one target or another."""
 
 
@@ -204,10 +204,13 @@ def _lowering(
 ) -> LoweringOptions:
     if plan is not None:
         more = {**more, "plan": plan if isinstance(plan, PrecisionPlan) else read_plan(Path(plan))}
-    known = {field.name: field.default for field in fields(info.options)}
+    known = {field.name for field in fields(info.options)}
     if unknown := [name for name in more if name not in known]:
         raise UsageError(f"{info.name} has no option {unknown[0]}; it has {', '.join(sorted(known))}")
-    return info.options(precision=precision, **{name: _of_the_kind(known[name], more[name]) for name in more})
+    defaults = info.options(precision=precision)
+    return info.options(
+        precision, **{name: _of_the_kind(getattr(defaults, name), value) for name, value in more.items()}
+    )
 
 
 def _of_the_kind(default: object, value: Any) -> Any:

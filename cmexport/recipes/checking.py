@@ -17,7 +17,7 @@ from cmexport.errors import CheckpointError, UsageError
 from cmexport.files import require_file
 from cmexport.recipes.cycles import find_cycle
 from cmexport.recipes.identity import tree_hash
-from cmexport.recipes.names import owners
+from cmexport.recipes.names import LOOPED, owners
 from cmexport.recipes.nearest import nearest, nearest_file
 from cmexport.recipes.reading import Document
 from cmexport.recipes.schema import ANY_PRECISION, Recipe, Target
@@ -289,7 +289,7 @@ def _target_faults(document: Document, recipe: Recipe, name: str, target: Target
         found = recipe.schedules.get(schedule)
         if found is None or found.is_own:
             continue
-        if not info.loop_precisions:
+        if found.sampler in LOOPED and not info.loop_precisions:
             able = " and ".join(other.name for other in INFOS.values() if other.loop_precisions)
             yield Fault((*path, "schedules", index), f"{kind} has no {found.sampler} sampler; {able} has")
         elif target.tasks != ["generate"]:

@@ -108,7 +108,8 @@ class Schedule(Part):
         default=None, description="Noise levels evaluated, descending: [80.0, 1.38]."
     )
     sampler: Sampler = Field(
-        default="consistency", description="heun: the deterministic sampler of diffusion, a baseline."
+        default="consistency",
+        description="heun: the deterministic sampler of diffusion, a baseline; exact: CTM's jumps; euler: ODE steps.",
     )
 
     @property

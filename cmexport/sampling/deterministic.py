@@ -106,7 +106,7 @@ def _plan(model: ConsistencyModel, sigmas: Sequence[float], closing: float, scal
     ends = (*chosen[1:], closing)
     if any(not end < start < float("inf") for start, end in zip(chosen, ends, strict=True)):
         raise UsageError(f"sigmas {','.join(f'{s:g}' for s in chosen)}: levels must descend strictly to {closing:g}")
-    evaluations = []
+    evaluations: list[Evaluation] = []
     for sigma, target in zip(chosen, ends, strict=True):
         step, second = scalars(sigma, target)
         evaluations.append(

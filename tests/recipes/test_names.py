@@ -12,6 +12,8 @@ from cmexport.cli.exporting import export_verb
 from cmexport.recipes import names
 from cmexport.recipes.schema import Recipe, Target, TargetPart
 from cmexport.sampling.editing import TASKS
+from cmexport.sampling.heun import HeunSampler
+from cmexport.sampling.methods import METHODS
 from cmexport.targets.registry import INFOS
 
 
@@ -22,6 +24,11 @@ def test_targets_and_precisions() -> None:
 
 def test_tasks() -> None:
     assert set(get_args(names.TaskName)) == set(TASKS)
+
+
+def test_samplers() -> None:
+    assert set(get_args(names.Sampler)) == set(METHODS)
+    assert {name for name, method in METHODS.items() if method.module is HeunSampler} == names.LOOPED
 
 
 def test_devices() -> None:

@@ -89,7 +89,9 @@ def test_consistency_flow_euler():
     made = model("consistency_flow", "999flow", NoiseRange(1e-4, 1e7, 0.5, 7.0, 2))
     sigmas = [(1 - t) / t for t in times[:-1]]
     assert torch.allclose(euler(made, sigmas), x, atol=1e-8)
-    assert euler_schedule(made, steps, "generate", 0).sigmas == pytest.approx(sigmas[:1] + sigmas[1:], rel=1e-5)
+    start = 1 / (1 + 1e7)
+    evenly = [start + (1 - start) * i / steps for i in range(steps)]
+    assert euler_schedule(made, steps, "generate", 0).sigmas == pytest.approx([(1 - t) / t for t in evenly])
 
 
 def test_deterministic_steps_of_edm_are_ddim():
