@@ -54,8 +54,6 @@ def _own(info: TargetInfo) -> dict[str, inspect.Parameter]:
 def _parameters(info: TargetInfo) -> dict[str, inspect.Parameter]:
     shared = dict(inspect.signature(_export, eval_str=True).parameters)
     del shared["info"], shared["own"]
-    if not info.loop_precisions:
-        del shared["sampler"]
     for name, text in info.help_of.items():
         kind, declared = get_args(shared[name].annotation)
         changed = copy(declared)

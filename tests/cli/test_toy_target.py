@@ -59,7 +59,7 @@ def test_it_has_a_verb_with_its_own_options(cmexport):
     helped = cmexport("toy", "--help").stdout
     assert "--wheels" in helped
     assert "How many wheels it has." in helped
-    assert not {"--ep", "--fp16", "--sampler"} & set(helped.split())
+    assert not {"--ep", "--fp16"} & set(helped.split())
     assert "--wheels" not in cmexport("onnx", "--help").stdout
 
 
