@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.files import require_file
+from cmexport.labels import KNOWN
 from cmexport.recipes.cycles import find_cycle
 from cmexport.recipes.identity import tree_hash
 from cmexport.recipes.names import LOOPED, owners
@@ -194,6 +195,8 @@ def _faults(document: Document, recipe: Recipe) -> Iterator[Fault]:
         for key in ("identity", "known_hosts", "native"):
             yield from _file_faults(document, ("devices", name, key), getattr(device, key))
         yield from _choice_faults(recipe, ("devices", name), device.targets)
+    if recipe.checkpoint.labels not in KNOWN:
+        yield from _file_faults(document, ("checkpoint", "labels"), recipe.checkpoint.labels)
     if recipe.verify is not None:
         yield from _choice_faults(recipe, ("verify",), recipe.verify.targets)
         yield from _file_faults(document, ("verify", "statistics"), recipe.verify.statistics)

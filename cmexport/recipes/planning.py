@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmexport.demo import demo_checkpoint
+from cmexport.labels import KNOWN
 from cmexport.recipes.checking import checkpoint_file, resolve_path, target_of
 from cmexport.recipes.reading import Document
 from cmexport.recipes.schema import ANY_PRECISION, Device, Recipe, Schedule, Target
@@ -217,8 +218,13 @@ class _Planner:
         for key, option in info.by_key.items():
             if option.is_file and key != "plan" and own.get(key) is not None:
                 own[key] = self._file(("targets", name, key), own[key])
+        labels: Path | str | None = self._recipe.checkpoint.labels
+        if labels is not None and labels not in KNOWN:
+            labels = self._file(("checkpoint", "labels"), str(labels))
+            reads.append(labels)
         options = _options(
             [
+                ("--labels", labels),
                 ("--task", None if target.tasks == ["generate"] else target.tasks),
                 ("--patch", target.patch),
                 ("--label", target.label),

@@ -93,6 +93,9 @@ class Checkpoint(Part):
     weights: Annotated[str, Field(min_length=1)] | None = Field(
         default=None, description="Which of several sets of weights, as --weights takes it: a prefix, ema, a subfolder."
     )
+    labels: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="Names of the classes, as --labels takes them: a file, or a known set."
+    )
     set: dict[str, Constant] = Field(default_factory=dict, description="Constants to override, as --set takes them.")
 
 

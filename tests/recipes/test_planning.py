@@ -210,3 +210,15 @@ def test_the_command_line_decides(planned, tmp_path) -> None:
     assert (plan.out, plan.jobs, plan.checkpoint) == (tmp_path / "out", 5, tmp_path / "other.pt")
     assert planned("out = 'a'\njobs = 3\n[targets.onnx]\n", out=None).jobs == 3
     assert planned("out = 'a'\n[targets.onnx]\n", out=None).out == Path("a")
+
+
+@pytest.mark.parametrize("labels", ["cifar10", "names.txt"])
+def test_names_of_classes_go_to_every_export(labels, tmp_path) -> None:
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    (tmp_path / "r.toml").write_text(f'[checkpoint]\nlabels = "{labels}"\n[targets.onnx]\n[targets.coreml]\n')
+    exports = [step for step in plan_of(tmp_path / "r.toml").steps if step.kind == "export"]
+    file = tmp_path / "names.txt"
+    for step in exports:
+        assert parsed(step)["labels"] == ("cifar10" if labels == "cifar10" else str(file))
+        assert (file in step.reads) == (labels == "names.txt")
+    assert len(exports) == 2
