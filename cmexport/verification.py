@@ -39,6 +39,10 @@ from cmexport.threads import threads
 # doubt.
 _COSTLY_MODEL = 30_000_000
 
+# Weights, counted once for each step, times threads. One thread takes 3.5 s for 64 pictures of the demo's 8 M weights,
+# and tracing and translating 5 s; eight steps on two cores, 16 pictures, come out even.
+_WAITED_FOR = 5 * _COSTLY_MODEL
+
 # In eager PyTorch a picture of the demo takes 28 ms alone and 17 ms among 8.
 _PICTURES_AT_ONCE = 8
 
@@ -89,16 +93,17 @@ class Reference:
 def draw_ahead(reference: Reference, options: VerifyOptions) -> Ahead[Truth] | None:
     """Begin the reference's pictures beside what comes next, where a core is free for them.
 
-    Of a large model only as many as are run in any case; float64 weights of its own are for later.
+    A fork has one thread. Where it would be waited for, as it would be for large models and on many cores, it draws
+    only as many as are run in any case; a large model's weights in float64 are for later.
     """
     if not can_fork() or threads() < 2:
         return None
-    ladder = _ladder(reference, options)
-    if reference.sampler.work > LARGE_MODEL:
-        least = first_of(ladder.inputs, LEAST_PICTURES)
-        return Ahead(partial(draw_truth, ladder.reference, least, None, 0))
-    first = first_of(ladder.inputs, SETTLING_PICTURES) if ladder.settle_last else ladder.inputs
-    return Ahead(partial(draw_truth, ladder.reference, first, ladder.exact, ladder.exact_pictures))
+    ladder, cost = _ladder(reference, options), reference.sampler.work
+    wanted = first_of(ladder.inputs, SETTLING_PICTURES) if ladder.settle_last else ladder.inputs
+    if cost * threads() > _WAITED_FOR:
+        wanted = first_of(wanted, LEAST_PICTURES)
+    exact = ladder.exact if cost <= LARGE_MODEL else None
+    return Ahead(partial(draw_truth, ladder.reference, wanted, exact, ladder.exact_pictures))
 
 
 def verify_rungs(

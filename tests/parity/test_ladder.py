@@ -14,7 +14,7 @@ from rich.console import Console
 from cmexport.errors import BackendError, CheckpointError
 from cmexport.parity.gates import byte_gate
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
-from cmexport.parity.ladder import Rung, climb, draw_truth
+from cmexport.parity.ladder import Rung, climb, draw_truth, first_of
 from cmexport.parity.metrics import as_bytes
 from cmexport.parity.table import parity_table, verdict
 from cmexport.signature import Signature, known
@@ -429,3 +429,22 @@ def test_pictures_drawn_before_are_not_drawn_again(house: House) -> None:
     found = climb(off_limits, rungs, given, 60.0, exact=off_limits, drawn=lambda: truth)
     usual = climb(house.constant("t", 0.0), rungs, given, 60.0, exact=house.constant("f64", 1e-7))
     assert (found.rungs[0].difference, found.exact) == (usual.rungs[0].difference, usual.exact)
+
+
+def test_pictures_that_were_not_drawn_before_are_drawn_here(house: House) -> None:
+    given = several(20)
+    begun = draw_truth(house.constant("t", 0.0), first_of(given, 8), None, 0)
+    assert (len(begun.images), begun.exact) == (8, None)
+    rungs = [house.constant("a", 1e-4)]
+    found = climb(
+        *(house.constant("t", 0.0), rungs, given, 60.0),
+        exact=house.constant("f64", 1e-7),
+        drawn=lambda: begun,
+    )
+    usual = climb(house.constant("t", 0.0), rungs, given, 60.0, exact=house.constant("f64", 1e-7))
+    assert (found.pictures, found.rungs[0].difference, found.exact) == (20, usual.rungs[0].difference, usual.exact)
+    assert [event for event in house.events if event.startswith("close t")] == [
+        "close t after 8",
+        "close t after 12",
+        "close t after 20",
+    ]
