@@ -300,7 +300,7 @@ class Artifact:
         texts = {name: as_text(value) for name, value in settings.items()}
         which = task or self.manifest.function_names[0]
         source = None if against is None else str(against)
-        gone = lambda why: warnings.warn(why, stacklevel=4)  # noqa: E731
+        gone = lambda why: warnings.warn(why, stacklevel=5)  # noqa: E731
         reports = verify_artifact(self.folder, source, texts, options, Progress(), which, gone=gone)
         return Verification(reports[which])
 

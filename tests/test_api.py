@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import warnings
 from pathlib import Path
 
@@ -109,6 +110,17 @@ def test_verified_again(artifact, checkpoint):
     difference = found.report.rungs[-1].difference
     assert (found.mean_db, found.worst_db) == (difference.mean_db, difference.min_db)
     assert not math.isnan(found.worst_db)
+
+
+def test_without_its_checkpoint_the_golden_pictures_are_left_and_that_is_said_to_the_caller(artifact, tmp_path):
+    shutil.copytree(artifact.folder, tmp_path / "moved")
+    content = json.loads((tmp_path / "moved" / "manifest.json").read_text())
+    content["checkpoint"]["path"] = str(tmp_path / "gone.pt")
+    (tmp_path / "moved" / "manifest.json").write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="compared with the pictures in golden/ only") as heard:
+        found = cmexport.open(tmp_path / "moved").verify()
+    assert (found.passed, found.report.pictures) == (True, 2)
+    assert [warning.filename for warning in heard] == [__file__]
 
 
 def test_a_missed_gate_is_raised_and_kept(model, tmp_path, monkeypatch):

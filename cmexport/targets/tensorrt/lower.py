@@ -161,7 +161,7 @@ def _halved(
         return model, to_half(model, sample, kind, kept.names, _ALSO_HALF), kept
     with TemporaryDirectory(prefix="cmexport-wide-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "wide.onnx"
-        save(model, captured.signature, path)
+        save(model, captured.signature, path, keep_weights=True)
 
         def make_half(names: frozenset[str]) -> ir.Model:
             copy = ir.load(path)
