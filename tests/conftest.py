@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if _names(item) & slow]
     items[:] = [item for item in items if not _names(item) & slow]
     config.hook.pytest_deselected(items=left_out)
+
+
+_freeze = gc.freeze
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_who_freezes():
+    """Nobody else: `unfreeze` would undo `_libraries_are_no_garbage` as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("freeze", "unfreeze"):
+            patch.setattr(gc, name, lambda: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _libraries_are_no_garbage(_one_who_freezes):
+    """Collections pass over what was imported and what the session shares.
+
+    An export collects seven times, to return memory, and coremltools' converter does; each takes 0.2 s if it looks
+    through torch and the tests as well.
+    """
+    gc.collect()
+    _freeze()
 
 
 def _names(item: pytest.Item) -> set[str]:

@@ -19,7 +19,7 @@ from cmexport.recorded import request_of
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.signature import known
-from cmexport.targets.base import LoweringOptions
+from cmexport.targets.info import LoweringOptions
 
 RECORDED = Path(__file__).with_name("version1")
 NETWORK = f"{RECORDED / 'net.py'}:build"

@@ -7,7 +7,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-import gc
 import itertools
 import shutil
 
@@ -58,20 +57,15 @@ def save_mil(ct, tmp_path_factory):
         with Function(placeholders, opset_version=target) as function:
             function.set_outputs(list(build(**function.inputs)))
         program.add_function("main", function)
-        # The converter collects garbage each time: 0.25 s when torch and coremltools are among what it looks through.
-        gc.freeze()
-        try:
-            model = ct.convert(
-                program,
-                convert_to="mlprogram",
-                minimum_deployment_target=target,
-                compute_precision=ct.precision.FLOAT32,
-                compute_units=ct.ComputeUnit.CPU_ONLY,
-                pass_pipeline=ct.PassPipeline.EMPTY,
-                skip_model_load=True,
-            )
-        finally:
-            gc.unfreeze()
+        model = ct.convert(
+            program,
+            convert_to="mlprogram",
+            minimum_deployment_target=target,
+            compute_precision=ct.precision.FLOAT32,
+            compute_units=ct.ComputeUnit.CPU_ONLY,
+            pass_pipeline=ct.PassPipeline.EMPTY,
+            skip_model_load=True,
+        )
         path = folder / f"{next(numbers)}.mlpackage"
         model.save(str(path))
         return path

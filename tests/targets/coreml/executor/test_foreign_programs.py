@@ -1,7 +1,6 @@
 """Whole programs from networks that are not ours, through the converter's ordinary pipeline, and compressed ones."""
 
 import functools
-import gc
 import math
 
 import numpy as np
@@ -134,19 +133,15 @@ def convert(ct, networks):
             options["inputs"] = [ct.TensorType(shape=t.shape, dtype=k) for t, k in zip(inputs, kinds, strict=True)]
         else:
             captured = torch.export.export(network, inputs).run_decompositions({})
-        gc.freeze()
-        try:
-            return ct.convert(
-                captured,
-                convert_to="mlprogram",
-                minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
-                compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
-                compute_units=ct.ComputeUnit.CPU_ONLY,
-                skip_model_load=True,
-                **options,
-            )
-        finally:
-            gc.unfreeze()
+        return ct.convert(
+            captured,
+            convert_to="mlprogram",
+            minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
+            compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
+            compute_units=ct.ComputeUnit.CPU_ONLY,
+            skip_model_load=True,
+            **options,
+        )
 
     return run
 
@@ -247,11 +242,7 @@ def test_compressed_weights(ct, plain, networks, tmp_path, name, ios):
     """The executor's weights lie within each scheme's step of the originals, and torch with them gives its result."""
     make, options = COMPRESSIONS[name]
     compress, config = make(ct, **options)
-    gc.freeze()
-    try:
-        model = compress(plain(ios), ct.optimize.coreml.OptimizationConfig(global_config=config))
-    finally:
-        gc.unfreeze()
+    model = compress(plain(ios), ct.optimize.coreml.OptimizationConfig(global_config=config))
     program, result = executed(model, tmp_path, "vit")
     executor = Executor(program)
     weights = [
