@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
 
 
-_freeze = gc.freeze
+_freeze, _unfreeze = gc.freeze, gc.unfreeze
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -34,6 +34,7 @@ def _one_who_freezes():
         for name in ("freeze", "unfreeze"):
             patch.setattr(gc, name, lambda: None)
         yield
+    _unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="module")

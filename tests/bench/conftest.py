@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.networks import tiny_config
+from support.networks import one_level
 
 from cmexport.bench.devices.base import BenchJob, MeasureOptions
 from cmexport.bench.jobs import prepare_job
@@ -24,7 +24,7 @@ from cmexport.targets.info import LoweringOptions
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
-    torch.save(AdmUnet(tiny_config()).state_dict(), path)
+    torch.save(AdmUnet(one_level()).state_dict(), path)
     return path
 
 

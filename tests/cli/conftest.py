@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.networks import tiny_config
+from support.networks import one_level
 
 from cmexport.cli.main import main
 from cmexport.networks.adm_unet import AdmUnet
@@ -32,7 +32,7 @@ class Outcome:
 
 def tiny_state(seed: int = 0, classes: int | None = 3) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
-    return AdmUnet(tiny_config(classes)).state_dict()
+    return AdmUnet(one_level(classes)).state_dict()
 
 
 @pytest.fixture(scope="session")

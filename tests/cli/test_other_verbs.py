@@ -28,7 +28,7 @@ def test_inspect_shows_every_constant_with_its_origin(tiny_checkpoint, cmexport)
         "ambiguous": False,
     }
     assert settings["image_size"]["origin"].startswith("--set")
-    assert settings["channel_mult"]["value"] == [1, 2]
+    assert settings["channel_mult"]["value"] == [1]
     assert settings["sigma_max"]["value"] == 80.0
     # Constants of the published preconditioning at sigma 80 (Song et al. 2023, appendix C).
     assert outcome.json["one_step"]["c_skip"] == pytest.approx(3.906293e-05, rel=1e-6)

@@ -6,7 +6,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from support.networks import tiny_config
+
+from cmexport.networks.adm_unet import AdmUnet
 
 HEADS = ("--set", "num_head_channels=32")
 
@@ -98,8 +102,10 @@ def test_every_target_takes_a_rectangle(arguments, tiny_checkpoint, cmexport, tm
 
 
 def test_sizes_that_do_not_fit_are_the_checkpoints_fault(tiny_checkpoint, cmexport, tmp_path):
+    halving = tmp_path / "halving.pt"
+    torch.save(AdmUnet(tiny_config()).state_dict(), halving)
     for size in ("--size", "9x16"), ("--set", "image_size=9"):
-        outcome = cmexport("onnx", tiny_checkpoint, *size, *HEADS, "-o", tmp_path)
+        outcome = cmexport("onnx", halving, *size, *HEADS, "-o", tmp_path)
         assert outcome.code == 3
         assert "multiples of 2" in outcome.stderr
     for size in ("8by16", "8x8x8", "0x8"):

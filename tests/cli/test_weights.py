@@ -15,13 +15,13 @@ SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32")
 
 @pytest.fixture(scope="module")
 def states():
-    from support.networks import tiny_config
+    from support.networks import one_level
 
     from cmexport.networks.adm_unet import AdmUnet
 
     def state(seed):
         torch.manual_seed(seed)
-        return {k: v + 0.02 * torch.randn_like(v) for k, v in AdmUnet(tiny_config(3)).state_dict().items()}
+        return {k: v + 0.02 * torch.randn_like(v) for k, v in AdmUnet(one_level(3)).state_dict().items()}
 
     return state(1), state(2)
 
@@ -165,9 +165,7 @@ MODULE = """
 def test_a_module_is_run_again_only_if_it_was_named_here(pair, cmexport, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(pair / "state"))
     (pair / "net.py").write_text(textwrap.dedent(MODULE))
-    (pair / "tiny.py").write_text(
-        "from support.networks import tiny_config\ndef config():\n    return tiny_config(3)\n"
-    )
+    (pair / "tiny.py").write_text("from support.networks import one_level\ndef config():\n    return one_level(3)\n")
     folder, manifest = export(cmexport, "net.py:build", pair / "out", cwd=pair)
     assert manifest["checkpoint"]["reference"] == f"{pair}/net.py:build"
     (pair / "elsewhere").mkdir()
@@ -201,12 +199,12 @@ def test_a_path_that_reads_as_code_is_not_run(pair, cmexport, monkeypatch):
 
 
 def test_a_trusted_pickle_is_verified_with_the_same_word(pair, cmexport):
-    from support.networks import tiny_config
+    from support.networks import one_level
 
     from cmexport.networks.adm_unet import AdmUnet
 
     torch.manual_seed(3)
-    torch.save(AdmUnet(tiny_config(3)), pair / "whole.pt")
+    torch.save(AdmUnet(one_level(3)), pair / "whole.pt")
     folder, _ = export(cmexport, "whole.pt", pair / "out", *SETTINGS, "--trust-checkpoint", cwd=pair)
     done = verified(cmexport, folder, cwd=pair)
     assert done.code == 3

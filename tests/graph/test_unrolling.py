@@ -26,13 +26,16 @@ def described(node):
     return [v for v in torch.utils._pytree.tree_leaves(node.meta.get("val")) if isinstance(v, torch.Tensor)]
 
 
+ONE_LEVEL = {"channel_mult": (1,), "attention_downsampling": (1,)}
+
+
 @pytest.mark.parametrize(
     ("fields", "request_fields"),
     [
         ({}, {}),
-        ({"num_classes": None}, {"batch": 2}),
-        ({}, {"label": 3, "output": "uint8"}),
-        ({}, {"task": "inpaint"}),
+        ({"num_classes": None, **ONE_LEVEL}, {"batch": 2}),
+        (ONE_LEVEL, {"label": 3, "output": "uint8"}),
+        (ONE_LEVEL, {"task": "inpaint"}),
     ],
 )
 def test_unrolled_is_what_tracing_all_steps_gives(adm_model, fields, request_fields) -> None:
@@ -49,7 +52,7 @@ def test_unrolled_is_what_tracing_all_steps_gives(adm_model, fields, request_fie
 
 
 def test_the_network_is_back_in_its_place(adm_model) -> None:
-    model = adm_model()
+    model = adm_model(**ONE_LEVEL)
     request = SampleRequest(sigmas=(80.0, 5.0))
     sampled = capture(resolve(model, request))
     x, c_noise = torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.float64)
@@ -58,7 +61,7 @@ def test_the_network_is_back_in_its_place(adm_model) -> None:
 
 
 def test_rewrites_of_many_steps_are_measured_on_the_first_and_the_last(adm_model) -> None:
-    model = adm_model()
+    model = adm_model(**ONE_LEVEL)
     request = SampleRequest(sigmas=(80.0, 20.0, 5.0, 1.2))
     plan = plan_sampling(model, request.sigmas)
     graph = capture(resolve(model, request))
@@ -87,7 +90,7 @@ def test_what_all_rewrites_do_together_is_measured(adm_model) -> None:
         editor.module.c_noise_2 = editor.module.c_noise_2 * 1.5
         return Changes(1)
 
-    model = adm_model(fresh=True, seed=7)
+    model = adm_model(fresh=True, seed=7, **ONE_LEVEL)
     request = SampleRequest(sigmas=(80.0, 20.0, 5.0, 1.2))
     graph = capture(resolve(model, request))
     with pytest.raises(RuntimeError, match="all rewrites together"):

@@ -11,20 +11,15 @@ import torch
 from support.centred import codes, graph, noise
 from support.eight_bits import FEW, unet
 from support.measuring import toy
+from support.networks import demo_graph
 from torch import fx
 
-from cmexport.checkpoints import load_checkpoint
-from cmexport.demo import demo_checkpoint
-from cmexport.graph.capture import capture
-from cmexport.graph.rewrites import REWRITES
-from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
 from cmexport.quantize.int8 import prepare
 from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.quantize.sensitivity import weight_sensitivity
 from cmexport.quantize.weights import find_weights
-from cmexport.sampling.methods import resolve
 
 __all__ = ["codes", "graph", "noise", "toy"]
 
@@ -38,16 +33,12 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def demo():
-    model = load_checkpoint(demo_checkpoint())
-    request = SampleRequest()
-    return apply_rewrites(capture(resolve(model, request)), list(REWRITES))
+    return demo_graph()[1]
 
 
 @pytest.fixture(scope="session")
 def two_steps():
-    model = load_checkpoint(demo_checkpoint())
-    request = SampleRequest(sigmas=(80.0, 1.4))
-    return apply_rewrites(capture(resolve(model, request)), list(REWRITES))
+    return demo_graph((80.0, 1.4))[1]
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
 
-from cmexport.graph.capture import CapturedGraph
+from cmexport.checkpoints import load_checkpoint
+from cmexport.demo import demo_checkpoint
+from cmexport.graph.capture import CapturedGraph, capture
+from cmexport.graph.rewrites import REWRITES
+from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import CheckpointSource, ConsistencyModel, NoiseRange, SampleRequest, Space, class_labels
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
 from cmexport.runner import picture_of
@@ -31,10 +36,15 @@ def tiny_config(classes=3):
     )
 
 
+def one_level(classes=3):
+    """`tiny_config` without its second level, for tests of what is around a network: an export takes two thirds."""
+    return replace(tiny_config(classes), channel_mult=(1,), attention_downsampling=(1,))
+
+
 def noisy_checkpoint(path):
-    """An OpenAI checkpoint of the tiny network at `path`, without layers of zeros, which nothing could spoil."""
+    """An OpenAI checkpoint of one level at `path`, without layers of zeros, which nothing could spoil."""
     torch.manual_seed(0)
-    state = AdmUnet(tiny_config()).state_dict()
+    state = AdmUnet(one_level()).state_dict()
     torch.save({k: v + 0.05 * torch.randn(v.shape) for k, v in state.items()}, path)
     return path
 
@@ -63,6 +73,13 @@ def model_around(network, image_size, classes, **fields):
         "source": CheckpointSource(Path("tiny.pt"), "tiny", "0" * 64, 1),
     }
     return ConsistencyModel(**{**defaults, **fields})
+
+
+@cache
+def demo_graph(sigmas=()):
+    """The demo model and its graph after the rewrites; for all tests, since nothing may change a graph."""
+    model = load_checkpoint(demo_checkpoint())
+    return model, apply_rewrites(capture(resolve(model, SampleRequest(sigmas=sigmas))), REWRITES)
 
 
 @dataclass(frozen=True)

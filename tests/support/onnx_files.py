@@ -10,10 +10,8 @@ from dataclasses import dataclass
 
 import onnx
 import pytest
-from support.networks import Exported, model_around, random_weights
+from support.networks import Exported, demo_graph, model_around, random_weights
 
-from cmexport.checkpoints import load_checkpoint
-from cmexport.demo import demo_checkpoint
 from cmexport.graph.capture import capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
@@ -43,6 +41,10 @@ class Written(Exported):
             return picture_of(run(inputs))
 
 
+# For the tests of all folders: a fixture that two conftests import is one for each.
+_TINY, _DEMOS = ({}, {}, {}), {}
+
+
 def _unet(fields):
     return AdmUnetConfig(
         **{
@@ -61,7 +63,7 @@ def _unet(fields):
 @pytest.fixture(scope="session")
 def export(tmp_path_factory):
     """A function: an ADM UNet with these fields, lowered with these options; once for equal arguments."""
-    models, captures, made = {}, {}, {}
+    models, captures, made = _TINY
 
     def run(request=None, options=None, network=None, **fields):
         request, options = request or SampleRequest(), options or OnnxOptions()
@@ -91,15 +93,13 @@ def export(tmp_path_factory):
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """A function: the packaged demo model, lowered for the CPU at a precision and levels (none: one step)."""
-    model = load_checkpoint(demo_checkpoint())
-    captures, made = {}, {}
+    made = _DEMOS
 
     def run(precision, sigmas=()):
         request = SampleRequest(sigmas=sigmas)
-        if request not in captures:
-            captures[request] = apply_rewrites(capture(resolve(model, request)), REWRITES)
         if (precision, request) not in made:
-            folder, captured = tmp_path_factory.mktemp("demo"), captures[request]
+            model, captured = demo_graph(sigmas)
+            folder = tmp_path_factory.mktemp("demo")
             lowered = lower(captured, OnnxOptions(precision=precision), folder, lambda _: None)
             made[precision, request] = Written(model, request, captured, lowered, folder)
         return made[precision, request]

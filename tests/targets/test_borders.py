@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from support.networks import model_around, random_weights, tiny_config
+from support.networks import model_around, one_level, random_weights
 
 from cmexport.artifact import read_manifest
 from cmexport.bench.devices.base import MeasureOptions
@@ -35,7 +35,7 @@ def artefact(tmp_path_factory):
     def run(target: str, precision: str, request: SampleRequest, **lowering) -> Path:
         key = (target, precision, request, *lowering.items())
         if key not in made:
-            model = model_around(random_weights(AdmUnet(tiny_config(3)), 0), 8, 3)
+            model = model_around(random_weights(AdmUnet(one_level()), 0), 8, 3)
             options = ExportOptions(target, target_info(target).options(precision=precision, **lowering), verify=None)
             made[key] = export_functions(model, (request,), options, tmp_path_factory.mktemp("border")).folder
         return made[key]

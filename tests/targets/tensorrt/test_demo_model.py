@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from support.networks import demo_graph
 
-from cmexport.checkpoints import load_checkpoint
-from cmexport.demo import demo_checkpoint
-from cmexport.graph.capture import capture
-from cmexport.graph.rewrites import REWRITES
-from cmexport.graph.rewriting import apply_rewrites
 from cmexport.parity.gates import gate_for
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import compare
@@ -22,8 +18,7 @@ from cmexport.targets.tensorrt.target import TensorRtTarget
 
 @pytest.fixture(scope="module")
 def demo():
-    model = load_checkpoint(demo_checkpoint())
-    graph = apply_rewrites(capture(resolve(model)), REWRITES)
+    model, graph = demo_graph()
     inputs = draw_inputs(graph.signature, 1)[0]
     with TorchRunner(resolve(model)) as run:
         return graph, inputs, run(inputs)["image"]
