@@ -104,7 +104,7 @@ def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None, sa
     from cmexport.bench.energy.zeus_sources import nvml_facts
     from cmexport.bench.lines import parse_line
     from cmexport.bench.meter import LocalMeter, share
-    from cmexport.bench.outcome import Outcome, device_record, record_of
+    from cmexport.bench.outcome import JobOutcome, device_record, record_of
     from cmexport.bench.schema import ArtifactRecord
     from cmexport.checkpoints import load_checkpoint
     from cmexport.model import SampleRequest
@@ -125,7 +125,7 @@ def measure(checkpoint, batch, seconds, samples, device="cuda", counter=None, sa
     with TorchRunner(resolved) as reference:
         expected = picture_of(reference(drawn[0]))
 
-    outcome = Outcome()
+    outcome = JobOutcome()
 
     def tell(kind, **fields):
         outcome.add(parse_line(json.dumps({"kind": kind, **fields}).encode()))
