@@ -8,7 +8,7 @@ import shutil
 import onnx
 import pytest
 import torch
-from support.networks import noisy_checkpoint
+from support.networks import noisy_checkpoint, tiny_config
 
 from cmexport.artifact import read_manifest
 from cmexport.checkpoints import load_checkpoint
@@ -30,7 +30,7 @@ TOLD = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_
 def guessed(cmexport, tmp_path_factory):
     """A checkpoint that leaves four settings to guess, its artefact, and what exporting it said."""
     folder = tmp_path_factory.mktemp("guessed")
-    path = noisy_checkpoint(folder / "mine.pt")
+    path = noisy_checkpoint(folder / "mine.pt", tiny_config())
     outcome = cmexport("onnx", path, "-o", folder, "--seeds", 8, "--json")
     assert outcome.code == 0, outcome.stderr
     return path, folder / "mine-onnx-fp32", outcome

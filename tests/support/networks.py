@@ -41,10 +41,10 @@ def one_level(classes=3):
     return replace(tiny_config(classes), channel_mult=(1,), attention_downsampling=(1,))
 
 
-def noisy_checkpoint(path):
-    """An OpenAI checkpoint of one level at `path`, without layers of zeros, which nothing could spoil."""
+def noisy_checkpoint(path, config=None):
+    """An OpenAI checkpoint at `path`, of one level by default, without layers of zeros, which nothing could spoil."""
     torch.manual_seed(0)
-    state = AdmUnet(one_level()).state_dict()
+    state = AdmUnet(config or one_level()).state_dict()
     torch.save({k: v + 0.05 * torch.randn(v.shape) for k, v in state.items()}, path)
     return path
 
