@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import os
 import re
 import shutil
@@ -118,7 +119,7 @@ def test_no_message_of_the_library_keeps_an_option():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return noisy_checkpoint(tmp_path_factory.mktemp("arguments") / "cm-v1.0.pt")
+    return noisy_checkpoint(tmp_path_factory.mktemp("arguments") / "cm-v1.0.pt", tiny_config())
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +229,12 @@ def test_open_sample_and_verify(model, artifact, checkpoint, tmp_path):
     assert refused("verify", artifact.verify, task="stroke").startswith('task="stroke": ')
     moved = shutil.move(checkpoint, tmp_path / "moved.pt")
     try:
-        said = refused("verify", artifact.verify)
+        shutil.copytree(artifact.folder, tmp_path / "bare")
+        manifest = tmp_path / "bare" / "manifest.json"
+        facts = {**json.loads(manifest.read_text()), "golden": None}
+        facts["files"] = [file for file in facts["files"] if file["role"] != "golden"]
+        manifest.write_text(json.dumps(facts))
+        said = refused("verify", cmexport.open(tmp_path / "bare").verify)
         assert said.endswith("name it: against=...")
         assert refused("verify", artifact.verify, moved, sigma_dat=1).startswith("sigma_dat=1: ")
     finally:

@@ -42,7 +42,7 @@ def test_what_it_describes_is_there(info) -> None:
 
 
 def test_core_ml_has_the_precisions_of_its_compression() -> None:
-    assert target_info("coreml").precisions == ("fp32", "fp16", *RECIPES)
+    assert target_info("coreml").precisions == ("fp32", "fp16", "int8", *RECIPES)
 
 
 @each
