@@ -7,10 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cmexport import __version__
-from cmexport.artifact import (
-    Manifest,
-    ParityRecord,
-)
+from cmexport.artifact import Manifest, ParityRecord
 from cmexport.artifact.border_record import SignatureRecord
 from cmexport.artifact.manifest import (
     AssumedRecord,

@@ -281,14 +281,12 @@ def _verify_and_describe(
                 draft.ahead,
             )
         manifests[name] = describe(
-            *(
-                draft.sampler,
-                draft.lowered,
-                draft.account,
-                options.target,
-                options.lowering.precision,
-                reports.get(name),
-            ),
+            draft.sampler,
+            draft.lowered,
+            draft.account,
+            options.target,
+            options.lowering.precision,
+            reports.get(name),
             self_check=options.self_check,
         )
     previews = {name: "preview.png" if i == 0 else f"preview-{name}.png" for i, name in enumerate(reports)}

@@ -15,9 +15,7 @@ from cmexport.checkpoints.own_module import module_file
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.model import ConsistencyModel, SampleRequest, Setting
-from cmexport.parity.ladder import (
-    Rung,
-)
+from cmexport.parity.ladder import Rung
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.schedules import levels_of

@@ -131,7 +131,7 @@ def verify_rungs(
         settle_early=options.large_model_budget_s is not None and not large,
         settle_last=ladder.settle_last,
         preview_pictures=max(8, reference.sampler.request.batch),
-        drawn=(lambda: None) if ahead is None else ahead.result,
+        drawn=None if ahead is None else ahead.result(),
         progress=progress.pictures,
     )
     reference.release()

@@ -7,15 +7,8 @@ from types import MappingProxyType
 
 from cmexport.checkpoints.assembling import assemble
 from cmexport.checkpoints.edm import ECT, build_edm_network
-from cmexport.checkpoints.reading import (
-    Weights,
-)
-from cmexport.checkpoints.settings import (
-    Default,
-    Family,
-    Settings,
-    resolve_sampling,
-)
+from cmexport.checkpoints.reading import Weights
+from cmexport.checkpoints.settings import Default, Family, Settings, resolve_sampling
 from cmexport.checkpoints.sizes import space_of
 from cmexport.model import CheckpointSource, ConsistencyModel
 

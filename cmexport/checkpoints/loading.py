@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from types import MappingProxyType
 
 from cmexport.checkpoints import edm_family, sniff
@@ -38,11 +38,7 @@ from cmexport.checkpoints.reading import (
 from cmexport.checkpoints.registered import with_registered
 from cmexport.checkpoints.safe_pickle import PickleRefusedError
 from cmexport.checkpoints.safetensors_file import read_safetensors
-from cmexport.checkpoints.settings import (
-    Default,
-    Settings,
-    settings_for,
-)
+from cmexport.checkpoints.settings import Default, Settings, settings_for
 from cmexport.checkpoints.sidecar import read_sidecar
 from cmexport.checkpoints.weight_sets import weight_sets
 from cmexport.demo import DEMO_SHA256
@@ -199,8 +195,5 @@ def _from_content(
             f"{facts.path}: holds {found.format} weights without the config.json of their network;\n"
             f"unet.save_config({str(folder)!r}) in the code that built the UNet2DModel writes it beside them"
         )
-    module, _, function = builder.partition(":")
-    built: ConsistencyModel = getattr(import_module(module), function)(
-        Weights(facts, container, found.tensors, found.within), settings
-    )
+    built: ConsistencyModel = resolve_name(builder)(Weights(facts, container, found.tensors, found.within), settings)
     return built

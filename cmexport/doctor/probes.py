@@ -9,6 +9,7 @@ import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pkgutil import resolve_name
 from types import MappingProxyType
 
 from cmexport.targets.info import Finding
@@ -94,8 +95,7 @@ PROBES: Mapping[str, Callable[[], Finding]] = MappingProxyType(
 def probe_main(name: str) -> None:
     """Run one probe in this process and print its finding as one marked line of JSON."""
     try:
-        module, _, function = name.rpartition(":")
-        finding = getattr(importlib.import_module(module), function)() if module else PROBES[name]()
+        finding = resolve_name(name)() if ":" in name else PROBES[name]()
     except Exception as error:  # whatever a foreign library throws is the finding
         lines = str(error).strip().splitlines()
         finding = Finding("broken", f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__)

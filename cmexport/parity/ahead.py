@@ -7,7 +7,6 @@ switches oneDNN off for the whole process while it decomposes, which changes the
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -18,9 +17,10 @@ from typing import Generic, TypeVar
 
 import torch
 
+from cmexport.lifetime import end_with
+
 T = TypeVar("T")
 
-_PR_SET_PDEATHSIG = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -70,9 +70,7 @@ def _do(work: Callable[[], T], sender: Connection, parent: int) -> None:
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    end_with(parent)
     # The pool's threads did not come along; GNU OpenMP waits for them for ever.
     torch.set_num_threads(1)
     try:

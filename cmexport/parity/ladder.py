@@ -156,12 +156,26 @@ def draw_truth(reference: Rung, inputs: VerificationInputs, exact: Rung | None, 
     Raises:
         BackendError: see `climb`.
     """
-    nobody = lambda _name, _done, _total: None  # noqa: E731
-    drawn = _run(reference, inputs, len(inputs), nobody, time.perf_counter)
+    drawn = _run(reference, inputs, len(inputs), _tell_nobody, time.perf_counter)
+    return _with_exact(drawn, exact, exact_pictures, inputs, _tell_nobody, time.perf_counter)
+
+
+def _with_exact(
+    drawn: _Pictures,
+    exact: Rung | None,
+    pictures: int,
+    inputs: VerificationInputs,
+    tell: TellPictures,
+    clock: Callable[[], float],
+) -> Truth:
     if exact is None:
         return Truth(drawn.images, drawn.seconds)
-    runs = min(_runs_for(exact_pictures, inputs.batch), len(inputs))
-    return Truth(drawn.images, drawn.seconds, _run(exact, inputs, runs, nobody, time.perf_counter).images)
+    runs = min(_runs_for(pictures, inputs.batch), len(drawn.images) // inputs.batch)
+    return Truth(drawn.images, drawn.seconds, _run(exact, inputs, runs, tell, clock).images)
+
+
+def _tell_nobody(_name: str, _done: int, _total: int) -> None:
+    pass
 
 
 def first_of(inputs: VerificationInputs, pictures: int) -> VerificationInputs:
@@ -182,7 +196,7 @@ def climb(
     settle_early: bool = False,
     settle_last: bool = False,
     preview_pictures: int = 8,
-    drawn: Callable[[], Truth | None] = lambda: None,
+    drawn: Truth | None = None,
     progress: TellPictures | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> ParityReport:
@@ -202,8 +216,8 @@ def climb(
         settle_early: rungs before the last run `SETTLING_PICTURES` pictures only, where these leave no doubt.
         settle_last: the last one too, and the reference, where no rung leaves a doubt; else all rungs run all pictures.
         preview_pictures: how many pictures the report keeps.
-        drawn: asked once for what `draw_truth` gave for the first of the inputs (`LEAST_PICTURES` or more; with
-            `settle_last` `SETTLING_PICTURES`); what it lacks is drawn here.
+        drawn: what `draw_truth` gave for the first of the inputs (`LEAST_PICTURES` or more; with `settle_last` at most
+            `SETTLING_PICTURES`); what it lacks is drawn here.
         progress: told about every run.
         clock: monotonic seconds.
 
@@ -214,7 +228,7 @@ def climb(
     """
     if not rungs:
         raise ValueError("a ladder needs at least one rung")
-    tell = progress or (lambda _name, _done, _total: None)
+    tell = progress or _tell_nobody
     ladder = _Ladder(
         *(reference, tuple(rungs), gate_db, exact, exact_pictures),
         *(time_budget_s, bound_pictures, preview_pictures, tell, clock),
@@ -228,7 +242,7 @@ def climb(
             report, settled = ladder.climb(few, drawn, settle_early=False)
             if settled:
                 return replace(report, pictures_asked=inputs.pictures, settled=True)
-            drawn = lambda: None  # noqa: E731
+            drawn = None
         return ladder.climb(inputs, drawn, settle_early=settle_early)[0]
     finally:
         gc.unfreeze()
@@ -250,10 +264,10 @@ class _Ladder:
     clock: Callable[[], float]
 
     def climb(
-        self, inputs: VerificationInputs, drawn: Callable[[], Truth | None], *, settle_early: bool
+        self, inputs: VerificationInputs, drawn: Truth | None, *, settle_early: bool
     ) -> tuple[ParityReport, bool]:
         """Run the rungs. Returns the report, and whether every rung is settled (see `_settled`)."""
-        truth = self._truth(inputs, drawn())
+        truth = self._truth(inputs, drawn)
         runs, exact_images = len(truth.images) // inputs.batch, truth.exact
         output = "uint8" if truth.images.dtype == np.uint8 else "float"
 
@@ -293,12 +307,9 @@ class _Ladder:
 
     def _truth(self, inputs: VerificationInputs, begun: Truth | None) -> Truth:
         drawn = _run_reference(self.reference, inputs, self._affordable(inputs), self.tell, self.clock, begun)
-        if self.exact is None:
-            return Truth(drawn.images, drawn.seconds)
-        if begun is not None and begun.exact is not None:
+        if self.exact is not None and begun is not None and begun.exact is not None:
             return Truth(drawn.images, drawn.seconds, begun.exact)
-        runs = min(_runs_for(self.exact_pictures, inputs.batch), len(drawn.images) // inputs.batch)
-        return Truth(drawn.images, drawn.seconds, _run(self.exact, inputs, runs, self.tell, self.clock).images)
+        return _with_exact(drawn, self.exact, self.exact_pictures, inputs, self.tell, self.clock)
 
     def _affordable(self, inputs: VerificationInputs) -> Callable[[float], int]:
         """Turn seconds a picture into the number of runs that the time budget allows."""

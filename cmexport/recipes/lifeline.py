@@ -6,21 +6,18 @@ Linux the kernel itself kills the step besides, also while it is deep in a libra
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from cmexport.lifetime import ORPHANED, end_with
+
 VARIABLE = "CMEXPORT_LIFELINE"
 GRACE_S = 5.0
 """What a benchmark may take to end what it started on a device."""
-
-_PR_SET_PDEATHSIG = 1
-_ORPHANED = 137
 
 
 class Lifeline:
@@ -50,10 +47,8 @@ def follow_parent() -> None:
         return
     fd, parent, manner = text.split(":")
     gentle = manner == "gentle"
-    if not gentle and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(parent):
-            os._exit(_ORPHANED)  # it died before we asked
+    if not gentle:
+        end_with(int(parent))
     threading.Thread(target=_wait_and_end, args=(int(fd), gentle), daemon=True).start()
 
 
@@ -62,4 +57,4 @@ def _wait_and_end(fd: int, gentle: bool) -> None:
     if gentle:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(GRACE_S)
-    os._exit(_ORPHANED)
+    os._exit(ORPHANED)

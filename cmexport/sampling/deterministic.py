@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel
 from cmexport.sampling.preconditioning import Scalings, c_noise_at, ctm_between, scalings_at, stepped
-from cmexport.sampling.schedules import MAX_STEPS, Evaluation, Evaluations, Schedule, first_levels
+from cmexport.sampling.schedules import Evaluation, Evaluations, Schedule, first_levels, steps_within
 
 EXACT_STEPS = 2
 """Of CTM's own tables."""
@@ -36,7 +36,7 @@ def exact_schedule(model: ConsistencyModel, steps: int | None, task: str, editin
         UsageError: K below 1 or beyond `MAX_STEPS`.
     """
     del task, editing_steps
-    count = _in_range("exact", EXACT_STEPS if steps is None else steps)
+    count = steps_within("exact", EXACT_STEPS if steps is None else steps)
     return Schedule(first_levels(model.noise, count), f"the first {count} of {count + 1} Karras levels: exact jumps")
 
 
@@ -48,7 +48,7 @@ def euler_schedule(model: ConsistencyModel, steps: int | None, task: str, editin
     """
     del task, editing_steps
     velocity = model.c_noise in _VELOCITY_TIMES
-    count = _in_range("euler", (FLOW_STEPS if velocity else EULER_STEPS) if steps is None else steps)
+    count = steps_within("euler", (FLOW_STEPS if velocity else EULER_STEPS) if steps is None else steps)
     if not velocity:
         return Schedule(first_levels(model.noise, count), f"the first {count} of {count + 1} Karras levels, then 0")
     # t = 1 / (1 + s) runs from nearly 0, pure noise, to 1, the picture.
@@ -108,22 +108,5 @@ def _plan(model: ConsistencyModel, sigmas: Sequence[float], closing: float, scal
         raise UsageError(f"sigmas {','.join(f'{s:g}' for s in chosen)}: levels must descend strictly to {closing:g}")
     evaluations: list[Evaluation] = []
     for sigma, target in zip(chosen, ends, strict=True):
-        step, second = scalars(sigma, target)
-        evaluations.append(
-            Evaluation(
-                sigma=sigma,
-                c_skip=step.c_skip,
-                c_out=step.c_out,
-                c_in=step.c_in,
-                c_noise=c_noise_at(model.c_noise, sigma),
-                noise_std=0.0 if evaluations else sigma,
-                c_noise_target=second,
-            )
-        )
+        evaluations.append(Evaluation.at(model, sigma, 0.0 if evaluations else sigma, *scalars(sigma, target)))
     return Evaluations(tuple(evaluations), renoise="none", clamp=model.clamp, renoises=False)
-
-
-def _in_range(sampler: str, steps: int) -> int:
-    if not 1 <= steps <= MAX_STEPS:
-        raise UsageError(f"--steps {steps}: with --sampler {sampler} it must lie between 1 and {MAX_STEPS}")
-    return steps

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel
-from cmexport.sampling.preconditioning import c_noise_at, scalings_at
+from cmexport.sampling.preconditioning import scalings_at
 from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.samplers import Conditions, to_bytes
-from cmexport.sampling.schedules import MAX_STEPS, Evaluation, Evaluations, Move, Schedule, karras_levels
+from cmexport.sampling.schedules import MAX_STEPS, Evaluation, Evaluations, Move, Schedule, karras_levels, steps_within
 
 HEUN_STEPS = 18
 """EDM's own choice for CIFAR-10 (its table 2): 35 evaluations."""
@@ -36,9 +36,7 @@ def heun_schedule(model: ConsistencyModel, steps: int = HEUN_STEPS) -> Schedule:
     Raises:
         UsageError: fewer than 2 or more than `MAX_STEPS`.
     """
-    if not 2 <= steps <= MAX_STEPS:
-        raise UsageError(f"--steps {steps}: with --sampler heun it must lie between 2 and {MAX_STEPS}")
-    evaluations = 2 * steps - 1
+    evaluations = 2 * steps_within("heun", steps, least=2) - 1
     return Schedule(
         karras_levels(model.noise, steps), f"{steps} Karras levels and 0: Heun's method, {evaluations} evaluations"
     )
@@ -67,13 +65,13 @@ def plan_heun(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> Evaluati
             f"sigmas {shown}: every level must lie between sigma_min {noise.sigma_min:g} and sigma_max "
             f"{noise.sigma_max:g}; the closing 0 is added for you"
         )
-    evaluations, moves = [_evaluation(model, chosen[0], noise_std=chosen[0])], []
+    evaluations, moves = [Evaluation.at(model, chosen[0], chosen[0])], []
     for sigma, target in pairwise((*chosen, 0.0)):
         step = target - sigma
         keep, add = _slope(model, sigma)
         moves.append(Move(1 + step * keep, 0.0, step * add, 1 + step / 2 * keep, step / 2 * add))
         if target > 0.0:
-            evaluations.extend([_evaluation(model, target), _evaluation(model, target)])
+            evaluations.extend([Evaluation.at(model, target, 0.0)] * 2)
             keep, add = _slope(model, target)
             moves.append(Move(step / 2 * keep, 1.0, step / 2 * add, 0.0, 0.0))
     return Evaluations(tuple(evaluations), renoise="none", clamp=model.clamp, moves=tuple(moves))
@@ -83,18 +81,6 @@ def _slope(model: ConsistencyModel, sigma: float) -> tuple[float, float]:
     """(x - D(x, sigma)) / sigma as factors of x and of F."""
     scalings = scalings_at(model.preconditioning, sigma, model.noise)
     return (1.0 - scalings.c_skip) / sigma, -scalings.c_out / sigma
-
-
-def _evaluation(model: ConsistencyModel, sigma: float, noise_std: float = 0.0) -> Evaluation:
-    scalings = scalings_at(model.preconditioning, sigma, model.noise)
-    return Evaluation(
-        sigma=sigma,
-        c_skip=scalings.c_skip,
-        c_out=scalings.c_out,
-        c_in=scalings.c_in,
-        c_noise=c_noise_at(model.c_noise, sigma),
-        noise_std=noise_std,
-    )
 
 
 class HeunSampler(nn.Module):

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
+from typing import Self
 
 from torch import Tensor
 
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, NoiseRange
-from cmexport.sampling.preconditioning import c_noise_at, scalings_at
+from cmexport.sampling.preconditioning import Scalings, c_noise_at, scalings_at
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,20 @@ class Evaluation:
     c_noise: float
     noise_std: float
     c_noise_target: float | None = None
+
+    @classmethod
+    def at(
+        cls,
+        model: ConsistencyModel,
+        sigma: float,
+        noise_std: float,
+        scalings: Scalings | None = None,
+        c_noise_target: float | None = None,
+    ) -> Self:
+        """Fold the constants of one level; `scalings` are the model's own there, unless given."""
+        own = scalings_at(model.preconditioning, sigma, model.noise) if scalings is None else scalings
+        c_noise = c_noise_at(model.c_noise, sigma)
+        return cls(sigma, own.c_skip, own.c_out, own.c_in, c_noise, noise_std, c_noise_target)
 
 
 @dataclass(frozen=True)
@@ -257,6 +272,17 @@ def default_schedule(model: ConsistencyModel, task: str, editing_steps: int = ED
     return schedule_for_steps(model, 2 if task == "stroke" else editing_steps, task)
 
 
+def steps_within(sampler: str, steps: int, least: int = 1) -> int:
+    """Return `steps` if the sampler takes as many.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if not least <= steps <= MAX_STEPS:
+        raise UsageError(f"--steps {steps}: with --sampler {sampler} it must lie between {least} and {MAX_STEPS}")
+    return steps
+
+
 def first_levels(noise: NoiseRange, count: int) -> tuple[float, ...]:
     """Take the first `count` of one more Karras levels: sigma_min, the last, is not among them."""
     return _spread(noise, 0.0, count)
@@ -321,17 +347,8 @@ def plan_sampling(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> Eval
         )
     if any(later >= earlier for earlier, later in pairwise(chosen)):
         raise UsageError(f"sigmas {shown}: levels must descend strictly, e.g. {noise.sigma_max:g},1.38")
-    evaluations = []
-    for index, sigma in enumerate(chosen):
-        scalings = scalings_at(model.preconditioning, sigma, noise)
-        evaluations.append(
-            Evaluation(
-                sigma=sigma,
-                c_skip=scalings.c_skip,
-                c_out=scalings.c_out,
-                c_in=scalings.c_in,
-                c_noise=c_noise_at(model.c_noise, sigma),
-                noise_std=sigma if index == 0 else RENOISE_RULES[model.renoise](sigma, noise),
-            )
-        )
+    evaluations = [
+        Evaluation.at(model, sigma, sigma if index == 0 else RENOISE_RULES[model.renoise](sigma, noise))
+        for index, sigma in enumerate(chosen)
+    ]
     return Evaluations(evaluations=tuple(evaluations), renoise=model.renoise, clamp=model.clamp)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from cmexport.errors import UsageError
@@ -46,5 +47,4 @@ def target_named(name: str) -> Target:
 
 @cache
 def _opened(loader: str) -> Any:
-    module, _, name = loader.partition(":")
-    return getattr(import_module(module), name)()
+    return resolve_name(loader)()

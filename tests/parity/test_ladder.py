@@ -426,7 +426,7 @@ def test_pictures_drawn_before_are_not_drawn_again(house: House) -> None:
     assert [len(truth.images), len(truth.exact)] == [20, 4]
     off_limits = Rung("t", lambda: pytest.fail("drawn again"))
     rungs = [house.constant("a", 1e-4)]
-    found = climb(off_limits, rungs, given, 60.0, exact=off_limits, drawn=lambda: truth)
+    found = climb(off_limits, rungs, given, 60.0, exact=off_limits, drawn=truth)
     usual = climb(house.constant("t", 0.0), rungs, given, 60.0, exact=house.constant("f64", 1e-7))
     assert (found.rungs[0].difference, found.exact) == (usual.rungs[0].difference, usual.exact)
 
@@ -439,7 +439,7 @@ def test_pictures_that_were_not_drawn_before_are_drawn_here(house: House) -> Non
     found = climb(
         *(house.constant("t", 0.0), rungs, given, 60.0),
         exact=house.constant("f64", 1e-7),
-        drawn=lambda: begun,
+        drawn=begun,
     )
     usual = climb(house.constant("t", 0.0), rungs, given, 60.0, exact=house.constant("f64", 1e-7))
     assert (found.pictures, found.rungs[0].difference, found.exact) == (20, usual.rungs[0].difference, usual.exact)
