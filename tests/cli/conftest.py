@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.networks import one_level
+from support.networks import SETTINGS, one_level
 
 from cmexport.cli.main import main
 from cmexport.networks.adm_unet import AdmUnet
-
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
 
 
 @dataclass(frozen=True)

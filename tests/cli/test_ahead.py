@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import onnx
 import pytest
+from support.networks import SETTINGS
 
 from cmexport import verification
 from cmexport.parity.ahead import Ahead, can_fork
-
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="forks compute on Linux only")
 

@@ -8,8 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
+from support.networks import SETTINGS
 
 
 @pytest.fixture(scope="module")

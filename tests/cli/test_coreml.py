@@ -6,10 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+from support.networks import SETTINGS
 
 pytest.importorskip("coremltools")
-
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
-
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
+from support.networks import SETTINGS
 
 
 @pytest.fixture(scope="module")

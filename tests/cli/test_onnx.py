@@ -16,8 +16,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
+from support.networks import SETTINGS
 
 
 def test_writes_a_folder_that_explains_itself(tiny_artifact: Path) -> None:

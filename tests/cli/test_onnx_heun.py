@@ -7,13 +7,13 @@ import shutil
 
 import numpy as np
 import pytest
+from support.networks import SETTINGS
 
 from cmexport.checkpoints import load_checkpoint
 from cmexport.cli.options import ScheduleText
 from cmexport.cli.requests import resolve_schedule
 
 FIELDS = {"image_size": "8", "num_head_channels": "32"}
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
 
 
 @pytest.fixture(scope="module")

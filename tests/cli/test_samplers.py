@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from support.networks import SETTINGS
 
 from cmexport.artifact import read_manifest
-
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
 
 
 @pytest.mark.parametrize("target", ["onnx", "coreml", "tensorrt"])

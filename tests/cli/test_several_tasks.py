@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
+from support.networks import SETTINGS
 
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
 TASKS = ("generate", "inpaint", "superres")
 
 

@@ -12,8 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
+from support.networks import SETTINGS
 
 
 @pytest.fixture(scope="module")

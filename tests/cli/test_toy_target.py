@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from support.networks import SETTINGS
 from support.toy.info import INFO
 
 from cmexport.bench.devices.base import MeasureOptions, check_runnable
@@ -17,7 +18,6 @@ from cmexport.errors import UsageError
 from cmexport.progress import Progress
 from cmexport.targets.registry import INFOS
 
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
 # What recipes may name is fixed when they are imported: a process of its own has the toy from the start.
 RECIPES = """
 import sys

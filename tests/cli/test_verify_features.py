@@ -11,13 +11,13 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from support.networks import SETTINGS
 
 from cmexport.cli.main import main
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.parity.inputs import draw_inputs
 from cmexport.signature import Signature, known
 
-SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
 SMALL = ("--features", "jury_of_this_test:colours", "--count", 50, "--seed", 3)
 
 JURY = """

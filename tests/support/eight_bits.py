@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from functools import partial
+
 import onnxruntime as ort
+import pytest
 import torch
 import torch.nn.functional as F
 from support.networks import model_around, random_weights
@@ -25,6 +29,15 @@ from cmexport.targets.onnx.pairs.translations import paired_translations
 from cmexport.targets.onnx.providers import OPSET
 
 FEW = CalibrationOptions(pictures=6, gram_pictures=3)
+
+
+@contextmanager
+def quick_calibration(pictures=16, gram_pictures=4):
+    """Few pictures tell the ranges of a tiny network, and of the demo model well enough for its gate."""
+    few = partial(CalibrationOptions, pictures=pictures, gram_pictures=gram_pictures)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cmexport.quantize.int8.CalibrationOptions", few)
+        yield
 
 
 def random(*shape, seed=0, spread=1.0):

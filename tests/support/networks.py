@@ -23,6 +23,10 @@ from cmexport.targets.base import LoweredModel
 NOISE = NoiseRange(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, rho=7.0, levels=40)
 
 
+SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32", "--set", "qkv_order=thirds", "--set", "levels=40")
+"""What the weights of `tiny_config` leave to guess, stated on the command line."""
+
+
 def tiny_config(classes=3):
     """An ADM UNet of 8x8 pictures with attention and a skip: the smallest that has every kind of layer."""
     return AdmUnetConfig(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
+from support.eight_bits import quick_calibration
 
 from cmexport.errors import UsageError
 from cmexport.graph.tracing import to_module
 from cmexport.model import SampleRequest
-from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.quantize.centred.insertion import with_centred_layers
 from cmexport.targets.coreml.executor import Executor, read_program
 from cmexport.targets.coreml.info import CoreMlOptions
@@ -24,9 +22,7 @@ CONSTEXPR = {17: "constexpr_affine_dequantize", 18: "constexpr_blockwise_shift_s
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick_calibration():
-    few = partial(CalibrationOptions, pictures=16, gram_pictures=4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cmexport.quantize.int8.CalibrationOptions", few)
+    with quick_calibration():
         yield
 
 

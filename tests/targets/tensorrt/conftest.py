@@ -9,10 +9,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import importlib.util
 import sys
 from dataclasses import dataclass
-from functools import partial
 
 import onnx
 import pytest
+from support.eight_bits import quick_calibration
 from support.networks import Exported, model_around, random_weights, tiny_config
 
 from cmexport.graph.capture import capture
@@ -20,7 +20,6 @@ from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
 from cmexport.networks.adm_unet import AdmUnet
-from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.sampling.methods import resolve
 from cmexport.targets.tensorrt.info import TensorRtOptions
 from cmexport.targets.tensorrt.lower import lower
@@ -82,10 +81,7 @@ def captured(tiny_model):
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_calibration():
-    """Few pictures tell the ranges of a tiny network, and of the demo model well enough for its gate."""
-    few = partial(CalibrationOptions, pictures=16, gram_pictures=4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cmexport.quantize.int8.CalibrationOptions", few)
+    with quick_calibration():
         yield
 
 
