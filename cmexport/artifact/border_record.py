@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any, Literal, Self
 
 from pydantic import NonNegativeInt, model_validator
@@ -52,7 +51,7 @@ class InputRecord(OutputRecord):
     """
 
     law: str | None
-    parameters: dict[str, int | float]
+    parameters: dict[str, bool | int | float | tuple[tuple[int, ...], ...]]
 
     @property
     def tensor(self) -> Input:
@@ -92,5 +91,6 @@ def _facts(tensor: Input | Output) -> dict[str, Any]:
         return facts | {"range": None, "law": None, "parameters": {}}
     if not law.fits(tensor.picture_shape):
         raise ValueError(f"shape {tensor.shape} is none of {law}")
-    parameters = asdict(law)  # type: ignore[call-overload]  # every law is a dataclass
+    # What says nothing stays away: readers of older manifests know no such name.
+    parameters = {k: v for k, v in vars(law).items() if v is not None and v is not False and v != ()}
     return facts | {"range": law.range, "law": law.text(tensor.picture_shape), "parameters": parameters}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ class Law:
 
     stand_in = False
     """Whether it only stands in for something of the user's own, a photo, which `sample` then has to be given."""
+    worded = False
+    """Whether it stands for what somebody says, a prompt: pictures that don't depend on it are wrong."""
 
     @property
     def count(self) -> int | None:
@@ -70,9 +73,10 @@ class Normal(Law):
 
 @dataclass(frozen=True)
 class Choice(Law):
-    """One of `size` whole numbers; pictures take them in turn."""
+    """One of `size` whole numbers; pictures take them in turn. `worded`: each of them stands for a prompt."""
 
     size: int
+    worded: bool = False
 
     def __post_init__(self) -> None:
         _require(self.size > 0)
@@ -124,14 +128,24 @@ class Range(Law):
 
 @dataclass(frozen=True)
 class Tokens(Law):
-    """A sentence in a tokenizer's numbers: `begin`, words, then `end` as often as there is room, as CLIP takes it."""
+    """A prompt in a tokenizer's numbers, as CLIP takes it: `begin`, words, `end`, then `pad` as often as there is room.
+
+    Attributes:
+        vocabulary: how many tokens there are.
+        begin, end, pad: tokens around the words; None pads with `end`, as all but SDXL's second encoder do.
+        sentences: words of prompts that people write, drawn in turn; empty draws any words.
+    """
 
     vocabulary: int
     begin: int
     end: int
+    pad: int | None = None
+    sentences: tuple[tuple[int, ...], ...] = ()
+    worded = True
 
     def __post_init__(self) -> None:
-        _require(0 <= self.begin < self.vocabulary and 0 <= self.end < self.vocabulary)
+        around = (self.begin, self.end, self.end if self.pad is None else self.pad)
+        _require(all(0 <= token < self.vocabulary for token in (*around, *chain(*self.sentences))))
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -147,13 +161,17 @@ class Tokens(Law):
         return len(shape) == 1 and shape[0] > 1
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
-        """Draw any number of any words; real sentences are better where there are some."""
+        """Take the sentences in turn; without any, draw any number of any words."""
         (length,) = shape
+        if self.sentences:
+            return self.row(self.sentences[index % len(self.sentences)], length)
         words = int(torch.randint(length - 1, (1,), generator=generator))
-        row = torch.full((length,), self.end)
-        row[0] = self.begin
-        row[1 : 1 + words] = torch.randint(self.vocabulary, (words,), generator=generator)
-        return row.numpy()
+        return self.row(torch.randint(self.vocabulary, (words,), generator=generator).tolist(), length)
+
+    def row(self, words: Sequence[int], length: int) -> Array:
+        """Put `words`, as many as there is room for, between begin and end; returns `length` int64."""
+        kept = [self.begin, *words[: length - 2], self.end]
+        return np.array(kept + [self.end if self.pad is None else self.pad] * (length - len(kept)))
 
 
 @dataclass(frozen=True)
@@ -200,7 +218,7 @@ class Hole(Law):
 _LAWS: Mapping[str, type[Law]] = {law.__name__.lower(): law for law in (Normal, Choice, Range, Tokens, Photo, Hole)}
 
 
-def law_named(text: str, parameters: Mapping[str, float]) -> Law:
+def law_named(text: str, parameters: Mapping[str, object]) -> Law:
     """Make the law that a manifest spells so, "choice(10)", with all its parameters by name.
 
     Raises:

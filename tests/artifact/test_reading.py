@@ -116,7 +116,15 @@ def inputs(draw: st.DrawFn) -> Input:
         st.sampled_from([None, Normal(), Hole()])
         | st.builds(Choice, st.integers(1, 10**6))
         | st.builds(lambda ends: Range(*sorted(ends)), st.tuples(NUMBERS, NUMBERS))
-        | st.integers(1, 50_000).flatmap(lambda n: st.builds(Tokens, st.just(n), *[st.integers(0, n - 1)] * 2))
+        | st.integers(1, 50_000).flatmap(
+            lambda n: st.builds(
+                Tokens,
+                st.just(n),
+                *[st.integers(0, n - 1)] * 2,
+                st.none() | st.integers(0, n - 1),
+                st.lists(st.lists(st.integers(0, n - 1), max_size=3).map(tuple), max_size=3).map(tuple),
+            )
+        )
         | st.builds(Photo, NUMBERS)
     )
     axes = {Photo: 3, Hole: 3, Tokens: 1}.get(type(law), draw(st.integers(0, 4)))
