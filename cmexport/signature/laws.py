@@ -160,7 +160,7 @@ class Tokens(Law):
         """Tell whether it is a row, of one word at least."""
         return len(shape) == 1 and shape[0] > 1
 
-    def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
+    def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:
         """Take the sentences in turn; without any, draw any number of any words."""
         (length,) = shape
         if self.sentences:

@@ -114,7 +114,7 @@ def inputs(draw: st.DrawFn) -> Input:
     """An input with any law or none, in a shape that the law can draw."""
     law = draw(
         st.sampled_from([None, Normal(), Hole()])
-        | st.builds(Choice, st.integers(1, 10**6))
+        | st.builds(Choice, st.integers(1, 10**6), st.booleans())
         | st.builds(lambda ends: Range(*sorted(ends)), st.tuples(NUMBERS, NUMBERS))
         | st.integers(1, 50_000).flatmap(
             lambda n: st.builds(

@@ -63,7 +63,7 @@ def test_a_sentence_begins_and_ends_and_fills_its_row():
     real = Tokens(50, 48, 49, 0, ((3, 4), tuple(range(20))))
     drawn = [real.draw((7,), torch.Generator(), i).tolist() for i in range(3)]
     assert drawn == [[48, 3, 4, 49, 0, 0, 0], [48, 0, 1, 2, 3, 4, 49], [48, 3, 4, 49, 0, 0, 0]]
-    with pytest.raises(ValueError, match="nothing|anything"):
+    with pytest.raises(ValueError, match="without anything"):
         Tokens(50, 48, 49, 0, ((50,),))
     tokens = Input("tokens", (1, 7), "int64", law, ("N", "T"))
     assert tokens.stack(list(rows[:3])).shape == (3, 7)
