@@ -110,6 +110,8 @@ def describe(
             clamp=plan.clamp,
             schedule=request.schedule,
             sampler=request.sampler,
+            eta=request.eta,
+            clip=plan.clip,
         ),
         label=request.label,
         classes=model.classes,

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cmexport.alphas import AlphaSchedule
 from cmexport.naming import model_name
 from cmexport.signature import Input, known
 
@@ -205,6 +206,8 @@ class ConsistencyModel:
         settings: every constant with its origin, in the order `inspect` shows them.
         codec: decodes what is sampled; None where pictures are.
         labels: names of the classes; empty where they are not known.
+        schedule: the table of levels and the scheduler of a latent few-step model, which then decide in place of
+            `preconditioning`, `c_noise` and `renoise`; None for others.
     """
 
     network: nn.Module
@@ -220,6 +223,7 @@ class ConsistencyModel:
     settings: tuple[Setting, ...] = field(default=())
     codec: Codec | None = None
     labels: tuple[str, ...] = ()
+    schedule: AlphaSchedule | None = None
 
     @property
     def choice(self) -> Input | None:
@@ -263,7 +267,8 @@ class SampleRequest:
     """What the user asked the exported graph to do.
 
     Attributes:
-        sigmas: levels evaluated, descending; the closing sigma_min is implied. Empty means one step at sigma_max.
+        sigmas: levels evaluated, descending; the closing sigma_min is implied. Empty means one step at sigma_max,
+            or what the model's scheduler takes by default.
         label: class to bake into the graph; None keeps the `label` input of a class-conditional model.
         batch: N of the exported graph.
         output: "float" (N, C, H, W) in [-1, 1] or "uint8" (N, H, W, C) bytes.
@@ -271,6 +276,7 @@ class SampleRequest:
         patch: side of the blocks whose means are known, for task "superres" only.
         schedule: how the levels were chosen, in words, for the manifest; changes nothing.
         sampler: key into `sampling.methods.METHODS`.
+        eta: stochasticity of TCD's steps; None: the model's own.
     """
 
     sigmas: tuple[float, ...] = ()
@@ -281,3 +287,4 @@ class SampleRequest:
     patch: int | None = None
     schedule: str = ""
     sampler: str = "consistency"
+    eta: float | None = None
