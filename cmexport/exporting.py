@@ -171,6 +171,7 @@ def _subject(samplers: Sequence[Sampler], options: ExportOptions) -> Subject:
             "batch": request.batch,
             "output": request.output,
             "sampler": request.sampler,
+            "eta": request.eta,
             "ep": getattr(options.lowering, "ep", None),
         }
 

@@ -101,6 +101,7 @@ def _export(
     levels: o.Levels = None,
     sigmas: o.Sigmas = None,
     sampler: o.Sampler = "consistency",
+    eta: o.Eta = None,
     task: o.Tasks = "generate",
     patch: o.Patch = None,
     label: o.Label = None,
@@ -145,7 +146,7 @@ def _export(
         if labels is not None:
             model = replace(model, labels=named(labels, model.classes))
         requests = build_requests(
-            *(model, schedule, label, batch, output), tasks=task, patch=patch, tuned=tuned, sampler=sampler
+            *(model, schedule, label, batch, output), tasks=task, patch=patch, tuned=tuned, sampler=sampler, eta=eta
         )
         progress.step("self-check")
         options = ExportOptions(

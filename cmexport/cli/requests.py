@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cmexport.alphas import AlphaSchedule
 from cmexport.checkpoints import load_checkpoint
 from cmexport.checkpoints.choosing import SETTING as WEIGHTS
 from cmexport.cli import console
@@ -107,6 +108,8 @@ def resolve_schedule(
         raise UsageError(f"give one schedule: --{given[0]} and --{given[1]} contradict each other")
     if schedule.levels is not None and schedule.timesteps is None:
         raise UsageError("--levels only says what --timesteps counts in; for the model's own N use --set levels=N")
+    if model.schedule is not None and (schedule.sigmas or schedule.timesteps) is not None:
+        return _of_table(model.schedule, schedule, method.ending)
     if schedule.sigmas is not None:
         return Schedule(tuple(_numbers("--sigmas", schedule.sigmas, float)), f"--sigmas{method.ending}")
     if schedule.timesteps is not None:
@@ -117,6 +120,20 @@ def resolve_schedule(
     if tuned and method.tuned and task == "generate" and schedule.steps in (None, len(tuned)):
         return Schedule(tuple(tuned), f"tuned, from {PROJECT_FILE}")
     return method.spaced(model, schedule.steps, task, editing_steps)
+
+
+def _of_table(table: AlphaSchedule, schedule: ScheduleText, ending: str) -> Schedule:
+    """Levels of a model whose network knows timesteps; `--sigmas` mean the nearest of them."""
+    if schedule.levels is not None:
+        raise UsageError("--levels: this model's --timesteps are its network's own, e.g. --timesteps 999,499")
+    if schedule.sigmas is not None:
+        timesteps = [table.timestep_of(sigma) for sigma in _numbers("--sigmas", schedule.sigmas, float)]
+        origin = f"--sigmas, the nearest timesteps {','.join(map(str, timesteps))}{ending}"
+    else:
+        assert schedule.timesteps is not None
+        timesteps = _numbers("--timesteps", schedule.timesteps, int)
+        origin = f"--timesteps {schedule.timesteps}{ending}"
+    return Schedule(tuple(table.sigma_of(t) for t in table.check_timesteps(timesteps)), origin)
 
 
 def _numbers(option: str, text: str, kind: type) -> list[Any]:
@@ -141,6 +158,7 @@ def build_request(
     tuned: Sequence[float] = (),
     editing_steps: int = EDITING_STEPS,
     sampler: str = "consistency",
+    eta: float | None = None,
 ) -> SampleRequest:
     """The request behind the options.
 
@@ -162,6 +180,7 @@ def build_request(
         patch=patch,
         schedule=chosen.origin,
         sampler=sampler,
+        eta=eta,
     )
 
 
@@ -196,6 +215,7 @@ def build_requests(
     patch: int | None = None,
     tuned: Sequence[float] = (),
     sampler: str = "consistency",
+    eta: float | None = None,
 ) -> tuple[SampleRequest, ...]:
     """The requests behind the options of an exporting verb: one per task of a comma-separated list.
 
@@ -213,6 +233,7 @@ def build_requests(
             tuned=tuned,
             editing_steps=EXPORTED_EDITING_STEPS,
             sampler=sampler,
+            eta=eta,
         )
         for name in names
     )
