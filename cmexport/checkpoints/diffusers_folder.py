@@ -285,7 +285,7 @@ def _scheduler_in(folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-ef _check_plausible(path: Path, config: Mapping[str, Any]) -> None:
+def _check_plausible(path: Path, config: Mapping[str, Any]) -> None:
     """Refuse a configuration, which is data from outside, that asks for a network of millions of layers.
 
     Only fields that shape the network are judged; training notes what it likes beside them (steps, dates, seeds).
