@@ -10,6 +10,7 @@ from torch import nn
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.border import baked_values, border_of
+from cmexport.sampling.prompting import conditioned
 from cmexport.sampling.schedules import Evaluations, Schedule
 from cmexport.signature import Signature
 
@@ -65,6 +66,7 @@ class Sampler:
         Raises:
             UsageError: levels out of order or out of range; also see `border_of`.
         """
+        model = conditioned(model, request)
         plan = method.plan(model, request.sigmas)
         if plan.looped and model.codec is not None:
             raise UsageError(f"--sampler {request.sampler}: not for a model of latents")
@@ -77,7 +79,7 @@ class Sampler:
         return f"{name}-{self.request.sampler}{len(self.request.sigmas)}" if self.method.in_name else name
 
     @property
-    def baked(self) -> dict[str, int]:
+    def baked(self) -> dict[str, float]:
         """Values that are constants of the graph; see `border.baked_values`."""
         return baked_values(self.model, self.request)
 
