@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cmexport.artifact import Manifest
-from cmexport.artifact.manifest import CheckpointRecord
+from cmexport.artifact.manifest import CheckpointRecord, WordingRecord
 from cmexport.checkpoints import load_checkpoint
 from cmexport.checkpoints.choosing import UnknownWeightsError, chosen_weights
 from cmexport.checkpoints.consent import remembered
@@ -51,7 +52,19 @@ def request_of(manifest: Manifest) -> SampleRequest:
         schedule=manifest.sampling.schedule,
         sampler=manifest.sampling.sampler,
         eta=manifest.sampling.eta,
+        **({} if manifest.wording is None else _wording(manifest.wording)),
     )
+
+
+def _wording(record: WordingRecord) -> dict[str, Any]:
+    """Recover what a request says of prompts."""
+    return {
+        "prompt": record.prompts[0] if record.condition == "baked" else None,
+        "prompts": record.prompts if record.condition == "prompt" else (),
+        "condition": "embeddings" if record.condition == "embeddings" else "tokens",
+        "guidance": record.guidance,
+        "guidance_input": record.guidance_input,
+    }
 
 
 def sampler_of(model: ConsistencyModel, manifest: Manifest) -> Sampler:

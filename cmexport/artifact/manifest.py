@@ -124,6 +124,22 @@ class SamplingRecord(Record):
     clip: float | None = None
 
 
+class WordingRecord(Record):
+    """What a graph does with prompts.
+
+    Attributes:
+        condition: what it takes: "tokens", "embeddings", "prompt" (the number of one of `prompts`), or "baked".
+        prompts: the closed list, or the one that is baked in; empty for the other forms.
+        guidance: the scale that is baked in; null where it is an input, or the model has none.
+        guidance_input: whether it is an input.
+    """
+
+    condition: Literal["tokens", "embeddings", "prompt", "baked"]
+    prompts: tuple[str, ...] = ()
+    guidance: float | None = None
+    guidance_input: bool = False
+
+
 class RewriteRecord(Record):
     """A graph rewrite and what it was measured to cost."""
 
@@ -182,6 +198,7 @@ class FunctionRecord(Record):
     task: str
     patch: PositiveInt | None
     sampling: SamplingRecord
+    wording: WordingRecord | None = None
     numerics: PlainDict
     rewrites: tuple[RewriteRecord, ...]
     simplification: SimplificationRecord | None = None
@@ -193,7 +210,7 @@ class Manifest(Record):
     """The whole of `manifest.json`.
 
     `patch` is the block size of task "superres", null for others; `label` is the class baked into the graph, null if
-    none; `classes` is null for unconditional models, `labels` are their names, where known; `parity` is null when
+    none; `wording` is null where no prompt is taken; `classes` is null for unconditional models, `labels` are their names, where known; `parity` is null when
     verification was switched off. `assumed` lists the settings that were guessed; manifests older than it have them
     only in `checkpoint.settings`. `self_check` is what other readings of the weights gave on pictures, where something
     was guessed. `simplification` is null unless `--simplify` was asked for. `golden` is null without verification and
@@ -217,6 +234,7 @@ class Manifest(Record):
     assumed: tuple[AssumedRecord, ...] = ()
     self_check: tuple[str, ...] = ()
     sampling: SamplingRecord
+    wording: WordingRecord | None = None
     label: NonNegativeInt | None
     classes: PositiveInt | None
     labels: tuple[str, ...] | None = None

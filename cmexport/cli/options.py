@@ -109,6 +109,27 @@ Labels = Annotated[
         show_default=False,
     ),
 ]
+Prompt = Annotated[
+    str | None, typer.Option("--prompt", metavar="TEXT", help="Bake one prompt in; the text encoder leaves the file.")
+]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="A closed list of prompts, one a line: the graph takes the number of one, the text encoder leaves the file.",
+    ),
+]
+ConditionForm = Annotated[
+    str, typer.Option("--condition", metavar="FORM", help="tokens, or embeddings: what the text encoder would give.")
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option("--guidance", metavar="G", help="Guidance scale of a model that was distilled for several."),
+]
+GuidanceInput = Annotated[
+    bool, typer.Option("--guidance-input", help="Leave the guidance scale to the app: an input, guidance (N,).")
+]
 Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Pictures per run of the exported graph.")]
 Output = Annotated[str, typer.Option("--output", help="float: (N, C, H, W) in [-1, 1]; uint8: (N, H, W, C) bytes.")]
 PRECISION_FLAGS: Mapping[str, str] = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cmexport.alphas import AlphaSchedule
@@ -15,6 +16,7 @@ from cmexport.cli.assumed import tell_assumed
 from cmexport.cli.options import PROJECT_FILE, ScheduleText, parse_set, read_project
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import UsageError
+from cmexport.files import read_file
 from cmexport.labels import number_of
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.editing import task_named
@@ -158,9 +160,9 @@ def build_request(
     tuned: Sequence[float] = (),
     editing_steps: int = EDITING_STEPS,
     sampler: str = "consistency",
-    eta: float | None = None,
+    worded: Mapping[str, Any] = MappingProxyType({}),
 ) -> SampleRequest:
-    """The request behind the options.
+    """The request behind the options; `worded` is from `wording`.
 
     Raises:
         UsageError: an unknown output form, task or sampler, or an impossible schedule.
@@ -180,8 +182,45 @@ def build_request(
         patch=patch,
         schedule=chosen.origin,
         sampler=sampler,
-        eta=eta,
+        **worded,
     )
+
+
+def wording(
+    prompt: str | None, prompts: Path | None, condition: str, guidance: float | None, guidance_input: bool
+) -> dict[str, Any]:
+    """What a request says of prompts and guidance.
+
+    Raises:
+        UsageError: two forms at once, or the file holds no prompt.
+    """
+    if prompt is not None and prompts is not None:
+        raise UsageError("--prompt and --prompts contradict each other: one prompt is baked in, or a list")
+    return {
+        "prompt": prompt,
+        "prompts": () if prompts is None else read_prompts(prompts),
+        "condition": condition,
+        "guidance": guidance,
+        "guidance_input": guidance_input,
+    }
+
+
+def read_prompts(path: Path, most: int = 10_000) -> tuple[str, ...]:
+    """Read a file of prompts, one a line; empty lines don't count.
+
+    Raises:
+        UsageError: it can't be read, is no text, or holds none or more than `most`.
+    """
+    try:
+        text = read_file(path, "a list of prompts", UsageError).decode()
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is no UTF-8 text; write one prompt a line") from error
+    found = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not 1 <= len(found) <= most:
+        raise UsageError(f"{path}: holds {len(found)} prompts; write 1 to {most}, one a line")
+    return found
 
 
 def levels_asked(
@@ -215,7 +254,7 @@ def build_requests(
     patch: int | None = None,
     tuned: Sequence[float] = (),
     sampler: str = "consistency",
-    eta: float | None = None,
+    worded: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[SampleRequest, ...]:
     """The requests behind the options of an exporting verb: one per task of a comma-separated list.
 
@@ -233,7 +272,7 @@ def build_requests(
             tuned=tuned,
             editing_steps=EXPORTED_EDITING_STEPS,
             sampler=sampler,
-            eta=eta,
+            worded=worded,
         )
         for name in names
     )

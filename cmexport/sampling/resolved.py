@@ -11,6 +11,7 @@ from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.border import baked_values, border_of
 from cmexport.sampling.evaluations import Evaluations
+from cmexport.sampling.prompting import conditioned
 from cmexport.sampling.schedules import Schedule
 from cmexport.signature import Signature
 
@@ -75,6 +76,7 @@ class Sampler:
             )
         if request.eta is not None and model.schedule is None:
             raise UsageError(f"--eta {request.eta:g}: only --sampler tcd has one, for latent few-step models")
+        model = conditioned(model, request)
         plan = method.plan(model, request)
         if plan.looped and model.codec is not None:
             raise UsageError(f"--sampler {request.sampler}: not for a model of latents")
@@ -87,7 +89,7 @@ class Sampler:
         return f"{name}-{self.request.sampler}{len(self.request.sigmas)}" if self.method.in_name else name
 
     @property
-    def baked(self) -> dict[str, int]:
+    def baked(self) -> dict[str, float]:
         """Values that are constants of the graph; see `border.baked_values`."""
         return baked_values(self.model, self.request)
 
