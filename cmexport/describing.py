@@ -111,6 +111,8 @@ def describe(
             clamp=plan.clamp,
             schedule=request.schedule,
             sampler=request.sampler,
+            eta=request.eta,
+            clip=plan.clip,
         ),
         wording=_wording(sampler),
         label=request.label,

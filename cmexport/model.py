@@ -211,7 +211,8 @@ class ConsistencyModel:
         settings: every constant with its origin, in the order `inspect` shows them.
         codec: decodes what is sampled; None where pictures are.
         labels: names of the classes; empty where they are not known.
-        schedule: the scheduler of a model that was trained on a table of alphas; None: `noise` says everything.
+        schedule: the table of levels and the scheduler of a latent few-step model, which then decide in place of
+            `preconditioning`, `c_noise` and `renoise`; None for others.
         tokenizer: makes tokens of prompts, where the model takes some.
     """
 
@@ -278,7 +279,8 @@ class SampleRequest:
     """What the user asked the exported graph to do.
 
     Attributes:
-        sigmas: levels evaluated, descending; the closing sigma_min is implied. Empty means one step at sigma_max.
+        sigmas: levels evaluated, descending; the closing sigma_min is implied. Empty means one step at sigma_max,
+            or what the model's scheduler takes by default.
         label: class to bake into the graph; None keeps the `label` input of a class-conditional model.
         batch: N of the exported graph.
         output: "float" (N, C, H, W) in [-1, 1] or "uint8" (N, H, W, C) bytes.
@@ -286,6 +288,7 @@ class SampleRequest:
         patch: side of the blocks whose means are known, for task "superres" only.
         schedule: how the levels were chosen, in words, for the manifest; changes nothing.
         sampler: key into `sampling.methods.METHODS`.
+        eta: stochasticity of TCD's steps; None: the model's own.
         prompt: text to bake into the graph.
         prompts: a closed list of them: the graph takes the number of one.
         condition: "tokens" or "embeddings", what a graph takes that has neither.
@@ -301,6 +304,7 @@ class SampleRequest:
     patch: int | None = None
     schedule: str = ""
     sampler: str = "consistency"
+    eta: float | None = None
     prompt: str | None = None
     prompts: tuple[str, ...] = ()
     condition: str = "tokens"

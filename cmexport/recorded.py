@@ -17,9 +17,9 @@ from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.model import ConsistencyModel, SampleRequest, Setting
 from cmexport.parity.ladder import Rung
+from cmexport.sampling.evaluations import levels_of
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.resolved import Sampler
-from cmexport.sampling.schedules import levels_of
 from cmexport.targets.registry import target_named
 
 
@@ -51,6 +51,7 @@ def request_of(manifest: Manifest) -> SampleRequest:
         patch=manifest.patch,
         schedule=manifest.sampling.schedule,
         sampler=manifest.sampling.sampler,
+        eta=manifest.sampling.eta,
         **({} if manifest.wording is None else _wording(manifest.wording)),
     )
 

@@ -86,7 +86,7 @@ class CheckpointRecord(Record):
 
 
 class EvaluationRecord(Record):
-    """One network evaluation, f(x) = c_skip x + c_out F(c_in x, c_noise), as `sampling.schedules.Evaluation`."""
+    """One network evaluation, f(x) = c_skip x + c_out F(c_in x, c_noise), as `sampling.evaluations.Evaluation`."""
 
     sigma: float
     c_skip: float
@@ -95,6 +95,7 @@ class EvaluationRecord(Record):
     c_noise: float
     noise_std: float
     c_noise_target: float | None = None
+    mix: tuple[float, float] | None = None
 
 
 class SamplingRecord(Record):
@@ -102,7 +103,8 @@ class SamplingRecord(Record):
 
     `schedule` says in words how the levels were chosen; empty where it was not recorded. `sampler` is "consistency";
     "heun": then `evaluations` lists both evaluations of each step, and 0 closes the levels; "exact" or "euler": then
-    c_skip and c_out are those of the step from one level to the next.
+    c_skip and c_out are those of the step from one level to the next; "tcd", with `eta` where it is not the model's.
+    `clip`: f is clamped to plus and minus this, and the sample becomes mix[0] f + mix[1] x.
     """
 
     sigmas: tuple[float, ...] = Field(min_length=1)
@@ -118,6 +120,8 @@ class SamplingRecord(Record):
     clamp: bool
     schedule: str = ""
     sampler: str = "consistency"
+    eta: float | None = None
+    clip: float | None = None
 
 
 class WordingRecord(Record):

@@ -66,7 +66,9 @@ class _Files:
         folder = self.folder / part
         files = weights_files(folder)
         if not files:
-            raise CheckpointError(f"{folder}: holds no weights (model.safetensors, diffusion_pytorch_model.safetensors)")
+            raise CheckpointError(
+                f"{folder}: holds no weights (model.safetensors, diffusion_pytorch_model.safetensors)"
+            )
         wanted = self.wanted if self.wanted in files else None
         chosen, _ = choose_file(folder, files, wanted, self.settings)
         if chosen.sharded:

@@ -101,6 +101,7 @@ def _export(
     levels: o.Levels = None,
     sigmas: o.Sigmas = None,
     sampler: o.Sampler = "consistency",
+    eta: o.Eta = None,
     task: o.Tasks = "generate",
     patch: o.Patch = None,
     label: o.Label = None,
@@ -156,7 +157,7 @@ def _export(
             patch=patch,
             tuned=tuned,
             sampler=sampler,
-            worded=worded,
+            worded={**worded, "eta": eta},
         )
         progress.step("self-check")
         options = ExportOptions(

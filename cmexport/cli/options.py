@@ -60,7 +60,11 @@ Steps = Annotated[
 ]
 Timesteps = Annotated[
     str | None,
-    typer.Option("--timesteps", metavar="I,J", help="diffusers' timesteps, descending: 22,0 with --levels 40."),
+    typer.Option(
+        "--timesteps",
+        metavar="I,J",
+        help="diffusers' timesteps, descending: 22,0 with --levels 40; 999,499 of a latent model.",
+    ),
 ]
 Levels = Annotated[
     int | None, typer.Option("--levels", metavar="N", help="Number of levels that --timesteps counts in.")
@@ -74,8 +78,12 @@ Sampler = Annotated[
         "--sampler",
         metavar="S",
         help="consistency; heun: diffusion beside it, --steps 18 levels in 35 evaluations of the same network; "
-        "exact: CTM's jumps without noise; euler: the ODE's steps, or a velocity model's.",
+        "exact: CTM's jumps without noise; euler: the ODE's steps, or a velocity model's; tcd: latent few-step models.",
     ),
+]
+Eta = Annotated[
+    float | None,
+    typer.Option("--eta", metavar="E", help="tcd: noise between steps, 0 (none) to 1. Default: 0.3."),
 ]
 Tasks = Annotated[
     str,

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from cmexport.alphas import AlphaSchedule
 from cmexport.checkpoints import load_checkpoint
 from cmexport.checkpoints.choosing import SETTING as WEIGHTS
 from cmexport.cli import console
@@ -109,6 +110,8 @@ def resolve_schedule(
         raise UsageError(f"give one schedule: --{given[0]} and --{given[1]} contradict each other")
     if schedule.levels is not None and schedule.timesteps is None:
         raise UsageError("--levels only says what --timesteps counts in; for the model's own N use --set levels=N")
+    if model.schedule is not None and (schedule.sigmas or schedule.timesteps) is not None:
+        return _of_table(model.schedule, schedule, method.ending)
     if schedule.sigmas is not None:
         return Schedule(tuple(_numbers("--sigmas", schedule.sigmas, float)), f"--sigmas{method.ending}")
     if schedule.timesteps is not None:
@@ -119,6 +122,20 @@ def resolve_schedule(
     if tuned and method.tuned and task == "generate" and schedule.steps in (None, len(tuned)):
         return Schedule(tuple(tuned), f"tuned, from {PROJECT_FILE}")
     return method.spaced(model, schedule.steps, task, editing_steps)
+
+
+def _of_table(table: AlphaSchedule, schedule: ScheduleText, ending: str) -> Schedule:
+    """Levels of a model whose network knows timesteps; `--sigmas` mean the nearest of them."""
+    if schedule.levels is not None:
+        raise UsageError("--levels: this model's --timesteps are its network's own, e.g. --timesteps 999,499")
+    if schedule.sigmas is not None:
+        timesteps = [table.timestep_of(sigma) for sigma in _numbers("--sigmas", schedule.sigmas, float)]
+        origin = f"--sigmas, the nearest timesteps {','.join(map(str, timesteps))}{ending}"
+    else:
+        assert schedule.timesteps is not None
+        timesteps = _numbers("--timesteps", schedule.timesteps, int)
+        origin = f"--timesteps {schedule.timesteps}{ending}"
+    return Schedule(tuple(table.sigma_of(t) for t in table.check_timesteps(timesteps)), origin)
 
 
 def _numbers(option: str, text: str, kind: type) -> list[Any]:

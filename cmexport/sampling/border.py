@@ -5,7 +5,7 @@ from __future__ import annotations
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.editing import check_editing
-from cmexport.sampling.schedules import Evaluations
+from cmexport.sampling.evaluations import Evaluations
 from cmexport.signature import Signature, known
 
 
