@@ -90,9 +90,7 @@ def _captured(
 ) -> CapturedGraph:
     module = SamplerGraph(sampler).eval().requires_grad_(False)
     amplification = max(1.0, *(abs(evaluation.c_out) for evaluation in sampler.plan.evaluations))
-    return CapturedGraph(
-        record(module, sampler.signature.examples()), sampler.signature, amplification=amplification
-    )
+    return CapturedGraph(record(module, sampler.signature.examples()), sampler.signature, amplification=amplification)
 
 
 def _trace_network(sampler: Sampler) -> ExportedProgram:
