@@ -210,11 +210,11 @@ class Manifest(Record):
     """The whole of `manifest.json`.
 
     `patch` is the block size of task "superres", null for others; `label` is the class baked into the graph, null if
-    none; `wording` is null where no prompt is taken; `classes` is null for unconditional models, `labels` are their names, where known; `parity` is null when
-    verification was switched off. `assumed` lists the settings that were guessed; manifests older than it have them
-    only in `checkpoint.settings`. `self_check` is what other readings of the weights gave on pictures, where something
-    was guessed. `simplification` is null unless `--simplify` was asked for. `golden` is null without verification and
-    for large pictures.
+    none; `wording` is null where no prompt is taken; `classes` is null for unconditional models, `labels` are their
+    names, where known; `parity` is null when verification was switched off. `assumed` lists the settings that were
+    guessed; manifests older than it have them only in `checkpoint.settings`. `self_check` is what other readings of the
+    weights gave on pictures, where something was guessed. `simplification` is null unless `--simplify` was asked for.
+    `golden` is null without verification and for large pictures.
 
     `graphs` are all graphs with their borders; `runs` says which of them make a picture, in which order: one run for
     each task. An artefact of one run has no `functions`. One of several lists them all there, and the fields above

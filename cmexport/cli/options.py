@@ -117,7 +117,7 @@ Prompts = Annotated[
     typer.Option(
         "--prompts",
         metavar="FILE",
-        help="A closed list of prompts, one a line: the graph takes the number of one, the text encoder leaves the file.",
+        help="A closed list of prompts, one a line: the graph takes the number of one and has no text encoder.",
     ),
 ]
 ConditionForm = Annotated[

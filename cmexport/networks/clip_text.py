@@ -56,13 +56,13 @@ class _Attention(nn.Module):
         self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        def heads(projection: nn.Linear) -> Tensor:
-            projected: Tensor = projection(x)
+        def heads(projected: Tensor) -> Tensor:
             return projected.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-        attended = nn.functional.scaled_dot_product_attention(
-            heads(self.q_proj), heads(self.k_proj), heads(self.v_proj), attn_mask=mask
-        )
+        # Spelled out: targets have attention of their own only without a mask. The scale folds into q's weights.
+        query = heads(self.q_proj(x) * (x.shape[2] // self.heads) ** -0.5)
+        scores = query @ heads(self.k_proj(x)).transpose(2, 3) + mask
+        attended = scores.softmax(dim=-1) @ heads(self.v_proj(x))
         result: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return result
 
