@@ -20,6 +20,7 @@ from cmexport.artifact.manifest import (
     SessionRecord,
     SettingRecord,
     SimplificationRecord,
+    WordingRecord,
 )
 from cmexport.graph.capture import RewriteReport
 from cmexport.naming import shown_name
@@ -110,7 +111,10 @@ def describe(
             clamp=plan.clamp,
             schedule=request.schedule,
             sampler=request.sampler,
+            eta=request.eta,
+            clip=plan.clip,
         ),
+        wording=_wording(sampler),
         label=request.label,
         classes=model.classes,
         labels=model.labels or None,
@@ -125,6 +129,22 @@ def describe(
             ep=str(lowered.session.get("ep", "")),
             options={k: v for k, v in lowered.session.items() if k != "ep"},
         ),
+    )
+
+
+def _wording(sampler: Sampler) -> WordingRecord | None:
+    """What it does with prompts; None where it takes none."""
+    request, worded = sampler.request, sampler.model.worded
+    if worded is None:
+        return None
+    form = "baked" if request.prompt is not None else "prompt" if request.prompts else request.condition
+    prompts = request.prompts if request.prompt is None else (request.prompt,)
+    guidance = next((sampler.baked.get(c.input.name) for c in sampler.model.conditions if c.usual is not None), None)
+    return WordingRecord(
+        condition=form,  # type: ignore[arg-type]  # checked by pydantic
+        prompts=prompts,
+        guidance=guidance,
+        guidance_input=request.guidance_input,
     )
 
 

@@ -27,6 +27,7 @@ from cmexport.checkpoints.folders import (
     choose_network,
     weights_files,
 )
+from cmexport.checkpoints.latent_folder import PIPELINES, is_latent_pipeline, load_latent_folder
 from cmexport.checkpoints.quiet import quiet_libraries
 from cmexport.checkpoints.reading import FileFacts, container_of, file_facts, find_weights, read_torch, strict_weights
 from cmexport.checkpoints.registered import with_registered
@@ -159,6 +160,9 @@ def load_folder(
         BackendError: diffusers is not installed.
         UsageError: `--set` contradicts it.
     """
+    index = folder / "model_index.json"
+    if given is None and index.is_file() and is_latent_pipeline(name := str(read_json(index).get("_class_name"))):
+        return load_latent_folder(folder, name, settings, wanted, reference)
     layout = _layout(folder)
     unet, wanted = (layout.unet, None) if given is not None else _choose_unet(folder, layout, wanted, settings)
     config = read_json(unet / "config.json")
@@ -242,7 +246,8 @@ def _layout(folder: Path) -> _Layout:
             return _Layout(folder / "unet", folder / "scheduler" / "scheduler_config.json", OPENAI, name)
         if name == "ConsistencyPipeline":
             return _Layout(folder / "unet", None, THIRD_PARTY, name)
-        raise CheckpointError(f"{folder}: is a {name[:80]}; only ConsistencyModelPipeline is supported")
+        known = ("ConsistencyModelPipeline", *PIPELINES)
+        raise CheckpointError(f"{folder}: is a {name[:80]}; known are {', '.join(known)}")
     # A network out of a pipeline keeps the scheduler that lies beside it: guessing what a file states would be wrong.
     if (folder / "config.json").is_file():
         return _Layout(folder, _scheduler_in(folder.parent), OPENAI, "UNet2DModel folder")
