@@ -43,6 +43,7 @@ from cmexport.sampling.resolved import Sampler
 from cmexport.targets.base import LoweredModel
 from cmexport.targets.info import LoweringOptions
 from cmexport.targets.registry import INFOS, target_info, target_named
+from cmexport.tokenizer import write_tokenizer
 from cmexport.verification import Reference, VerifyOptions, draw_ahead, verify_rungs
 
 
@@ -305,10 +306,11 @@ def _verify_and_describe(
         golden = write_golden(folder, name, drafts[name].lowered.signature, report)
         manifests[name] = manifests[name].model_copy(update={"golden": golden})
     frontiers = _write_frontiers(folder, manifests)
+    tokenizer = _write_tokenizer(folder, [draft.sampler for draft in drafts.values()])
     roles = {
         path: role_of(path, index) for draft in drafts.values() for index, path in enumerate(draft.lowered.files)
     } | dict.fromkeys(previews.values(), "preview")
-    roles |= dict.fromkeys(frontiers.values(), "frontier")
+    roles |= dict.fromkeys(frontiers.values(), "frontier") | dict.fromkeys(tokenizer, "tokenizer")
     golden_files = {n: (m.golden.inputs, m.golden.expected) for n, m in manifests.items() if m.golden is not None}
     roles |= dict.fromkeys(chain(*golden_files.values()), "golden")
     manifest = manifests[next(iter(drafts))].model_copy(
@@ -327,6 +329,15 @@ def _names(sampler: Sampler) -> tuple[str, ...]:
     """What each class is called whose picture parity drew, in turn."""
     baked, labels = sampler.request.label, sampler.model.labels
     return labels if baked is None or not labels else (labels[baked],)
+
+
+def _write_tokenizer(folder: Path, samplers: Sequence[Sampler]) -> list[str]:
+    """Write what makes tokens of prompts, if a graph takes any; return the files' paths."""
+    tokenizer = samplers[0].model.tokenizer
+    if tokenizer is None or not any("tokens" in sampler.signature.names for sampler in samplers):
+        return []
+    write_tokenizer(folder / "tokenizer", tokenizer)
+    return [path.relative_to(folder).as_posix() for path in sorted((folder / "tokenizer").iterdir())]
 
 
 def _write_frontiers(folder: Path, manifests: Mapping[str, Manifest]) -> dict[str, str]:
