@@ -133,7 +133,7 @@ def describe(
 
 
 def _wording(sampler: Sampler) -> WordingRecord | None:
-    """What it does with prompts; None where it takes none."""
+    """Describe what it does with prompts; None where it takes none."""
     request, worded = sampler.request, sampler.model.worded
     if worded is None:
         return None
