@@ -94,4 +94,5 @@ def _embedded(worded: Condition) -> Condition:
     drawn = [sentences.draw(worded.input.picture_shape, torch.Generator().manual_seed(i), i) for i in range(count)]
     with torch.no_grad():
         rows = worded.of(torch.from_numpy(np.stack(drawn)))
-    return Condition(worded.name, known.embeddings(1, *rows.shape[1:], Rows(list(rows.numpy()))))
+    length, width = rows.shape[1:]
+    return Condition(worded.name, known.embeddings(1, length, width, Rows(list(rows.numpy()))))
