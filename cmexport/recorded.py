@@ -13,9 +13,10 @@ from cmexport.checkpoints import load_checkpoint
 from cmexport.checkpoints.choosing import UnknownWeightsError, chosen_weights
 from cmexport.checkpoints.consent import remembered
 from cmexport.checkpoints.own_module import module_file
-from cmexport.demo import demo_checkpoint
+from cmexport.demo import DEMOS, demo_checkpoint
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.model import ConsistencyModel, SampleRequest, Setting
+from cmexport.naming import shown_name
 from cmexport.parity.ladder import Rung
 from cmexport.sampling.evaluations import levels_of
 from cmexport.sampling.methods import resolve
@@ -125,7 +126,7 @@ def checkpoint_of(
     if record.reference:
         candidates: tuple[str | Path, ...] = (_allowed(record.reference, trust),)
     else:
-        candidates = tuple(p for p in (Path(record.path), demo_checkpoint()) if _may_be(p, record))
+        candidates = tuple(p for p in (Path(record.path), *map(demo_checkpoint, DEMOS)) if _may_be(p, record))
     for candidate in candidates:
         model = load_checkpoint(candidate, as_then, trust=trust, weights=wanted)
         if model.source.sha256 == record.sha256:
@@ -151,10 +152,12 @@ def _as_guessed(model: ConsistencyModel, guesses: Sequence[Setting]) -> Consiste
 
 
 def _may_be(candidate: Path, record: CheckpointRecord) -> bool:
-    """Whether reading a path is worth it: a file of another size is another file; folders are read."""
+    """Whether reading a path is worth it: a file of another size is another file, and so a folder elsewhere."""
     if module_file(str(candidate)) is not None:
         return False  # A path that reads as module.py:build would be run.
-    return candidate.is_dir() or (candidate.is_file() and candidate.stat().st_size == record.bytes)
+    if candidate.is_dir():
+        return str(candidate) == record.path or shown_name(candidate) == record.file
+    return candidate.is_file() and candidate.stat().st_size == record.bytes
 
 
 def _allowed(reference: str, trust: bool) -> str:
