@@ -116,7 +116,7 @@ def describe(
         labels=model.labels or None,
         graphs=(GraphRecord(name=request.task, files=lowered.files, signature=SignatureRecord.of(lowered.signature)),),
         runs={request.task: (request.task,)},
-        numerics=dict(lowered.precision_plan),
+        numerics={**lowered.precision_plan, **_measured_gate(parity)},
         rewrites=tuple(_rewrite_record(r) for r in account),
         simplification=None if lowered.simplification is None else SimplificationRecord(**lowered.simplification),
         parity=None if parity is None else ParityRecord.from_report(parity),
@@ -126,6 +126,11 @@ def describe(
             options={k: v for k, v in lowered.session.items() if k != "ep"},
         ),
     )
+
+
+def _measured_gate(parity: ParityReport | None) -> dict[str, Any]:
+    """Return what replaced the gate of the precision, for `gates.gate_of`."""
+    return {"gate_db": parity.gate_db, "gate_origin": parity.gate_origin} if parity and parity.gate_origin else {}
 
 
 def _fields(evaluation: Any) -> dict[str, Any]:

@@ -35,7 +35,6 @@ from cmexport.graph.rewriting import Rewrite, apply_rewrites, select
 from cmexport.memory import return_free_memory
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.ahead import Ahead
-from cmexport.parity.gates import gate_of
 from cmexport.parity.ladder import ParityReport, Truth
 from cmexport.progress import Progress
 from cmexport.sampling.methods import resolve
@@ -275,7 +274,8 @@ def _verify_and_describe(
             reports[name] = verify_rungs(
                 replace(draft.reference, expendable=expendable),
                 target.rungs(folder, draft.lowered.files, session),
-                gate_of(options.lowering.precision, draft.lowered.precision_plan),
+                options.lowering.precision,
+                draft.lowered.precision_plan,
                 options.verify,
                 tell,
                 draft.ahead,
