@@ -33,7 +33,7 @@ _TEXTS = ("trt", "weights")
 # before another option; elsewhere it is a number, a placeholder, or a word that some option takes.
 _VALUE = (
     r"(?!instead\b|--)(?:[^\s:,;]|[:,](?!\s|$))+(?=[:,;]?(?:\s--|$)|[:,;]\s)"
-    r"|\d[\d.,x]*(?=\s)|[A-Z]+\b|(?:auto|consistency|denoise|euler|exact|float|generate|heun|stroke|superres)(?=\s)"
+    r"|\d[\d.,x]*(?=\s)|[A-Z]+\b|(?:auto|consistency|denoise|euler|exact|float|generate|heun|stroke|superres|tcd)(?=\s)"
 )
 _OPTION = re.compile(
     r"(?<![\w-])(?:--set (?P<field>\w+)(?:=(?P<constant>[^\s:;]*[^\s:;,]))?"

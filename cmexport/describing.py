@@ -20,6 +20,7 @@ from cmexport.artifact.manifest import (
     SessionRecord,
     SettingRecord,
     SimplificationRecord,
+    WordingRecord,
 )
 from cmexport.graph.capture import RewriteReport
 from cmexport.naming import shown_name
@@ -110,7 +111,10 @@ def describe(
             clamp=plan.clamp,
             schedule=request.schedule,
             sampler=request.sampler,
+            eta=request.eta,
+            clip=plan.clip,
         ),
+        wording=_wording(sampler),
         label=request.label,
         classes=model.classes,
         labels=model.labels or None,
@@ -131,6 +135,22 @@ def describe(
 def _measured_gate(parity: ParityReport | None) -> dict[str, Any]:
     """Return what replaced the gate of the precision, for `gates.gate_of`."""
     return {"gate_db": parity.gate_db, "gate_origin": parity.gate_origin} if parity and parity.gate_origin else {}
+
+
+def _wording(sampler: Sampler) -> WordingRecord | None:
+    """What it does with prompts; None where it takes none."""
+    request, worded = sampler.request, sampler.model.worded
+    if worded is None:
+        return None
+    form = "baked" if request.prompt is not None else "prompt" if request.prompts else request.condition
+    prompts = request.prompts if request.prompt is None else (request.prompt,)
+    guidance = next((sampler.baked.get(c.input.name) for c in sampler.model.conditions if c.usual is not None), None)
+    return WordingRecord(
+        condition=form,  # type: ignore[arg-type]  # checked by pydantic
+        prompts=prompts,
+        guidance=guidance,
+        guidance_input=request.guidance_input,
+    )
 
 
 def _fields(evaluation: Any) -> dict[str, Any]:

@@ -170,6 +170,10 @@ def _subject(samplers: Sequence[Sampler], options: ExportOptions) -> Subject:
             "batch": request.batch,
             "output": request.output,
             "sampler": request.sampler,
+            "eta": request.eta,
+            "prompts": list(request.prompts) if request.prompt is None else request.prompt,
+            "condition": request.condition,
+            "guidance": "an input" if request.guidance_input else request.guidance,
             "ep": getattr(options.lowering, "ep", None),
         }
 

@@ -5,9 +5,11 @@ Opening a named pipe waits for a writer for ever, `/dev/zero` never ends, a fold
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from cmexport.errors import CheckpointError, CmexportError
 
@@ -52,3 +54,25 @@ def read_file(path: Path, what: str = "a file", error: type[CmexportError] = Che
     """
     require_file(path, what, error)
     return path.read_bytes()
+
+
+def read_json(path: Path, most_bytes: int = 1_000_000) -> dict[str, Any]:
+    """Read a configuration, which is a JSON object of at most `most_bytes`.
+
+    Raises:
+        CheckpointError: no such file, no JSON object, or too large to be a configuration.
+    """
+    require_file(path, "a configuration")
+    try:
+        if path.stat().st_size > most_bytes:
+            raise CheckpointError(f"{path}: is larger than any configuration")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is no valid JSON ({error})") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: is no JSON object")
+    return content

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cmexport.alphas import AlphaSchedule
 from cmexport.naming import model_name
 from cmexport.signature import Input, known
+from cmexport.tokenizer import Tokenizer
 
 SettingValue = bool | int | float | str | tuple[int | float, ...] | None
 
@@ -56,11 +58,13 @@ class Condition:
         input: what the graph takes for it, with a batch of 1.
         encode: makes of the input what the network is called with, once for all steps: a text encoder, the embedding
             of a guidance scale. None: the input itself.
+        usual: a value that is a constant of the graph unless a request asks for the input; None where there is none.
     """
 
     name: str
     input: Input
     encode: nn.Module | None = None
+    usual: float | None = None
 
     def of(self, given: Tensor) -> Tensor:
         """Return what the network is called with."""
@@ -137,6 +141,7 @@ class Codec:
         channels: C of the pictures.
         factor: sides of a picture over those of its latents.
         scale, shift: the decoder takes z / scale + shift, z of about unit variance.
+        encoder: pictures to (z / scale + shift); None where it is not there.
     """
 
     decoder: nn.Module
@@ -144,6 +149,7 @@ class Codec:
     factor: int
     scale: float = 1.0
     shift: float = 0.0
+    encoder: nn.Module | None = None
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents to pictures in [-1, 1]."""
@@ -205,6 +211,9 @@ class ConsistencyModel:
         settings: every constant with its origin, in the order `inspect` shows them.
         codec: decodes what is sampled; None where pictures are.
         labels: names of the classes; empty where they are not known.
+        schedule: the table of levels and the scheduler of a latent few-step model, which then decide in place of
+            `preconditioning`, `c_noise` and `renoise`; None for others.
+        tokenizer: makes tokens of prompts, where the model takes some.
     """
 
     network: nn.Module
@@ -220,11 +229,18 @@ class ConsistencyModel:
     settings: tuple[Setting, ...] = field(default=())
     codec: Codec | None = None
     labels: tuple[str, ...] = ()
+    schedule: AlphaSchedule | None = None
+    tokenizer: Tokenizer | None = None
 
     @property
     def choice(self) -> Input | None:
         """The input that picks a class, if the model is class-conditional."""
-        return next((c.input for c in self.conditions if c.input.count is not None), None)
+        return next((c.input for c in self.conditions if c.input.count is not None and not c.input.worded), None)
+
+    @property
+    def worded(self) -> Condition | None:
+        """The condition that a prompt is made into, if the model takes one."""
+        return next((c for c in self.conditions if c.input.worded), None)
 
     @property
     def classes(self) -> int | None:
@@ -263,7 +279,8 @@ class SampleRequest:
     """What the user asked the exported graph to do.
 
     Attributes:
-        sigmas: levels evaluated, descending; the closing sigma_min is implied. Empty means one step at sigma_max.
+        sigmas: levels evaluated, descending; the closing sigma_min is implied. Empty means one step at sigma_max,
+            or what the model's scheduler takes by default.
         label: class to bake into the graph; None keeps the `label` input of a class-conditional model.
         batch: N of the exported graph.
         output: "float" (N, C, H, W) in [-1, 1] or "uint8" (N, H, W, C) bytes.
@@ -271,6 +288,12 @@ class SampleRequest:
         patch: side of the blocks whose means are known, for task "superres" only.
         schedule: how the levels were chosen, in words, for the manifest; changes nothing.
         sampler: key into `sampling.methods.METHODS`.
+        eta: stochasticity of TCD's steps; None: the model's own.
+        prompt: text to bake into the graph.
+        prompts: a closed list of them: the graph takes the number of one.
+        condition: "tokens" or "embeddings", what a graph takes that has neither.
+        guidance: scale to bake in; None is the model's usual one.
+        guidance_input: leave it to the app.
     """
 
     sigmas: tuple[float, ...] = ()
@@ -281,3 +304,9 @@ class SampleRequest:
     patch: int | None = None
     schedule: str = ""
     sampler: str = "consistency"
+    eta: float | None = None
+    prompt: str | None = None
+    prompts: tuple[str, ...] = ()
+    condition: str = "tokens"
+    guidance: float | None = None
+    guidance_input: bool = False

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cmexport.artifact import Manifest
-from cmexport.artifact.manifest import CheckpointRecord
+from cmexport.artifact.manifest import CheckpointRecord, WordingRecord
 from cmexport.checkpoints import load_checkpoint
 from cmexport.checkpoints.choosing import UnknownWeightsError, chosen_weights
 from cmexport.checkpoints.consent import remembered
@@ -16,9 +17,9 @@ from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.model import ConsistencyModel, SampleRequest, Setting
 from cmexport.parity.ladder import Rung
+from cmexport.sampling.evaluations import levels_of
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.resolved import Sampler
-from cmexport.sampling.schedules import levels_of
 from cmexport.targets.registry import target_named
 
 
@@ -50,7 +51,20 @@ def request_of(manifest: Manifest) -> SampleRequest:
         patch=manifest.patch,
         schedule=manifest.sampling.schedule,
         sampler=manifest.sampling.sampler,
+        eta=manifest.sampling.eta,
+        **({} if manifest.wording is None else _wording(manifest.wording)),
     )
+
+
+def _wording(record: WordingRecord) -> dict[str, Any]:
+    """Recover what a request says of prompts."""
+    return {
+        "prompt": record.prompts[0] if record.condition == "baked" else None,
+        "prompts": record.prompts if record.condition == "prompt" else (),
+        "condition": "embeddings" if record.condition == "embeddings" else "tokens",
+        "guidance": record.guidance,
+        "guidance_input": record.guidance_input,
+    }
 
 
 def sampler_of(model: ConsistencyModel, manifest: Manifest) -> Sampler:

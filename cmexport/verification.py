@@ -158,11 +158,6 @@ def verify_rungs(
     return replace(report, gate_origin=origin)
 
 
-def amplification(sampler: Sampler) -> float:
-    """Return the largest factor that an answer of the network has in a sample, over all evaluations."""
-    return max(abs(evaluation.c_out) for evaluation in sampler.plan.evaluations)
-
-
 def yardstick_for(reference: Reference, precision: str) -> Yardstick | None:
     """Return what a precision's gate is measured by; None where its absolute gate stands.
 
@@ -171,7 +166,7 @@ def yardstick_for(reference: Reference, precision: str) -> Yardstick | None:
     PyTorch: float16 20 dB better than bfloat16, float32 within 6 dB of float32's own distance from float64.
     """
     captured, large = reference.captured, reference.sampler.work > LARGE_MODEL
-    if isinstance(captured, CapturedLoop) or amplification(reference.sampler) <= _AMPLIFYING:
+    if isinstance(captured, CapturedLoop) or captured.amplification <= _AMPLIFYING:
         return None
     if precision == "fp32":
         return Yardstick("PyTorch float32 against float64", None, -_UNDER_OWN_ERROR_DB)
@@ -203,7 +198,7 @@ def _ladder(reference: Reference, options: VerifyOptions) -> _Start:
         ),
         Rung("PyTorch float64", reference.exact),
         # More where they decide on the gate.
-        *((8 if amplification(sampler) > _AMPLIFYING and not large else 1 if cost > _COSTLY_MODEL else 4),),
+        8 if not large and yardstick_for(reference, "fp32") else 1 if cost > _COSTLY_MODEL else 4,
         draw_inputs(sampler.signature, options.pictures, options.seed),
         options.large_model_budget_s is not None and _COSTLY_MODEL < cost <= LARGE_MODEL,
     )

@@ -87,7 +87,7 @@ def _facts(tensor: Input | Output) -> dict[str, Any]:
     if isinstance(tensor, Output):
         return facts | {"range": tensor.range}
     law = tensor.law
-    if law is None:
+    if law is None or not law.recorded:
         return facts | {"range": None, "law": None, "parameters": {}}
     if not law.fits(tensor.picture_shape):
         raise ValueError(f"shape {tensor.shape} is none of {law}")

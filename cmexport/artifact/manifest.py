@@ -86,7 +86,7 @@ class CheckpointRecord(Record):
 
 
 class EvaluationRecord(Record):
-    """One network evaluation, f(x) = c_skip x + c_out F(c_in x, c_noise), as `sampling.schedules.Evaluation`."""
+    """One network evaluation, f(x) = c_skip x + c_out F(c_in x, c_noise), as `sampling.evaluations.Evaluation`."""
 
     sigma: float
     c_skip: float
@@ -95,6 +95,7 @@ class EvaluationRecord(Record):
     c_noise: float
     noise_std: float
     c_noise_target: float | None = None
+    mix: tuple[float, float] | None = None
 
 
 class SamplingRecord(Record):
@@ -102,7 +103,8 @@ class SamplingRecord(Record):
 
     `schedule` says in words how the levels were chosen; empty where it was not recorded. `sampler` is "consistency";
     "heun": then `evaluations` lists both evaluations of each step, and 0 closes the levels; "exact" or "euler": then
-    c_skip and c_out are those of the step from one level to the next.
+    c_skip and c_out are those of the step from one level to the next; "tcd", with `eta` where it is not the model's.
+    `clip`: f is clamped to plus and minus this, and the sample becomes mix[0] f + mix[1] x.
     """
 
     sigmas: tuple[float, ...] = Field(min_length=1)
@@ -118,6 +120,24 @@ class SamplingRecord(Record):
     clamp: bool
     schedule: str = ""
     sampler: str = "consistency"
+    eta: float | None = None
+    clip: float | None = None
+
+
+class WordingRecord(Record):
+    """What a graph does with prompts.
+
+    Attributes:
+        condition: what it takes: "tokens", "embeddings", "prompt" (the number of one of `prompts`), or "baked".
+        prompts: the closed list, or the one that is baked in; empty for the other forms.
+        guidance: the scale that is baked in; null where it is an input, or the model has none.
+        guidance_input: whether it is an input.
+    """
+
+    condition: Literal["tokens", "embeddings", "prompt", "baked"]
+    prompts: tuple[str, ...] = ()
+    guidance: float | None = None
+    guidance_input: bool = False
 
 
 class RewriteRecord(Record):
@@ -178,6 +198,7 @@ class FunctionRecord(Record):
     task: str
     patch: PositiveInt | None
     sampling: SamplingRecord
+    wording: WordingRecord | None = None
     numerics: PlainDict
     rewrites: tuple[RewriteRecord, ...]
     simplification: SimplificationRecord | None = None
@@ -189,11 +210,11 @@ class Manifest(Record):
     """The whole of `manifest.json`.
 
     `patch` is the block size of task "superres", null for others; `label` is the class baked into the graph, null if
-    none; `classes` is null for unconditional models, `labels` are their names, where known; `parity` is null when
-    verification was switched off. `assumed` lists the settings that were guessed; manifests older than it have them
-    only in `checkpoint.settings`. `self_check` is what other readings of the weights gave on pictures, where something
-    was guessed. `simplification` is null unless `--simplify` was asked for. `golden` is null without verification and
-    for large pictures.
+    none; `wording` is null where no prompt is taken; `classes` is null for unconditional models, `labels` are their
+    names, where known; `parity` is null when verification was switched off. `assumed` lists the settings that were
+    guessed; manifests older than it have them only in `checkpoint.settings`. `self_check` is what other readings of the
+    weights gave on pictures, where something was guessed. `simplification` is null unless `--simplify` was asked for.
+    `golden` is null without verification and for large pictures.
 
     `graphs` are all graphs with their borders; `runs` says which of them make a picture, in which order: one run for
     each task. An artefact of one run has no `functions`. One of several lists them all there, and the fields above
@@ -213,6 +234,7 @@ class Manifest(Record):
     assumed: tuple[AssumedRecord, ...] = ()
     self_check: tuple[str, ...] = ()
     sampling: SamplingRecord
+    wording: WordingRecord | None = None
     label: NonNegativeInt | None
     classes: PositiveInt | None
     labels: tuple[str, ...] | None = None

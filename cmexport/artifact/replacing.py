@@ -151,6 +151,7 @@ def _graph(facts: Mapping[str, Any], ep: str | None) -> dict[str, Any]:
         "batch": output["shape"][0],
         "output": "uint8" if output["dtype"] == "uint8" else "float",
         "sampler": facts["sampling"].get("sampler", "consistency"),
+        "eta": facts["sampling"].get("eta"),
         "ep": ep,
     }
 

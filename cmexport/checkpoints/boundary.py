@@ -36,6 +36,11 @@ def boundary_error(model: ConsistencyModel, *, whole: bool = False) -> float:
     shape = (1, space.channels, min(space.height, most), min(space.width, most))
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     conditions = {c.name: c.example(1) for c in model.conditions}
+    if model.schedule is not None:
+        # LCM's boundary condition holds at timestep 0, which is not evaluated; others have none.
+        with torch.no_grad():
+            predicted = model.network(x, torch.tensor([float(model.schedule.train_steps - 1)]), **conditions)
+        return 0.0 if torch.isfinite(predicted).all() and predicted.shape == x.shape else float("nan")
     if model.preconditioning in _NOWHERE:
         result = denoise(model, x, model.noise.sigma_min, **conditions)
         return 0.0 if torch.isfinite(result).all() else float("nan")

@@ -8,7 +8,6 @@ unknown weights with a warning, which is how the early ImageNet-64 uploads lost 
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -28,6 +27,7 @@ from cmexport.checkpoints.folders import (
     choose_network,
     weights_files,
 )
+from cmexport.checkpoints.latent_folder import PIPELINES, is_latent_pipeline, load_latent_folder
 from cmexport.checkpoints.quiet import quiet_libraries
 from cmexport.checkpoints.reading import FileFacts, container_of, file_facts, find_weights, read_torch, strict_weights
 from cmexport.checkpoints.registered import with_registered
@@ -37,13 +37,12 @@ from cmexport.checkpoints.sharded import read_shards
 from cmexport.checkpoints.sizes import parse_size, space_of
 from cmexport.checkpoints.weight_sets import WeightSet, weight_sets
 from cmexport.errors import BackendError, CheckpointError
-from cmexport.files import require_file
+from cmexport.files import read_json
 from cmexport.model import CheckpointSource, ConsistencyModel, Setting
 from cmexport.networks.diffusers_unet import DiffusersUnet
 from cmexport.networks.meta import on_meta
 from cmexport.sampling.preconditioning import c_noise_at
 
-_MAX_CONFIG_BYTES = 1_000_000
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
 
 _FILE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".ckpt", ".bin", ".safetensors", ".onnx", ".npz", ".py", ".toml"})
@@ -133,7 +132,7 @@ def holds_diffusers(folder: Path) -> bool:
     if (folder / "model_index.json").exists():
         return True
     own = folder / "config.json"
-    if own.is_file() and "_class_name" not in _read_json(own):
+    if own.is_file() and "_class_name" not in read_json(own):
         # Of the hub's mixin, any class's arguments; or of a UNet, stripped: its weights tell.
         kinds = {s.format for f in weights_files(folder).values() if not f.sharded for s in _sets_in(f.path)}
         return not kinds or "diffusers" in kinds
@@ -161,9 +160,12 @@ def load_folder(
         BackendError: diffusers is not installed.
         UsageError: `--set` contradicts it.
     """
+    index = folder / "model_index.json"
+    if given is None and index.is_file() and is_latent_pipeline(name := str(read_json(index).get("_class_name"))):
+        return load_latent_folder(folder, name, settings, wanted, reference)
     layout = _layout(folder)
     unet, wanted = (layout.unet, None) if given is not None else _choose_unet(folder, layout, wanted, settings)
-    config = _read_json(unet / "config.json")
+    config = read_json(unet / "config.json")
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise CheckpointError(f"{unet}: holds a {config['_class_name']}; only UNet2DModel is supported")
     config = {name: value for name, value in config.items() if name not in EMA_FIELDS}
@@ -239,12 +241,13 @@ def _reason(error: ValueError) -> str:
 def _layout(folder: Path) -> _Layout:
     index = folder / "model_index.json"
     if index.is_file():
-        name = str(_read_json(index).get("_class_name"))
+        name = str(read_json(index).get("_class_name"))
         if name == "ConsistencyModelPipeline":
             return _Layout(folder / "unet", folder / "scheduler" / "scheduler_config.json", OPENAI, name)
         if name == "ConsistencyPipeline":
             return _Layout(folder / "unet", None, THIRD_PARTY, name)
-        raise CheckpointError(f"{folder}: is a {name[:80]}; only ConsistencyModelPipeline is supported")
+        known = ("ConsistencyModelPipeline", *PIPELINES)
+        raise CheckpointError(f"{folder}: is a {name[:80]}; known are {', '.join(known)}")
     # A network out of a pipeline keeps the scheduler that lies beside it: guessing what a file states would be wrong.
     if (folder / "config.json").is_file():
         return _Layout(folder, _scheduler_in(folder.parent), OPENAI, "UNet2DModel folder")
@@ -266,7 +269,7 @@ def _unets(folder: Path) -> list[NetworkFolder]:
         if not (path / "config.json").is_file() or not weights_files(path):
             continue
         try:
-            config = _read_json(path / "config.json")
+            config = read_json(path / "config.json")
         except CheckpointError:
             continue  # Said by the reading that follows, if it is the one that counts.
         if config.get("_class_name", "UNet2DModel") == "UNet2DModel":
@@ -285,23 +288,6 @@ def _choose_unet(folder: Path, layout: _Layout, wanted: str | None, settings: Se
 def _scheduler_in(folder: Path) -> Path | None:
     path = folder / "scheduler" / "scheduler_config.json"
     return path if path.is_file() else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    require_file(path, "a configuration")
-    try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise CheckpointError(f"{path}: is larger than any configuration")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is no valid JSON ({error})") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: is no JSON object")
-    return content
 
 
 def _check_plausible(path: Path, config: Mapping[str, Any]) -> None:
@@ -452,7 +438,7 @@ def _note_unknown(names: Iterable[str], config: Mapping[str, Any], settings: Set
 
 
 def _scheduler(path: Path) -> dict[str, Default]:
-    config = _read_json(path)
+    config = read_json(path)
     name = config.get("_class_name", "CMStochasticIterativeScheduler")
     if name != "CMStochasticIterativeScheduler":
         raise CheckpointError(f"{path}: is a {str(name)[:80]}, not CMStochasticIterativeScheduler")

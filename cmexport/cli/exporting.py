@@ -17,7 +17,7 @@ from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.assumed import check_assumed
 from cmexport.cli.budgets import check_latency, show_frontier
-from cmexport.cli.requests import build_requests, levels_asked, open_checkpoint, tuned_sigmas, verify_options
+from cmexport.cli.requests import build_requests, levels_asked, open_checkpoint, tuned_sigmas, verify_options, wording
 from cmexport.cli.showing import show_export, show_kept
 from cmexport.errors import UsageError
 from cmexport.exporting import ExportOptions, export_functions
@@ -101,10 +101,16 @@ def _export(
     levels: o.Levels = None,
     sigmas: o.Sigmas = None,
     sampler: o.Sampler = "consistency",
+    eta: o.Eta = None,
     task: o.Tasks = "generate",
     patch: o.Patch = None,
     label: o.Label = None,
     labels: o.Labels = None,
+    prompt: o.Prompt = None,
+    prompts: o.Prompts = None,
+    condition: o.ConditionForm = "tokens",
+    guidance: o.Guidance = None,
+    guidance_input: o.GuidanceInput = False,
     batch: o.Batch = 1,
     output: o.Output = "float",
     rewrites: o.Rewrites = "all",
@@ -131,6 +137,7 @@ def _export(
     target.rewrites_for(lowering)  # a wrong option or a missing library is said before a checkpoint is read
     output = _output(info, output)
     schedule = o.ScheduleText(steps, timesteps, levels, sigmas)
+    worded = wording(prompt, prompts, condition, guidance, guidance_input)
     with console.working("load") as progress:
         tuned = tuned_sigmas(checkpoint)
         model = open_checkpoint(
@@ -145,7 +152,12 @@ def _export(
         if labels is not None:
             model = replace(model, labels=named(labels, model.classes))
         requests = build_requests(
-            *(model, schedule, label, batch, output), tasks=task, patch=patch, tuned=tuned, sampler=sampler
+            *(model, schedule, label, batch, output),
+            tasks=task,
+            patch=patch,
+            tuned=tuned,
+            sampler=sampler,
+            worded={**worded, "eta": eta},
         )
         progress.step("self-check")
         options = ExportOptions(

@@ -60,7 +60,11 @@ Steps = Annotated[
 ]
 Timesteps = Annotated[
     str | None,
-    typer.Option("--timesteps", metavar="I,J", help="diffusers' timesteps, descending: 22,0 with --levels 40."),
+    typer.Option(
+        "--timesteps",
+        metavar="I,J",
+        help="diffusers' timesteps, descending: 22,0 with --levels 40; 999,499 of a latent model.",
+    ),
 ]
 Levels = Annotated[
     int | None, typer.Option("--levels", metavar="N", help="Number of levels that --timesteps counts in.")
@@ -74,8 +78,12 @@ Sampler = Annotated[
         "--sampler",
         metavar="S",
         help="consistency; heun: diffusion beside it, --steps 18 levels in 35 evaluations of the same network; "
-        "exact: CTM's jumps without noise; euler: the ODE's steps, or a velocity model's.",
+        "exact: CTM's jumps without noise; euler: the ODE's steps, or a velocity model's; tcd: latent few-step models.",
     ),
+]
+Eta = Annotated[
+    float | None,
+    typer.Option("--eta", metavar="E", help="tcd: noise between steps, 0 (none) to 1. Default: 0.3."),
 ]
 Tasks = Annotated[
     str,
@@ -100,6 +108,27 @@ Labels = Annotated[
         help="Names of the classes: a file, one a line or a JSON list; or a known set: cifar10.",
         show_default=False,
     ),
+]
+Prompt = Annotated[
+    str | None, typer.Option("--prompt", metavar="TEXT", help="Bake one prompt in; the text encoder leaves the file.")
+]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="A closed list of prompts, one a line: the graph takes the number of one and has no text encoder.",
+    ),
+]
+ConditionForm = Annotated[
+    str, typer.Option("--condition", metavar="FORM", help="tokens, or embeddings: what the text encoder would give.")
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option("--guidance", metavar="G", help="Guidance scale of a model that was distilled for several."),
+]
+GuidanceInput = Annotated[
+    bool, typer.Option("--guidance-input", help="Leave the guidance scale to the app: an input, guidance (N,).")
 ]
 Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Pictures per run of the exported graph.")]
 Output = Annotated[str, typer.Option("--output", help="float: (N, C, H, W) in [-1, 1]; uint8: (N, H, W, C) bytes.")]

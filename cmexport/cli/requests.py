@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from cmexport.alphas import AlphaSchedule
 from cmexport.checkpoints import load_checkpoint
 from cmexport.checkpoints.choosing import SETTING as WEIGHTS
 from cmexport.cli import console
@@ -14,6 +16,7 @@ from cmexport.cli.assumed import tell_assumed
 from cmexport.cli.options import PROJECT_FILE, ScheduleText, parse_set, read_project
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import UsageError
+from cmexport.files import read_file
 from cmexport.labels import number_of
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.editing import task_named
@@ -107,6 +110,8 @@ def resolve_schedule(
         raise UsageError(f"give one schedule: --{given[0]} and --{given[1]} contradict each other")
     if schedule.levels is not None and schedule.timesteps is None:
         raise UsageError("--levels only says what --timesteps counts in; for the model's own N use --set levels=N")
+    if model.schedule is not None and (schedule.sigmas or schedule.timesteps) is not None:
+        return _of_table(model.schedule, schedule, method.ending)
     if schedule.sigmas is not None:
         return Schedule(tuple(_numbers("--sigmas", schedule.sigmas, float)), f"--sigmas{method.ending}")
     if schedule.timesteps is not None:
@@ -117,6 +122,20 @@ def resolve_schedule(
     if tuned and method.tuned and task == "generate" and schedule.steps in (None, len(tuned)):
         return Schedule(tuple(tuned), f"tuned, from {PROJECT_FILE}")
     return method.spaced(model, schedule.steps, task, editing_steps)
+
+
+def _of_table(table: AlphaSchedule, schedule: ScheduleText, ending: str) -> Schedule:
+    """Levels of a model whose network knows timesteps; `--sigmas` mean the nearest of them."""
+    if schedule.levels is not None:
+        raise UsageError("--levels: this model's --timesteps are its network's own, e.g. --timesteps 999,499")
+    if schedule.sigmas is not None:
+        timesteps = [table.timestep_of(sigma) for sigma in _numbers("--sigmas", schedule.sigmas, float)]
+        origin = f"--sigmas, the nearest timesteps {','.join(map(str, timesteps))}{ending}"
+    else:
+        assert schedule.timesteps is not None
+        timesteps = _numbers("--timesteps", schedule.timesteps, int)
+        origin = f"--timesteps {schedule.timesteps}{ending}"
+    return Schedule(tuple(table.sigma_of(t) for t in table.check_timesteps(timesteps)), origin)
 
 
 def _numbers(option: str, text: str, kind: type) -> list[Any]:
@@ -141,8 +160,9 @@ def build_request(
     tuned: Sequence[float] = (),
     editing_steps: int = EDITING_STEPS,
     sampler: str = "consistency",
+    worded: Mapping[str, Any] = MappingProxyType({}),
 ) -> SampleRequest:
-    """The request behind the options.
+    """The request behind the options; `worded` is from `wording`.
 
     Raises:
         UsageError: an unknown output form, task or sampler, or an impossible schedule.
@@ -162,7 +182,45 @@ def build_request(
         patch=patch,
         schedule=chosen.origin,
         sampler=sampler,
+        **worded,
     )
+
+
+def wording(
+    prompt: str | None, prompts: Path | None, condition: str, guidance: float | None, guidance_input: bool
+) -> dict[str, Any]:
+    """What a request says of prompts and guidance.
+
+    Raises:
+        UsageError: two forms at once, or the file holds no prompt.
+    """
+    if prompt is not None and prompts is not None:
+        raise UsageError("--prompt and --prompts contradict each other: one prompt is baked in, or a list")
+    return {
+        "prompt": prompt,
+        "prompts": () if prompts is None else read_prompts(prompts),
+        "condition": condition,
+        "guidance": guidance,
+        "guidance_input": guidance_input,
+    }
+
+
+def read_prompts(path: Path, most: int = 10_000) -> tuple[str, ...]:
+    """Read a file of prompts, one a line; empty lines don't count.
+
+    Raises:
+        UsageError: it can't be read, is no text, or holds none or more than `most`.
+    """
+    try:
+        text = read_file(path, "a list of prompts", UsageError).decode()
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is no UTF-8 text; write one prompt a line") from error
+    found = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not 1 <= len(found) <= most:
+        raise UsageError(f"{path}: holds {len(found)} prompts; write 1 to {most}, one a line")
+    return found
 
 
 def levels_asked(
@@ -196,6 +254,7 @@ def build_requests(
     patch: int | None = None,
     tuned: Sequence[float] = (),
     sampler: str = "consistency",
+    worded: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[SampleRequest, ...]:
     """The requests behind the options of an exporting verb: one per task of a comma-separated list.
 
@@ -213,6 +272,7 @@ def build_requests(
             tuned=tuned,
             editing_steps=EXPORTED_EDITING_STEPS,
             sampler=sampler,
+            worded=worded,
         )
         for name in names
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -42,15 +42,19 @@ class _UnclampedInterpreter(UnfinishedInterpreter, Float64Interpreter):
     """Runs in float64 and skips clamp and rounding."""
 
 
-def finishing_nodes(graph: fx.Graph) -> Iterator[fx.Node]:
-    """Go back from the output along all that has a single input: clamp, scaling to bytes, rounding, layout."""
+def finishing_nodes(graph: fx.Graph) -> tuple[fx.Node, ...]:
+    """Return what finishes the picture, last first: clamp, scaling to bytes, rounding, layout.
+
+    All with a single input, from the first clamp to [-1, 1] on: a decoder's own scaling before it is no finish, and a
+    rewrite may take it away.
+    """
     node = next(n for n in graph.nodes if n.op == "output")
-    while len(node.all_input_nodes) == 1:
-        node = node.all_input_nodes[0]
-        if node.op != "call_function":
-            return
+    chain: list[fx.Node] = []
+    while len(node.all_input_nodes) == 1 and (node := node.all_input_nodes[0]).op == "call_function":
         if len(node.all_input_nodes) == 1:
-            yield node
+            chain.append(node)
+    clamps = [i for i, n in enumerate(chain) if n.target is torch.ops.aten.clamp.default and n.args[1] == -1.0]
+    return tuple(chain[: clamps[-1] + 1] if clamps else chain)
 
 
 def exact_picture(module: fx.GraphModule, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -18,9 +18,9 @@ from cmexport.graph.rewrites import tabulate_levels
 from cmexport.graph.rewriting import Rewrite, apply_rewrites
 from cmexport.graph.tracing import trace
 from cmexport.runner import Array
+from cmexport.sampling.evaluations import Evaluations
 from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.samplers import Conditions, to_bytes
-from cmexport.sampling.schedules import Evaluations
 from cmexport.signature import Choice, Input, Output, Signature
 
 LEVEL = "level"

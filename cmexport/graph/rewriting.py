@@ -81,7 +81,8 @@ def apply_rewrites(
     """Rewrite the captured program and trace it again; the report of each rewrite is appended.
 
     Raises:
-        RuntimeError: a rewrite changed the picture by more than `MAX_RELATIVE_ERROR` (a defect, not bad input).
+        RuntimeError: a rewrite changed the picture by more than `MAX_RELATIVE_ERROR` times the sampler's
+            amplification (a defect, not bad input).
     """
     if not rewrites:
         return captured
@@ -105,6 +106,8 @@ class _Account:
 
     def __init__(self, module: fx.GraphModule, captured: CapturedGraph, *, each: bool) -> None:
         self._module, self._each = module, each
+        # Folding rounds weights to float32: 3e-6 of the picture where 14.6 times the network's answer is taken.
+        self._limit = MAX_RELATIVE_ERROR * captured.amplification
         self._inputs = captured.examples(1)
         self._reference = unclamped_picture(module, self._inputs)
 
@@ -139,7 +142,7 @@ class _Account:
         error = relative_error(self._reference, rewritten)
         self._reference = rewritten
         # `not <=` so that NaN is caught as well.
-        if not error <= MAX_RELATIVE_ERROR:
+        if not error <= self._limit:
             raise RuntimeError(f"{what} changed the picture by {error:.1e} relative")
         return error
 

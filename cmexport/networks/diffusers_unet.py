@@ -45,6 +45,12 @@ class DoubleFourier(nn.Module):
         return torch.cat(parts, dim=1)
 
 
+def halvings(unet: nn.Module) -> int:
+    """Return what height and width must be multiples of, by the number of blocks that halve them."""
+    blocks: Any = unet.down_blocks
+    return int(2 ** sum(getattr(block, "downsamplers", None) is not None for block in blocks))
+
+
 class DiffusersUnet(nn.Module):
     """F(x, c_noise[, label]) computed by the library's own network.
 
@@ -53,8 +59,7 @@ class DiffusersUnet(nn.Module):
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
-        blocks: Any = unet.down_blocks
-        self.multiple: int = 2 ** sum(getattr(block, "downsamplers", None) is not None for block in blocks)
+        self.multiple = halvings(unet)
         projection: Any = unet.time_proj
         if hasattr(projection, "weight"):
             unet.time_proj = DoubleFourier(projection.weight, projection.flip_sin_to_cos, projection.log)

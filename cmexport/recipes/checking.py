@@ -253,7 +253,8 @@ def _schedule_faults(recipe: Recipe) -> Iterator[Fault]:
                 yield Fault((*path, key), f"{key} must descend")
         if schedule.timesteps is not None:
             top = None if schedule.levels is None else schedule.levels - 2
-            if schedule.timesteps[-1] != 0:
+            # Without levels they may be a latent model's own, which end where its user likes.
+            if schedule.timesteps[-1] != 0 and schedule.levels is not None:
                 yield Fault((*path, "timesteps"), "timesteps must end in 0, as in diffusers: [22, 0]")
             elif top is not None and schedule.timesteps[0] > top:
                 yield Fault((*path, "timesteps"), f"timesteps of {schedule.levels} levels start at {top} at most")

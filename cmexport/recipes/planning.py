@@ -142,6 +142,7 @@ class _Planner:
         return _options(
             [
                 ("--sampler", None if schedule.is_own else schedule.sampler),
+                ("--eta", schedule.eta),
                 ("--steps", schedule.steps),
                 ("--timesteps", schedule.timesteps),
                 ("--levels", schedule.levels),

@@ -104,7 +104,8 @@ class Schedule(Part):
 
     steps: Count | None = Field(default=None, description="K evaluations.")
     timesteps: Annotated[list[int], Field(min_length=1)] | None = Field(
-        default=None, description="diffusers' timesteps, descending to 0: [22, 0]."
+        default=None,
+        description="diffusers' timesteps, descending to 0: [22, 0]; of a latent model its own: [999, 499].",
     )
     levels: Annotated[int, Field(ge=2)] | None = Field(default=None, description="N that timesteps count in.")
     sigmas: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] | None = Field(
@@ -112,8 +113,10 @@ class Schedule(Part):
     )
     sampler: Sampler = Field(
         default="consistency",
-        description="heun: the deterministic sampler of diffusion, a baseline; exact: CTM's jumps; euler: ODE steps.",
+        description="heun: the deterministic sampler of diffusion, a baseline; exact: CTM's jumps; euler: ODE steps; "
+        "tcd: latent few-step models.",
     )
+    eta: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="tcd: noise between steps.")
 
     @property
     def is_own(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.editing import check_editing
-from cmexport.sampling.schedules import Evaluations
+from cmexport.sampling.evaluations import Evaluations
 from cmexport.signature import Signature, known
 
 
@@ -44,6 +44,14 @@ def border_of(model: ConsistencyModel, plan: Evaluations, request: SampleRequest
     return Signature(tuple(inputs), output)
 
 
-def baked_values(model: ConsistencyModel, request: SampleRequest) -> dict[str, int]:
+def baked_values(model: ConsistencyModel, request: SampleRequest) -> dict[str, float]:
     """Values that are part of the graph, by the names of the inputs that they replace."""
-    return {} if request.label is None or model.choice is None else {model.choice.name: request.label}
+    baked: dict[str, float] = {}
+    if request.label is not None and model.choice is not None:
+        baked[model.choice.name] = request.label
+    for condition in model.conditions:
+        if condition.usual is not None and not request.guidance_input:
+            baked[condition.input.name] = condition.usual if request.guidance is None else request.guidance
+        if condition.input.worded and request.prompt is not None:
+            baked[condition.input.name] = 0
+    return baked

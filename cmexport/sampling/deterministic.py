@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel
+from cmexport.sampling.evaluations import Evaluation, Evaluations
 from cmexport.sampling.preconditioning import Scalings, c_noise_at, ctm_between, scalings_at, stepped
-from cmexport.sampling.schedules import Evaluation, Evaluations, Schedule, first_levels, steps_within
+from cmexport.sampling.schedules import Schedule, first_levels, steps_within
 
 EXACT_STEPS = 2
 """Of CTM's own tables."""

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel
+from cmexport.sampling.evaluations import Evaluation, Evaluations, Move
 from cmexport.sampling.preconditioning import scalings_at
 from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.samplers import Conditions, to_bytes
-from cmexport.sampling.schedules import MAX_STEPS, Evaluation, Evaluations, Move, Schedule, karras_levels, steps_within
+from cmexport.sampling.schedules import MAX_STEPS, Schedule, karras_levels, steps_within
 
 HEUN_STEPS = 18
 """EDM's own choice for CIFAR-10 (its table 2): 35 evaluations."""

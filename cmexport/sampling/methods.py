@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.sampling.alphas import plan_alphas, tcd_of
 from cmexport.sampling.deterministic import euler_schedule, exact_schedule, plan_euler, plan_exact
+from cmexport.sampling.evaluations import Evaluations
 from cmexport.sampling.heun import HEUN_STEPS, HeunSampler, heun_schedule, plan_heun
 from cmexport.sampling.resolved import Method, Sampler
 from cmexport.sampling.samplers import SamplerGraph
-from cmexport.sampling.schedules import Schedule, default_schedule, plan_sampling, schedule_for_steps
+from cmexport.sampling.schedules import (
+    Schedule,
+    default_schedule,
+    plan_sampling,
+    schedule_for_steps,
+    table_schedule,
+)
 
 
 def _consistency_levels(model: ConsistencyModel, steps: int | None, task: str, editing_steps: int) -> Schedule:
@@ -25,11 +33,31 @@ def _heun_levels(model: ConsistencyModel, steps: int | None, task: str, editing_
     return heun_schedule(model, HEUN_STEPS if steps is None else steps)
 
 
+def _tcd_levels(model: ConsistencyModel, steps: int | None, task: str, editing_steps: int) -> Schedule:
+    del task, editing_steps
+    return table_schedule(tcd_of(model), steps)
+
+
+def _own_plan(model: ConsistencyModel, request: SampleRequest) -> Evaluations:
+    return plan_sampling(model, request.sigmas, request.eta)
+
+
+def _tcd_plan(model: ConsistencyModel, request: SampleRequest) -> Evaluations:
+    schedule = tcd_of(model)
+    return plan_alphas(schedule, [schedule.timestep_of(sigma) for sigma in request.sigmas], request.eta)
+
+
+def _of_levels(
+    plan: Callable[[ConsistencyModel, Sequence[float]], Evaluations],
+) -> Callable[[ConsistencyModel, SampleRequest], Evaluations]:
+    return lambda model, request: plan(model, request.sigmas)
+
+
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
-        "consistency": Method(plan_sampling, _consistency_levels, SamplerGraph),
+        "consistency": Method(_own_plan, _consistency_levels, SamplerGraph, tables=True),
         "heun": Method(
-            plan_heun,
+            _of_levels(plan_heun),
             _heun_levels,
             HeunSampler,
             ending=", then 0: Heun's method",
@@ -38,7 +66,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             in_name=True,
         ),
         "exact": Method(
-            plan_exact,
+            _of_levels(plan_exact),
             exact_schedule,
             SamplerGraph,
             ending=", then sigma_min: exact jumps",
@@ -47,13 +75,16 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             in_name=True,
         ),
         "euler": Method(
-            plan_euler,
+            _of_levels(plan_euler),
             euler_schedule,
             SamplerGraph,
             ending=", then 0: Euler steps",
             edits=False,
             tuned=False,
             in_name=True,
+        ),
+        "tcd": Method(
+            _tcd_plan, _tcd_levels, SamplerGraph, ending=": TCD", edits=False, tuned=False, in_name=True, tables=True
         ),
     }
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -10,7 +10,9 @@ from torch import nn
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.border import baked_values, border_of
-from cmexport.sampling.schedules import Evaluations, Schedule
+from cmexport.sampling.evaluations import Evaluations
+from cmexport.sampling.prompting import conditioned
+from cmexport.sampling.schedules import Schedule
 from cmexport.signature import Signature
 
 
@@ -19,7 +21,7 @@ class Method:
     """One `--sampler`; they are registered in `sampling.methods`.
 
     Attributes:
-        plan: folds the constants for the levels it is given; none means its own.
+        plan: folds the constants for a request; no levels in it means its own.
         spaced: its levels for a number of steps (None: its own number), a task, and the number of steps that editing
             takes where nobody says.
         module: the PyTorch reference.
@@ -27,15 +29,17 @@ class Method:
         edits: whether it does tasks besides "generate".
         tuned: whether the levels that `cmexport tune` finds are for it.
         in_name: whether artefacts are called after it, because it isn't what the model was trained for.
+        tables: whether it samples models whose levels are a table of alphas, `ConsistencyModel.schedule`.
     """
 
-    plan: Callable[[ConsistencyModel, Sequence[float]], Evaluations]
+    plan: Callable[[ConsistencyModel, SampleRequest], Evaluations]
     spaced: Callable[[ConsistencyModel, int | None, str, int], Schedule]
     module: Callable[[Sampler], nn.Module]
     ending: str = ""
     edits: bool = True
     tuned: bool = True
     in_name: bool = False
+    tables: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,15 @@ class Sampler:
         Raises:
             UsageError: levels out of order or out of range; also see `border_of`.
         """
-        plan = method.plan(model, request.sigmas)
+        if model.schedule is not None and not method.tables:
+            raise UsageError(
+                f"--sampler {request.sampler}: this model's levels are {model.schedule.title}'s timesteps; "
+                "it has --sampler consistency and tcd"
+            )
+        if request.eta is not None and model.schedule is None:
+            raise UsageError(f"--eta {request.eta:g}: only --sampler tcd has one, for latent few-step models")
+        model = conditioned(model, request)
+        plan = method.plan(model, request)
         if plan.looped and model.codec is not None:
             raise UsageError(f"--sampler {request.sampler}: not for a model of latents")
         return cls(model, request, plan, border_of(model, plan, request), method)
@@ -77,7 +89,7 @@ class Sampler:
         return f"{name}-{self.request.sampler}{len(self.request.sigmas)}" if self.method.in_name else name
 
     @property
-    def baked(self) -> dict[str, int]:
+    def baked(self) -> dict[str, float]:
         """Values that are constants of the graph; see `border.baked_values`."""
         return baked_values(self.model, self.request)
 

@@ -43,10 +43,10 @@ class Conditions(nn.Module):
 class SamplerGraph(nn.Module):
     """K-step consistency sampling (Song et al. 2023, algorithm 1) with constants folded.
 
-    The first sample is sigma * noise; the graph multiplies unit noise by c_in*sigma and c_skip*sigma (at sigma 80:
-    0.99998 and 0.0031), never by 80, so that every constant and activation is a normal half-precision number. Editing
-    tasks start at P image + sigma * noise (see `sampling.editing`), evaluated as sigma * (noise + P image / sigma) for
-    the same reason, and put the known part back after each evaluation.
+    The first sample is sigma * noise (`noise_std` * noise); the graph multiplies unit noise by c_in*sigma and
+    c_skip*sigma (at sigma 80: 0.99998 and 0.0031), never by 80, so that every constant and activation is a normal
+    half-precision number. Editing tasks start at P image + sigma * noise (see `sampling.editing`), evaluated as
+    sigma * (noise + P image / sigma) for the same reason, and put the known part back after each evaluation.
 
     Inputs of `forward`, by name: `noise` (N, C, H, W) unit variance, except for task "denoise"; `renoise`
     (K-1, N, C, H, W) where evaluations after the first take noise; what the model's conditions take, `label` (N,) int64
@@ -80,6 +80,15 @@ class SamplerGraph(nn.Module):
         result: Tensor = self.network(x, self.get_buffer(f"c_noise_{step}"), **conditions, **to)
         return result
 
+    def _evaluate(self, sample: Tensor, scale: float, step: int, conditions: Mapping[str, Tensor]) -> Tensor:
+        """Return what an evaluation makes of the sample times `scale`."""
+        e, clip = self.plan.evaluations[step], self.plan.clip
+        x = (e.c_skip * scale) * sample + e.c_out * self._network((e.c_in * scale) * sample, step, conditions)
+        if clip is not None and e.mix is not None:
+            x = e.mix[0] * x.clamp(-clip, clip) + (e.mix[1] * scale) * sample
+        finished = self.plan.renoises or step == self.plan.steps - 1
+        return x.clamp(-1.0, 1.0) if self.plan.clamp and finished else x
+
     def forward(
         self,
         noise: Tensor | None = None,
@@ -89,28 +98,26 @@ class SamplerGraph(nn.Module):
         **given: Tensor,
     ) -> Tensor:
         """Sample; see the class docstring for names and shapes."""
-        first, *later = self.plan.evaluations
         sample, scale = self._start(noise, image, mask)
         conditions = self.conditions(given, len(sample))
-        x = (first.c_skip * scale) * sample + first.c_out * self._network((first.c_in * scale) * sample, 0, conditions)
-        x = self._keep(self._clamp(x, 0), image, mask)
-        for step, evaluation in enumerate(later, start=1):
+        x = self._keep(self._evaluate(sample, scale, 0, conditions), image, mask)
+        for step, evaluation in enumerate(self.plan.evaluations[1:], start=1):
             if renoise is not None:
                 x = x + evaluation.noise_std * renoise[step - 1]
-            x = evaluation.c_skip * x + evaluation.c_out * self._network(evaluation.c_in * x, step, conditions)
-            x = self._keep(self._clamp(x, step), image, mask)
+            x = self._keep(self._evaluate(x, 1.0, step, conditions), image, mask)
         x = x if self.codec is None else self.codec.decode(x)
         return to_bytes(x) if self.as_bytes else x
 
     def _start(self, noise: Tensor | None, image: Tensor | None, mask: Tensor | None) -> tuple[Tensor, float]:
         """Return the first sample, divided by a number."""
-        sigma = self.plan.evaluations[0].sigma
+        first = self.plan.evaluations[0]
+        sigma = first.sigma
         if not self.adds_noise:
             assert image is not None
             return image, 1.0
         assert noise is not None
         if self.editing is None:
-            return noise, sigma
+            return noise, first.noise_std
         assert image is not None
         return noise + (1.0 / sigma) * self.editing.known(image, mask), sigma
 
@@ -120,10 +127,6 @@ class SamplerGraph(nn.Module):
         assert image is not None
         kept: Tensor = self.editing.keep(x, image, mask)
         return kept
-
-    def _clamp(self, image: Tensor, step: int) -> Tensor:
-        finished = self.plan.renoises or step == self.plan.steps - 1
-        return image.clamp(-1.0, 1.0) if self.plan.clamp and finished else image
 
 
 def to_bytes(image: Tensor) -> Tensor:

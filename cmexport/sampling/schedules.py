@@ -1,4 +1,4 @@
-"""Noise schedules: Karras levels, and the plan of constants that a K-step sampler evaluates."""
+"""Noise schedules: Karras levels, how requests choose among them, and the plan of a K-step sampler."""
 
 from __future__ import annotations
 
@@ -8,121 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Self
 
-from torch import Tensor
-
+from cmexport.alphas import AlphaSchedule
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, NoiseRange
-from cmexport.sampling.preconditioning import Scalings, c_noise_at, scalings_at
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One network evaluation with every scalar already folded in float64.
-
-    Attributes:
-        sigma: noise level.
-        c_skip, c_out, c_in: preconditioning scalars at sigma.
-        c_noise: what the time embedding receives.
-        noise_std: standard deviation of the Gaussian noise that brings the sample to sigma: sigma itself on the
-            first evaluation (the sample is sigma * noise), the renoise rule's value afterwards.
-        c_noise_target: the second time of a network that is told where to jump; None: its own, sigma_min.
-
-    Of a sampler that adds no noise, c_skip and c_out are those of the whole step to the next level.
-    """
-
-    sigma: float
-    c_skip: float
-    c_out: float
-    c_in: float
-    c_noise: float
-    noise_std: float
-    c_noise_target: float | None = None
-
-    @classmethod
-    def at(
-        cls,
-        model: ConsistencyModel,
-        sigma: float,
-        noise_std: float,
-        scalings: Scalings | None = None,
-        c_noise_target: float | None = None,
-    ) -> Self:
-        """Fold the constants of one level; `scalings` are the model's own there, unless given."""
-        own = scalings_at(model.preconditioning, sigma, model.noise) if scalings is None else scalings
-        c_noise = c_noise_at(model.c_noise, sigma)
-        return cls(sigma, own.c_skip, own.c_out, own.c_in, c_noise, noise_std, c_noise_target)
-
-
-@dataclass(frozen=True)
-class Move:
-    """What one evaluation does to the sample and to what it carries; see `sampling.heun`."""
-
-    keep: float
-    carried: float
-    add: float
-    half_keep: float
-    half_add: float
-
-    def after(self, x: Tensor, z: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sample and what it carries, once the network has answered."""
-        return (
-            self.keep * x + self.carried * z + self.add * answer,
-            self.half_keep * x + self.half_add * answer,
-        )
-
-
-@dataclass(frozen=True)
-class Evaluations:
-    """All constants of one sampler: `evaluations` in order, then the closing level.
-
-    `moves`, one for each evaluation, are of samplers that run as a loop around one copy of the network; without them
-    every evaluation has a copy of its own. `renoises`: the later ones take fresh noise, and each gives a picture, which
-    is clamped; otherwise only the last one does.
-    """
-
-    evaluations: tuple[Evaluation, ...]
-    renoise: str
-    clamp: bool
-    moves: tuple[Move, ...] = ()
-    renoises: bool = True
-
-    @property
-    def steps(self) -> int:
-        """K, the number of network evaluations."""
-        return len(self.evaluations)
-
-    @property
-    def sigmas(self) -> tuple[float, ...]:
-        """Levels evaluated, descending."""
-        return tuple(e.sigma for e in self.evaluations)
-
-    @property
-    def looped(self) -> bool:
-        """Whether it runs as a loop."""
-        return bool(self.moves)
-
-    @property
-    def renoised(self) -> int:
-        """How many evaluations take fresh noise: all but the first, or none."""
-        return self.steps - 1 if self.renoises and not self.looped else 0
-
-    @property
-    def levels(self) -> tuple[float, ...]:
-        """The levels, descending; a loop may evaluate some twice."""
-        return levels_of(self.sigmas)
-
-    @property
-    def level_indices(self) -> tuple[int, ...]:
-        """Find for each evaluation which of `levels` it is at."""
-        return tuple(self.levels.index(sigma) for sigma in self.sigmas)
-
-
-def levels_of(sigmas: Sequence[float]) -> tuple[float, ...]:
-    """Return the levels behind the sigmas evaluated."""
-    return tuple(dict.fromkeys(sigmas))
-
+from cmexport.sampling.alphas import plan_alphas
+from cmexport.sampling.evaluations import Evaluation, Evaluations
 
 RENOISE_RULES: Mapping[str, Callable[[float, NoiseRange], float]] = MappingProxyType(
     {
@@ -236,6 +127,7 @@ def schedule_for_steps(model: ConsistencyModel, steps: int, task: str = "generat
     Generating takes the tuned levels of a release that is known to have them, else diffusers' spacing of the model's N
     levels. Editing, and more steps than the model has levels, takes the first K of K + 1 Karras levels: diffusers'
     stride N // K would leave out the lower levels (of 18, 13 steps end at sigma 0.4). "stroke" starts at 5.38 of 80.
+    A model with a table of levels takes its scheduler's timesteps.
 
     Raises:
         UsageError: K below 1 or beyond `MAX_STEPS`.
@@ -243,6 +135,8 @@ def schedule_for_steps(model: ConsistencyModel, steps: int, task: str = "generat
     noise = model.noise
     if not 1 <= steps <= MAX_STEPS:
         raise UsageError(f"--steps {steps}: must lie between 1 and {MAX_STEPS}")
+    if model.schedule is not None:
+        return table_schedule(model.schedule, steps)
     if task == "stroke":
         return _stroke_schedule(noise, steps)
     if task != "generate" or steps >= noise.levels:
@@ -252,6 +146,16 @@ def schedule_for_steps(model: ConsistencyModel, steps: int, task: str = "generat
         if tuned is not None:
             return Schedule(tuned[1], f"tuned two-step schedule of {tuned[0]}")
     return Schedule(sigmas_for_steps(noise, steps), f"{steps} evenly spaced of {noise.levels} levels, as diffusers")
+
+
+def table_schedule(schedule: AlphaSchedule, steps: int | None = None) -> Schedule:
+    """Take the scheduler's own timesteps for K evaluations.
+
+    Raises:
+        UsageError: see `AlphaSchedule.timesteps`.
+    """
+    chosen = schedule.timesteps(schedule.default_steps if steps is None else steps)
+    return Schedule(tuple(map(schedule.sigma_of, chosen)), schedule.account(chosen))
 
 
 def default_schedule(model: ConsistencyModel, task: str, editing_steps: int = EDITING_STEPS) -> Schedule:
@@ -267,6 +171,8 @@ def default_schedule(model: ConsistencyModel, task: str, editing_steps: int = ED
     """
     if task == "denoise":
         raise UsageError("--task denoise: say how noisy the picture is, e.g. --sigmas 0.5 (pictures span -1 to 1)")
+    if model.schedule is not None:
+        return table_schedule(model.schedule)
     if task == "generate":
         return Schedule((), "one step at sigma_max")
     return schedule_for_steps(model, 2 if task == "stroke" else editing_steps, task)
@@ -324,17 +230,21 @@ def sigmas_for_steps(noise: NoiseRange, steps: int) -> tuple[float, ...]:
     return tuple(table[i * stride] for i in range(steps))
 
 
-def plan_sampling(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> Evaluations:
+def plan_sampling(model: ConsistencyModel, sigmas: Sequence[float] = (), eta: float | None = None) -> Evaluations:
     """Resolve the levels to evaluate into a plan of float64 constants.
 
     Args:
         model: supplies the preconditioning, the noise range and the renoise rule.
         sigmas: levels evaluated, strictly descending, inside (sigma_min, sigma_max]; empty means one step at
-            sigma_max. The closing level sigma_min is implied: its renoise is exactly zero.
+            sigma_max. The closing level sigma_min is implied: its renoise is exactly zero. Of a model with a table they
+            mean the nearest timesteps, empty the scheduler's own.
+        eta: stochasticity of a model whose scheduler is TCD; None: its own.
 
     Raises:
         UsageError: levels out of order or out of range, or an unknown rule.
     """
+    if model.schedule is not None:
+        return plan_alphas(model.schedule, [model.schedule.timestep_of(sigma) for sigma in sigmas], eta)
     noise = model.noise
     chosen = tuple(float(s) for s in sigmas) or (noise.sigma_max,)
     if model.renoise not in RENOISE_RULES:

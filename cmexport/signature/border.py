@@ -67,6 +67,11 @@ class Input:
         """The shape of one picture's part."""
         return tuple(side for axis, side in enumerate(self.shape) if axis != self.batch_axis)
 
+    @property
+    def worded(self) -> bool:
+        """Whether it stands for a prompt."""
+        return self.law is not None and self.law.worded
+
     def with_batch(self, batch: int) -> Input:
         """Make the same input for another number of pictures."""
         return replace(self, shape=tuple(batch if a == self.batch_axis else s for a, s in enumerate(self.shape)))

@@ -23,6 +23,8 @@ class Law:
     """Whether it only stands in for something of the user's own, a photo, which `sample` then has to be given."""
     worded = False
     """Whether it stands for what somebody says, a prompt: pictures that don't depend on it are wrong."""
+    recorded = True
+    """Whether a manifest can hold it."""
 
     @property
     def count(self) -> int | None:
@@ -172,6 +174,19 @@ class Tokens(Law):
         """Put `words`, as many as there is room for, between begin and end; returns `length` int64."""
         kept = [self.begin, *words[: length - 2], self.end]
         return np.array(kept + [self.end if self.pad is None else self.pad] * (length - len(kept)))
+
+
+@dataclass(frozen=True, eq=False)
+class Rows(Law):
+    """What encoders made of prompts, in turn; too large for a manifest."""
+
+    rows: Sequence[Array]
+    worded = True
+    recorded = False
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
+        """Take the rows in turn; nothing is random."""
+        return self.rows[index % len(self.rows)]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ GRAPH = {
     "batch": 1,
     "output": "float",
     "sampler": "consistency",
+    "eta": None,
     "ep": "cpu",
 }
 

@@ -64,7 +64,7 @@ from cmexport.recipes.reading import read_document
         # What only makes sense together.
         ("[schedules]\na = { steps = 2, sigmas = [80] }\n[targets.onnx]\n", 2, "give one of steps and sigmas"),
         ("[schedules]\na = { timesteps = [0, 22] }\n[targets.onnx]\n", 2, "timesteps must descend"),
-        ("[schedules]\na = { timesteps = [22, 1] }\n[targets.onnx]\n", 2, "must end in 0"),
+        ("[schedules]\na = { timesteps = [22, 1], levels = 40 }\n[targets.onnx]\n", 2, "must end in 0"),
         ("[schedules]\na = { timesteps = [39, 0], levels = 40 }\n[targets.onnx]\n", 2, "start at 38 at most"),
         ("[schedules]\na = { levels = 40 }\n[targets.onnx]\n", 2, "levels only says"),
         ("[schedules]\na = { sampler = 'heun' }\n[targets.onnx]\n", 2, "needs steps"),

@@ -13,10 +13,10 @@ from torch import nn
 
 from cmexport.errors import UsageError
 from cmexport.model import SampleRequest
+from cmexport.sampling.evaluations import levels_of
 from cmexport.sampling.heun import HeunSampler, heun_schedule, plan_heun
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.preconditioning import PRECONDITIONINGS, scalings_at
-from cmexport.sampling.schedules import levels_of
 
 Z = torch.randn((2, 3, 4, 4), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 

@@ -1,0 +1,338 @@
+"""diffusers folders of text-to-image pipelines that paint latents in a few steps.
+
+`LatentConsistencyModelPipeline`, and `StableDiffusionPipeline` with a scheduler of few steps: tokenizer, text encoder,
+UNet, scheduler and autoencoder, each read strictly. Networks are the library's own, built without memory and filled;
+the text encoder is ours (see `networks.clip_text`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from cmexport.alphas import AlphaSchedule
+from cmexport.checkpoints.folders import choose_file, weights_files
+from cmexport.checkpoints.quiet import quiet_libraries
+from cmexport.checkpoints.reading import FileFacts, container_of, file_facts, read_torch, strict_weights
+from cmexport.checkpoints.safetensors_file import read_safetensors
+from cmexport.checkpoints.settings import Default, Settings
+from cmexport.checkpoints.sharded import read_shards
+from cmexport.checkpoints.sizes import parse_size, space_of
+from cmexport.errors import BackendError, CheckpointError
+from cmexport.files import read_json
+from cmexport.model import CheckpointSource, Codec, Condition, ConsistencyModel, Space
+from cmexport.networks.clip_text import ACTIVATIONS, ClipTextEncoder, TextEncoderShape
+from cmexport.networks.conditional_unet import ConditionalUnet, GuidanceEmbedding
+from cmexport.networks.meta import ModuleT, on_meta
+from cmexport.sampling.alphas import noise_range
+from cmexport.signature import Tokens, known
+from cmexport.tokenizer import Tokenizer, calibration_prompts, read_tokenizer
+from cmexport.tokenizer.clip import LENGTH
+
+PIPELINES = (
+    "LatentConsistencyModelPipeline",
+    "LatentConsistencyModelImg2ImgPipeline",
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+)
+PARTS = ("tokenizer", "text_encoder", "unet", "scheduler", "vae")
+GUIDANCE = 8.5
+"""Default of diffusers' `LatentConsistencyModelPipeline`; no file of a model states it."""
+
+# Before diffusers 0.17 attention, before transformers 5 everything had other names.
+_OLD_VAE = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
+# What would make another network of the UNet than the one that is called here.
+_UNUSED = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim", "time_embedding_type")
+_USUAL = {"time_embedding_type": "positional"}
+
+
+@dataclass
+class _Files:
+    """Every file of weights that was read, for the hash of the whole."""
+
+    folder: Path
+    settings: Settings
+    wanted: str | None
+    read: list[tuple[str, FileFacts]] = field(default_factory=list)
+
+    def tensors(self, part: str) -> Mapping[str, Tensor]:
+        """Read the weights of a part; a variant (fp16) is taken where it is the only one, or `--weights` says so."""
+        folder = self.folder / part
+        files = weights_files(folder)
+        if not files:
+            raise CheckpointError(
+                f"{folder}: holds no weights (model.safetensors, diffusion_pytorch_model.safetensors)"
+            )
+        wanted = self.wanted if self.wanted in files else None
+        chosen, _ = choose_file(folder, files, wanted, self.settings)
+        if chosen.sharded:
+            facts, tensors = read_shards(chosen.path, _state)
+        else:
+            facts = file_facts(chosen.path)
+            tensors = dict(_state(facts))
+        self.read.append((part, facts))
+        return tensors
+
+    @property
+    def source(self) -> tuple[str, int]:
+        """Hash over parts and hashes of their files, and the bytes of all."""
+        digest = hashlib.sha256("".join(f"{part}\0{facts.sha256}\n" for part, facts in self.read).encode())
+        return digest.hexdigest(), sum(facts.size_bytes for _, facts in self.read)
+
+
+def is_latent_pipeline(name: str) -> bool:
+    """Whether `model_index.json` names a pipeline that is read here."""
+    return name in PIPELINES
+
+
+def load_latent_folder(
+    folder: Path, name: str, settings: Settings, wanted: str | None = None, reference: str = ""
+) -> ConsistencyModel:
+    """Read a text-to-image pipeline.
+
+    Args:
+        folder: with `model_index.json` and a subfolder for each part.
+        name: the pipeline's class.
+        settings: collects the decisions.
+        wanted: a variant of the weights' files, "fp16".
+        reference: hub id, if the folder lies in its cache.
+
+    Raises:
+        CheckpointError: a part is missing, damaged, or doesn't fit the others; the message names it.
+        BackendError: diffusers is not installed.
+        UsageError: `--set` contradicts it.
+    """
+    for part in PARTS:
+        if not (folder / part).is_dir():
+            raise CheckpointError(f"{folder}: lacks the folder {part}/, a part of every {name}")
+    files = _Files(folder, settings, wanted)
+    schedule = AlphaSchedule.from_config(
+        read_json(folder / "scheduler" / "scheduler_config.json"), folder / "scheduler" / "scheduler_config.json"
+    )
+    tokenizer = read_tokenizer(folder / "tokenizer")
+    encoder = _text_encoder(files, tokenizer)
+    network, config = _unet(files, name, encoder.shape.hidden_size)
+    codec = _codec(files, config["in_channels"])
+    space = _space(files, config, network.multiple, codec.factor)
+    for key in ("kind", "prediction", "original_inference_steps", "timestep_scaling", "clip"):
+        settings.inferred("scheduler" if key == "kind" else key, getattr(schedule, key), "scheduler_config.json")
+    settings.inferred("scaling_factor", codec.scale, "vae/config.json")
+    sha256, size_bytes = files.source
+    return ConsistencyModel(
+        network=network,
+        architecture={"name": "diffusers.UNet2DConditionModel", **{k: v for k, v in config.items() if k[:1] != "_"}},
+        space=space,
+        preconditioning=schedule.kind,
+        c_noise="timestep",
+        noise=noise_range(schedule),
+        conditions=_conditions(encoder, tokenizer, config.get("time_cond_proj_dim"), settings),
+        renoise=schedule.kind,
+        clamp=False,
+        source=CheckpointSource(folder, f"diffusers ({name})", sha256, size_bytes, reference),
+        settings=settings.finish(),
+        codec=codec,
+        schedule=schedule,
+        tokenizer=tokenizer,
+    )
+
+
+def _conditions(
+    encoder: ClipTextEncoder, tokenizer: Tokenizer, guided: int | None, settings: Settings
+) -> tuple[Condition, ...]:
+    sentences = tuple(tokenizer.words(prompt)[: LENGTH - 2] for prompt in calibration_prompts())
+    pad = None if tokenizer.pad == tokenizer.end else tokenizer.pad
+    law = Tokens(len(tokenizer.vocabulary), tokenizer.begin, tokenizer.end, pad, sentences)
+    tokens = known.tokens(1, LENGTH, law)
+    prompt = Condition("embeddings", tokens, encoder)
+    if guided is None:
+        return (prompt,)
+    settings.inferred("guidance", GUIDANCE, "default of diffusers' LatentConsistencyModelPipeline; --guidance")
+    return (prompt, Condition("guidance", known.guidance(1), GuidanceEmbedding(guided), usual=GUIDANCE))
+
+
+def _text_encoder(files: _Files, tokenizer: Tokenizer) -> ClipTextEncoder:
+    path = files.folder / "text_encoder" / "config.json"
+    config = read_json(path)
+    kind = str((config.get("architectures") or ["CLIPTextModel"])[0])
+    if kind != "CLIPTextModel":
+        raise CheckpointError(f"{path}: is a {kind[:80]}; only CLIPTextModel is supported")
+    config = {**config, **(config.get("text_config") or {})}
+    known_fields = {f.name: config[f.name] for f in fields(TextEncoderShape) if f.name in config}
+    for name, value in known_fields.items():
+        whole = name not in ("hidden_act", "layer_norm_eps")
+        if whole and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000):
+            raise CheckpointError(f"{path}: {name} is {str(value)[:40]}")
+    try:
+        shape = TextEncoderShape(**known_fields)
+    except TypeError as error:
+        raise CheckpointError(f"{path}: describes no CLIPTextModel ({error})") from error
+    if shape.hidden_act not in ACTIVATIONS:
+        raise CheckpointError(f"{path}: hidden_act '{shape.hidden_act}'; known are {', '.join(ACTIVATIONS)}")
+    if shape.num_hidden_layers > 64 or shape.hidden_size % shape.num_attention_heads:
+        raise CheckpointError(f"{path}: {shape.num_hidden_layers} layers of {shape.num_attention_heads} heads, no CLIP")
+    if shape.max_position_embeddings != LENGTH:
+        raise CheckpointError(
+            f"{path}: max_position_embeddings is {shape.max_position_embeddings}; CLIP takes {LENGTH} tokens"
+        )
+    if len(tokenizer.vocabulary) > shape.vocab_size:
+        raise CheckpointError(
+            f"{path}: vocab_size is {shape.vocab_size}, but tokenizer/ has {len(tokenizer.vocabulary)} tokens"
+        )
+    encoder = on_meta(lambda: ClipTextEncoder(shape))
+    tensors = {k.removeprefix("text_model."): v for k, v in files.tensors("text_encoder").items()}
+    tensors.pop("embeddings.position_ids", None)
+    return _filled(encoder, files, "text_encoder", tensors)
+
+
+def _unet(files: _Files, pipeline: str, width: int) -> tuple[ConditionalUnet, dict[str, Any]]:
+    path = files.folder / "unet" / "config.json"
+    config = read_json(path)
+    for name in _UNUSED:
+        if config.get(name) not in (None, _USUAL.get(name)):
+            raise CheckpointError(f"{path}: {name} {str(config[name])[:80]} is not supported")
+    needed = config.get("cross_attention_dim", 1280)
+    if needed != width:
+        raise CheckpointError(
+            f"{path}: cross_attention_dim is {str(needed)[:40]}, but text_encoder/ gives {width} numbers a token"
+        )
+    guided = config.get("time_cond_proj_dim")
+    if guided is None and pipeline.startswith("LatentConsistency"):
+        raise CheckpointError(
+            f"{path}: time_cond_proj_dim is missing: this UNet takes no timestep_cond, the embedded guidance that a "
+            f"{pipeline} feeds"
+        )
+    if guided is not None and (not isinstance(guided, int) or not 4 <= guided <= 4096):
+        raise CheckpointError(f"{path}: time_cond_proj_dim is {str(guided)[:40]}")
+    unet = _library("UNet2DConditionModel", path, config)
+    network = ConditionalUnet(_filled(unet, files, "unet", files.tensors("unet")))
+    full = {name: getattr(unet.config, name) for name in ("in_channels", "out_channels", "sample_size")}
+    if full["in_channels"] != full["out_channels"]:
+        raise CheckpointError(
+            f"{path}: takes {full['in_channels']} channels and returns {full['out_channels']}; networks that take a "
+            "mask or a picture besides are not supported"
+        )
+    return network.eval().requires_grad_(False), {**config, **full}
+
+
+def _space(files: _Files, config: Mapping[str, Any], multiple: int, factor: int) -> Space:
+    path, side = files.folder / "unet" / "config.json", config["sample_size"]
+    usual = Default(512, "guess: unet/config.json has no sample_size", ambiguous=True)
+    stated = []
+    if side is not None:
+        sides = side if isinstance(side, list | tuple) else [side]
+        if not 1 <= len(sides) <= 2 or not all(type(s) is int and 1 <= s <= 1024 for s in sides):
+            raise CheckpointError(f"{path}: sample_size is {str(side)[:40]}")
+        pixels = parse_size("x".join(str(s * factor) for s in sides))
+        stated = [Default(pixels, f"unet/config.json, {factor} times its sample_size")]
+    size = files.settings.choose("image_size", usual, *stated)
+    pixels_space = space_of(files.folder, config["in_channels"], size, multiple * factor)
+    return Space(config["in_channels"], pixels_space.height // factor, pixels_space.width // factor, multiple)
+
+
+class _KlDecoder(nn.Module):
+    """AutoencoderKL's way from latents to pictures."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.post_quant_conv, self.decoder = vae.post_quant_conv, vae.decoder
+
+    def forward(self, z: Tensor) -> Tensor:
+        z = z if self.post_quant_conv is None else self.post_quant_conv(z)
+        result: Tensor = self.decoder(z)
+        return result
+
+
+class _KlEncoder(nn.Module):
+    """AutoencoderKL's way from pictures to the mean of their latents."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.quant_conv, self.encoder = vae.quant_conv, vae.encoder
+
+    def forward(self, picture: Tensor) -> Tensor:
+        moments = self.encoder(picture)
+        moments = moments if self.quant_conv is None else self.quant_conv(moments)
+        mean: Tensor = moments.chunk(2, dim=1)[0]
+        return mean
+
+
+_ENDS: Mapping[str, Callable[[Any], tuple[nn.Module, nn.Module]]] = {
+    "AutoencoderKL": lambda vae: (_KlDecoder(vae), _KlEncoder(vae)),
+    "AutoencoderTiny": lambda vae: (vae.decoder, vae.encoder),
+}
+
+
+def _codec(files: _Files, channels: int) -> Codec:
+    path = files.folder / "vae" / "config.json"
+    config = read_json(path)
+    kind = str(config.get("_class_name"))
+    if kind not in _ENDS:
+        raise CheckpointError(f"{path}: is a {kind[:80]}; known are {' and '.join(_ENDS)}")
+    vae: Any = _library(kind, path, config)
+    if vae.config.latent_channels != channels:
+        raise CheckpointError(
+            f"{path}: latent_channels is {vae.config.latent_channels}, but the UNet paints {channels} channels"
+        )
+    scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0
+    if not (isinstance(scale, int | float) and 1e-6 < abs(scale) < 1e6 and isinstance(shift, int | float)):
+        raise CheckpointError(f"{path}: scaling_factor is {str(scale)[:40]}, shift_factor {str(shift)[:40]}")
+    tensors = {}
+    for name, tensor in files.tensors("vae").items():
+        for old, new in _OLD_VAE:
+            name = name.replace(old, new)
+        # Attention was 1x1 convolutions there.
+        linear = ".attentions." in name and tensor.ndim == 4 and tensor.shape[2:] == (1, 1)
+        tensors[name] = tensor[:, :, 0, 0] if linear else tensor
+    decoder, encoder = _ENDS[kind](_filled(vae, files, "vae", tensors))
+    levels = config.get("block_out_channels") or config.get("decoder_block_out_channels") or [64] * 4
+    return Codec(decoder, vae.config.out_channels, 2 ** (len(levels) - 1), float(scale), float(shift), encoder)
+
+
+def _library(name: str, path: Path, config: Mapping[str, Any]) -> nn.Module:
+    """Build one of the library's networks without memory for its weights."""
+    try:
+        import diffusers
+    except ImportError as error:
+        raise BackendError(f"{path}: diffusers folders need diffusers: pip install 'cmexport[diffusers]'") from error
+    if config.get("_class_name", name) != name:
+        raise CheckpointError(f"{path}: is a {str(config['_class_name'])[:80]}, not {name}")
+    factory: Any = getattr(diffusers, name)
+    taken = inspect.signature(factory.__init__).parameters
+    known_fields = {key: value for key, value in config.items() if key in taken}
+    for key, value in known_fields.items():
+        numbers = value if isinstance(value, list) else [value]
+        if len(numbers) > 32 or any(isinstance(n, int | float) and abs(n) > 100_000 for n in numbers):
+            raise CheckpointError(f"{path}: {key} is implausible")
+    try:
+        with quiet_libraries():
+            built: nn.Module = on_meta(lambda: factory.from_config(known_fields))
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{path}: describes no {name} ({reason[0][:200]})") from error
+    return built
+
+
+def _filled(module: ModuleT, files: _Files, part: str, tensors: Mapping[str, Tensor]) -> ModuleT:
+    expected = {key: value.shape for key, value in module.state_dict().items()}
+    module.load_state_dict(strict_weights(files.folder / part, tensors, expected), strict=True, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def _state(facts: FileFacts) -> Mapping[str, Tensor]:
+    """Read a flat state dict.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    if facts.path.suffix == ".safetensors":
+        return read_safetensors(facts.path)
+    content = read_torch(facts)[1] if container_of(facts.path) == "torch" else None
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise CheckpointError(f"{facts.path}: is no state dict written by torch.save")
+    return content

@@ -1,0 +1,123 @@
+"""CLIP's text encoder, tokens to embeddings, with the weights' names of transformers' `CLIPTextModel`.
+
+The library's own class brings a mask of -inf, which half precision and palettes can't hold, and 40 operations around
+each attention that guard against rows without any word; here the mask is one constant of -1e4, whose exponential is 0
+in float32 as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {
+        "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+        "gelu": nn.functional.gelu,
+    }
+)
+"""By the name in `config.json`: OpenAI's CLIP has quick_gelu, OpenCLIP's gelu."""
+
+
+@dataclass(frozen=True)
+class TextEncoderShape:
+    """Sizes of a text encoder, by the names of its `config.json`."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, shape: TextEncoderShape) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(shape.vocab_size, shape.hidden_size)
+        self.position_embedding = nn.Embedding(shape.max_position_embeddings, shape.hidden_size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        embedded: Tensor = self.token_embedding(tokens)
+        return embedded + self.position_embedding.weight
+
+
+class _Attention(nn.Module):
+    def __init__(self, shape: TextEncoderShape) -> None:
+        super().__init__()
+        width, self.heads = shape.hidden_size, shape.num_attention_heads
+        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        def heads(projected: Tensor) -> Tensor:
+            return projected.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+        # Spelled out: targets have attention of their own only without a mask. The scale folds into q's weights.
+        query = heads(self.q_proj(x) * (x.shape[2] // self.heads) ** -0.5)
+        scores = query @ heads(self.k_proj(x)).transpose(2, 3) + mask
+        attended = scores.softmax(dim=-1) @ heads(self.v_proj(x))
+        result: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        return result
+
+
+class _Mlp(nn.Module):
+    def __init__(self, shape: TextEncoderShape) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[shape.hidden_act]
+        self.fc1 = nn.Linear(shape.hidden_size, shape.intermediate_size)
+        self.fc2 = nn.Linear(shape.intermediate_size, shape.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc2(self.activation(self.fc1(x)))
+        return result
+
+
+class _Layer(nn.Module):
+    def __init__(self, shape: TextEncoderShape) -> None:
+        super().__init__()
+        self.self_attn = _Attention(shape)
+        self.layer_norm1 = nn.LayerNorm(shape.hidden_size, shape.layer_norm_eps)
+        self.mlp = _Mlp(shape)
+        self.layer_norm2 = nn.LayerNorm(shape.hidden_size, shape.layer_norm_eps)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x), mask)
+        result: Tensor = x + self.mlp(self.layer_norm2(x))
+        return result
+
+
+class _Encoder(nn.Module):
+    def __init__(self, shape: TextEncoderShape) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([_Layer(shape) for _ in range(shape.num_hidden_layers)])
+
+
+class ClipTextEncoder(nn.Module):
+    """Tokens (N, 77) int64 to the last layer's normed states (N, 77, D) float32.
+
+    Radford et al. 2021 (arXiv:2103.00020), huggingface/transformers `models/clip/modeling_clip.py`.
+    """
+
+    def __init__(self, shape: TextEncoderShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embeddings = _Embeddings(shape)
+        self.encoder = _Encoder(shape)
+        self.final_layer_norm = nn.LayerNorm(shape.hidden_size, shape.layer_norm_eps)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Encode sentences; a word sees those before it."""
+        length = self.shape.max_position_embeddings
+        mask = torch.full((length, length), -1e4).triu(1)
+        x = self.embeddings(tokens)
+        for layer in self.encoder.layers:
+            x = layer(x, mask)
+        result: Tensor = self.final_layer_norm(x)
+        return result

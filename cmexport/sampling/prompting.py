@@ -1,0 +1,97 @@
+"""Which form of the prompt a graph takes: tokens, the number of one of a closed list, embeddings, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cmexport.errors import UsageError
+from cmexport.model import Condition, ConsistencyModel, SampleRequest
+from cmexport.signature import Rows, known
+
+CONDITIONS = ("tokens", "embeddings")
+
+
+class ClosedList(nn.Module):
+    """The number of a prompt (N,) to what the text encoder makes of it.
+
+    All of it depends on finitely many numbers, so that the rewrites put a table in its place.
+    """
+
+    def __init__(self, tokens: Tensor, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("tokens", tokens, persistent=False)
+
+    def forward(self, prompt: Tensor) -> Tensor:
+        """Encode the chosen prompts."""
+        encoded: Tensor = self.encoder(nn.functional.embedding(prompt, self.get_buffer("tokens")))
+        return encoded
+
+
+def conditioned(model: ConsistencyModel, request: SampleRequest) -> ConsistencyModel:
+    """Return the model with the conditions in the form that a request asks for.
+
+    Raises:
+        UsageError: prompts or guidance for a model that takes none, or two forms at once.
+    """
+    worded = model.worded
+    _check(model, request)
+    if worded is None or worded.input.count is not None:
+        return model
+    if request.prompt is not None or request.prompts:
+        form = _closed(model, worded, request.prompts or (str(request.prompt),))
+    elif request.condition == "embeddings":
+        form = _embedded(worded)
+    else:
+        return model
+    return replace(model, conditions=tuple(form if c is worded else c for c in model.conditions))
+
+
+def _check(model: ConsistencyModel, request: SampleRequest) -> None:
+    if request.condition not in CONDITIONS:
+        raise UsageError(f"--condition {request.condition}: known are {', '.join(CONDITIONS)}")
+    asked = {
+        "--prompt": request.prompt is not None,
+        "--prompts": bool(request.prompts),
+        "--condition embeddings": request.condition == "embeddings",
+    }
+    forms = [name for name, given in asked.items() if given]
+    if forms and model.worded is None:
+        raise UsageError(f"{forms[0]}: this model takes no prompt")
+    if len(forms) > 1:
+        raise UsageError(f"{forms[0]} and {forms[1]} contradict each other: a prompt comes in one form")
+    guided = any(c.usual is not None for c in model.conditions)
+    if (request.guidance is not None or request.guidance_input) and not guided:
+        raise UsageError("--guidance: this model takes none; it was distilled for one scale, which is in its weights")
+    if request.guidance is not None and request.guidance_input:
+        raise UsageError("--guidance and --guidance-input contradict each other")
+    if request.guidance is not None and not 1 <= request.guidance <= 100:
+        raise UsageError(f"--guidance {request.guidance:g}: must lie between 1 and 100")
+
+
+def tokens_of(model: ConsistencyModel, prompts: Sequence[str]) -> Tensor:
+    """Return prompts as tokens (n, 77) int64."""
+    assert model.tokenizer is not None
+    return torch.tensor([model.tokenizer.encode(prompt) for prompt in prompts], dtype=torch.int64)
+
+
+def _closed(model: ConsistencyModel, worded: Condition, prompts: Sequence[str]) -> Condition:
+    if twice := [p for i, p in enumerate(prompts) if p in prompts[:i]]:
+        raise UsageError(f"--prompts: {twice[0]!r} comes twice")
+    assert worded.encode is not None
+    encode = ClosedList(tokens_of(model, prompts), worded.encode).eval().requires_grad_(False)
+    return Condition(worded.name, known.prompt(1, len(prompts)), encode)
+
+
+def _embedded(worded: Condition) -> Condition:
+    sentences = worded.input.drawn
+    count = len(getattr(sentences, "sentences", ())) or 1
+    drawn = [sentences.draw(worded.input.picture_shape, torch.Generator().manual_seed(i), i) for i in range(count)]
+    with torch.no_grad():
+        rows = worded.of(torch.from_numpy(np.stack(drawn)))
+    return Condition(worded.name, known.embeddings(1, *rows.shape[1:], Rows(list(rows.numpy()))))
