@@ -130,7 +130,7 @@ def describe(
             for name, graph in graphs.items()
         ),
         runs={request.task: tuple(graphs)},
-        numerics=numerics_of(graphs),
+        numerics={**numerics_of(graphs), **_measured_gate(parity)},
         rewrites=tuple(_rewrite_record(r) for r in account),
         simplification=None if lowered.simplification is None else SimplificationRecord(**lowered.simplification),
         parity=None if parity is None else ParityRecord.from_report(parity),
@@ -140,6 +140,11 @@ def describe(
             options={k: v for k, v in lowered.session.items() if k != "ep"},
         ),
     )
+
+
+def _measured_gate(parity: ParityReport | None) -> dict[str, Any]:
+    """Return what replaced the gate of the precision, for `gates.gate_of`."""
+    return {"gate_db": parity.gate_db, "gate_origin": parity.gate_origin} if parity and parity.gate_origin else {}
 
 
 def _wording(sampler: Sampler) -> WordingRecord | None:

@@ -35,7 +35,6 @@ from cmexport.graph.rewriting import Rewrite, apply_rewrites, select
 from cmexport.memory import return_free_memory
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.ahead import Ahead
-from cmexport.parity.gates import gate_of
 from cmexport.parity.ladder import ParityReport, Truth
 from cmexport.progress import Progress
 from cmexport.recorded import graph_rungs
@@ -301,7 +300,8 @@ def _verify_and_describe(
                 graph_rungs(
                     target, folder, [(n, g.files, g.session, g.signature) for n, g in draft.graphs.items()], several
                 ),
-                gate_of(options.lowering.precision, numerics_of(draft.graphs)),
+                options.lowering.precision,
+                numerics_of(draft.graphs),
                 options.verify,
                 tell,
                 draft.ahead,
