@@ -62,17 +62,30 @@ def read_json(path: Path, most_bytes: int = 1_000_000) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, no JSON object, or too large to be a configuration.
     """
+    text = read_text(path, most_bytes)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is no valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: is no JSON object")
+    return content
+
+
+def read_text(path: Path, most_bytes: int = 1_000_000) -> str:
+    """Read a configuration in UTF-8 of at most `most_bytes`.
+
+    Raises:
+        CheckpointError: no such file, another encoding, or too large to be a configuration.
+    """
     require_file(path, "a configuration")
     try:
         if path.stat().st_size > most_bytes:
             raise CheckpointError(f"{path}: is larger than any configuration")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is no valid JSON ({error})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is no UTF-8 text ({error})") from error
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read ({error.strerror})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: is no JSON object")
-    return content
