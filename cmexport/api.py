@@ -258,7 +258,8 @@ class Artifact:
         *,
         count: int = 1,
         task: str | None = None,
-        **given: Array | int | str,
+        prompt: str | int | Sequence[str] | None = None,
+        **given: Array | float | str,
     ) -> Array:
         """Draw pictures: (count, C, H, W) float32 in [-1, 1], or (count, H, W, C) bytes, as the artefact was made.
 
@@ -266,17 +267,21 @@ class Artifact:
             seed: of the first picture; picture i has seed + i, the same noise as PyTorch's reference.
             count: how many.
             task: which graph, of several; None: the first.
+            prompt: what the pictures show; of several texts each in turn. In a closed list the number will do.
             given: inputs that are not to be drawn, the same for all pictures: label=8 or label="ship",
                 image=(C, H, W), mask=(1, H, W).
 
         Raises:
-            UsageError: no such input, a class out of range, or a picture to edit that is missing.
+            UsageError: no such input, a class or prompt that it doesn't have, or a picture to edit that is missing.
             CheckpointError: the artefact is damaged.
             BackendError: its runtime is not on this machine.
         """
         if count < 1 or seed < 0:
             raise UsageError("count must be at least 1 and seed must not be negative")
-        return draw_pictures(source_from_artifact(self.folder, task), count, seed, given)
+        if isinstance(prompt, int):
+            given, prompt = {**given, "prompt": prompt}, None
+        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt or ())
+        return draw_pictures(source_from_artifact(self.folder, task), count, seed, given, prompts=prompts)
 
     @speaks_of_arguments()
     def verify(

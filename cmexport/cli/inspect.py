@@ -18,7 +18,7 @@ from cmexport.cli import options as o
 from cmexport.cli.assumed import assumed_facts
 from cmexport.cli.engines import engine_facts, show_engine
 from cmexport.cli.packages import package_facts, show_package
-from cmexport.cli.requests import open_checkpoint
+from cmexport.cli.requests import chosen_checkpoint, open_checkpoint
 from cmexport.model import CheckpointSource, ConsistencyModel, Setting
 from cmexport.sampling.schedules import Schedule, default_schedule, plan_sampling, schedule_for_steps
 from cmexport.signature import Input, Output
@@ -38,6 +38,7 @@ NoCheck = Annotated[bool, typer.Option("--no-check", help="Skip trying other rea
 
 def command(
     subject: Subject = None,
+    demo: o.Demo = None,
     pictures: Pictures = None,
     no_check: NoCheck = False,
     size: o.Size = None,
@@ -52,6 +53,7 @@ def command(
     A Core ML package, with or without its artefact: operations, precision, weights, what leaves the Neural Engine. A
     TensorRT engine likewise: layers, what they were fused from, precisions, memory.
     """
+    subject = chosen_checkpoint(subject, demo)
     folder = artifact_folder(subject)
     package = _with_suffix(subject, ".mlpackage")
     engine = _with_suffix(subject, ".engine")

@@ -23,6 +23,10 @@ Checkpoint = Annotated[
         help="Checkpoint. Without it: the one named in ./cmexport.toml, else the packaged demo model.",
     ),
 ]
+Demo = Annotated[
+    str | None,
+    typer.Option("--demo", metavar="NAME", help="In place of CKPT, a model that ships with cmexport: cifar10, emoji."),
+]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder that receives the artefact's folder.")]
 Set = Annotated[
     list[str] | None,

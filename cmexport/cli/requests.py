@@ -28,6 +28,19 @@ LevelsOf = Callable[[ConsistencyModel], Sequence[tuple[float, ...]]]
 """The noise levels that a command evaluates with a model, for each of its tasks."""
 
 
+def chosen_checkpoint(checkpoint: str | None, demo: str | None) -> str | None:
+    """Return the checkpoint that a command names, in one of two ways; None where it names none.
+
+    Raises:
+        UsageError: both, or no such demo.
+    """
+    if demo is None:
+        return checkpoint
+    if checkpoint is not None:
+        raise UsageError(f"{checkpoint} and --demo {demo} contradict each other")
+    return str(demo_checkpoint(demo))
+
+
 def open_checkpoint(
     checkpoint: str | None,
     assignments: Sequence[str] | None,

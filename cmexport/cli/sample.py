@@ -52,6 +52,10 @@ SampleLabel = Annotated[
     str | None,
     typer.Option("--label", metavar="N|NAME", help="Class of every picture, by number or name; default: all in turn."),
 ]
+SamplePrompts = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", metavar="TEXT", help="What the pictures show; repeatable, prompts are taken in turn."),
+]
 Inputs = Annotated[Path | None, typer.Option("--inputs", metavar="X.npz", help="Given graph inputs instead of seeds.")]
 ImageFile = Annotated[
     Path | None,
@@ -81,6 +85,8 @@ class _Wanted:
     count: int | None
     seed: int
     label: str | None
+    prompts: tuple[str, ...]
+    guidance: float | None
     inputs: Path | None
     image: Path | None
     mask: Path | None
@@ -93,6 +99,8 @@ def command(
     seed: Seed = 0,
     count: Count = None,
     label: SampleLabel = None,
+    prompt: SamplePrompts = None,
+    guidance: o.Guidance = None,
     steps: o.Steps = None,
     timesteps: o.Timesteps = None,
     levels: o.Levels = None,
@@ -119,12 +127,12 @@ def command(
         raise UsageError(f"--save {save}: must end in .npz")
     if not 0 <= seed < 2**63 or (count is not None and count < 1):
         raise UsageError("--seed must not be negative and --count must be at least 1")
-    wanted = _Wanted(count, seed, label, inputs, image, mask, _ends(interpolate))
+    wanted = _Wanted(count, seed, label, tuple(prompt or ()), guidance, inputs, image, mask, _ends(interpolate))
     _check_contradictions(wanted)
     schedule = o.ScheduleText(steps, timesteps, levels, sigmas)
     with console.working("load") as progress:
         source, assumed = _source(
-            subject, schedule, label, task, patch, o.with_size(assignments, size), weights, strict
+            subject, schedule, wanted, task, patch, o.with_size(assignments, size), weights, strict
         )
         given = _given(source, wanted)
         pictures = _pictures(source, wanted, given, progress)
@@ -162,7 +170,8 @@ def _ends(text: str | None) -> tuple[int, int] | None:
 
 def _check_contradictions(wanted: _Wanted) -> None:
     if wanted.inputs is not None:
-        options = {"label": wanted.label, "image": wanted.image, "mask": wanted.mask, "interpolate": wanted.ends}
+        options = {name: getattr(wanted, name) for name in ("label", "guidance", "image", "mask")}
+        options |= {"prompt": wanted.prompts or None, "interpolate": wanted.ends}
         if asked := [name for name, value in options.items() if value is not None]:
             raise UsageError(f"--{asked[0]} and --inputs contradict each other: the inputs hold everything")
     if wanted.mask is not None and wanted.image is None:
@@ -172,7 +181,7 @@ def _check_contradictions(wanted: _Wanted) -> None:
 def _source(
     subject: str | None,
     schedule: o.ScheduleText,
-    label: str | None,
+    wanted: _Wanted,
     task: str | None,
     patch: int | None,
     assignments: list[str],
@@ -185,9 +194,12 @@ def _source(
         tuned, asked = tuned_sigmas(subject), task or "generate"
         levels_of = levels_asked(schedule, tasks=asked, tuned=tuned, editing_steps=EDITING_STEPS)
         model = open_checkpoint(subject, assignments, weights=weights, strict=strict, levels_of=levels_of)
-        if label is not None and model.classes is None:
-            raise UsageError(f"--label {label}: this model is unconditional and takes no label")
-        request = build_request(*(model, schedule, None, 1, "float"), task=asked, patch=patch, tuned=tuned)
+        if wanted.label is not None and model.classes is None:
+            raise UsageError(f"--label {wanted.label}: this model is unconditional and takes no label")
+        worded = {"guidance": wanted.guidance}
+        request = build_request(
+            *(model, schedule, None, 1, "float"), task=asked, patch=patch, tuned=tuned, worded=worded
+        )
         return source_from_model(model, request), assumed_facts(model.settings)
     if assignments or weights is not None or schedule != o.ScheduleText():
         raise UsageError(
@@ -196,6 +208,8 @@ def _source(
     source = source_from_artifact(folder, task)
     if patch not in (None, source.request.patch):
         raise UsageError(f"{folder}: made for --patch {source.request.patch}; export again to change it")
+    if wanted.guidance not in (None, source.request.guidance) and "guidance" not in source.signature.names:
+        raise UsageError(f"{folder}: its guidance is fixed; export again to change it, or with --guidance-input")
     return source, tell_recorded([read_manifest(folder, check=False)])
 
 
@@ -232,14 +246,17 @@ def _pictures(source: PictureSource, wanted: _Wanted, given: dict[str, Array], p
         runs = source.signature.batches(read_arrays(wanted.inputs))
         return run_all(source, runs, len(runs), tell)
     label: dict[str, str] = {} if wanted.label is None else {"label": wanted.label}
+    same: dict[str, Array | float | str] = {**given, **label}
+    if wanted.guidance is not None and "guidance" in source.signature.names:
+        same["guidance"] = wanted.guidance
     if wanted.ends is not None:
         if given:
             raise UsageError("--interpolate and --image contradict each other")
-        return draw_between(source, *wanted.ends, wanted.count or 8, label, tell)
+        return draw_between(source, *wanted.ends, wanted.count or 8, same, tell, wanted.prompts)
     choice = None if label else source.signature.choice
     several = 1 if choice is None else min(choice.count or 1, 10)
     usual = several if source.signature.given else 16
-    return draw_pictures(source, wanted.count or usual, wanted.seed, {**given, **label}, tell)
+    return draw_pictures(source, wanted.count or usual, wanted.seed, same, tell, wanted.prompts)
 
 
 def _draw(out: Path, source: PictureSource, given: dict[str, Array], pictures: Array) -> None:

@@ -57,7 +57,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         def heads(projected: Tensor) -> Tensor:
-            return projected.unflatten(2, (self.heads, -1)).transpose(1, 2)
+            return projected.reshape(*projected.shape[:2], self.heads, -1).transpose(1, 2)
 
         # Spelled out: targets have attention of their own only without a mask. The scale folds into q's weights.
         query = heads(self.q_proj(x) * (x.shape[2] // self.heads) ** -0.5)

@@ -174,8 +174,9 @@ class Signature:
 
     @property
     def sample(self) -> Input:
-        """The input in the shape of the samples: the noise, or the noisy picture where there is none."""
-        return next(i for law in (Normal, Photo) for i in self.inputs if isinstance(i.law, law))
+        """The input in the shape of the samples: noise, else the noisy picture, else what a part of a sampler takes."""
+        found = (i for law in (Normal, Photo) for i in self.inputs if isinstance(i.law, law))
+        return next(found, self.inputs[0])
 
     @property
     def later_noise(self) -> Input | None:
