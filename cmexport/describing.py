@@ -121,7 +121,7 @@ def describe(
             eta=request.eta,
             clip=plan.clip,
         ),
-        wording=_wording(sampler),
+        wording=wording_of(sampler),
         label=request.label,
         classes=model.classes,
         labels=model.labels or None,
@@ -147,7 +147,7 @@ def _measured_gate(parity: ParityReport | None) -> dict[str, Any]:
     return {"gate_db": parity.gate_db, "gate_origin": parity.gate_origin} if parity and parity.gate_origin else {}
 
 
-def _wording(sampler: Sampler) -> WordingRecord | None:
+def wording_of(sampler: Sampler) -> WordingRecord | None:
     """Describe what it does with prompts; None where it takes none."""
     request, worded = sampler.request, sampler.model.worded
     if worded is None:
