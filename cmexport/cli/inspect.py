@@ -94,7 +94,7 @@ def _inspect_written(folder: Path | None, package: Path | None, engine: Path | N
 
 
 def _checkpoint_facts(model: ConsistencyModel, check: SelfCheck | None) -> dict[str, Any]:
-    first = plan_sampling(model).evaluations[0]
+    first = plan_sampling(model, (model.noise.sigma_max,)).evaluations[0]
     steps = _two_steps(model)
     return {
         "file": str(model.source.path),
@@ -153,7 +153,7 @@ def _show_checkpoint(model: ConsistencyModel, check: SelfCheck | None) -> None:
     for setting in model.settings:
         table.add_row(*_row(setting))
     console.say(table)
-    first = plan_sampling(model).evaluations[0]
+    first = plan_sampling(model, (model.noise.sigma_max,)).evaluations[0]
     console.say(
         f"one step at sigma {first.sigma:g}: c_skip {first.c_skip:.6e}, c_out {first.c_out:.9f}, "
         f"c_in {first.c_in:.6e}, c_noise {first.c_noise:.4f}"

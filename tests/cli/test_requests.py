@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.networks import model_around, one_level, random_weights
+from torch import nn
+from torch.nn import functional
 
 import cmexport
 from cmexport.alphas import AlphaSchedule
-from cmexport.cli.options import ScheduleText
+from cmexport.cli.options import ScheduleText, task_of
 from cmexport.cli.requests import resolve_schedule
 from cmexport.errors import UsageError
+from cmexport.model import Codec
 from cmexport.networks.adm_unet import AdmUnet
 from cmexport.recorded import request_of
 from cmexport.sampling.alphas import noise_range
@@ -57,6 +61,45 @@ def test_levels_of_a_latent_model(typed, sampler, timesteps, said):
 def test_levels_that_it_does_not_have(typed, said):
     with pytest.raises(UsageError, match=said):
         resolve_schedule(latent(), ScheduleText(**typed))
+
+
+def test_a_strength_starts_lower():
+    model = latent()
+    chosen = resolve_schedule(model, ScheduleText(steps=2, strength=0.5), task=task_of("generate", 0.5))
+    assert chosen.origin == "2 of LCM's 50 steps: timesteps 499,259 at strength 0.5"
+    # Of several tasks, drawing from noise is not meant.
+    assert resolve_schedule(model, ScheduleText(steps=2, strength=0.5)).origin.endswith("timesteps 999,499")
+    assert (task_of("inpaint", 0.5), task_of("generate", None)) == ("inpaint", "generate")
+    for typed in ({"timesteps": "499"}, {"sigmas": "1.6"}):
+        with pytest.raises(UsageError, match="both say where to start"):
+            resolve_schedule(model, ScheduleText(strength=0.5, **typed), task="stroke")
+    with pytest.raises(UsageError, match="only latent few-step models have it"):
+        resolve_schedule(replace(model, schedule=None), ScheduleText(strength=0.5), task="stroke")
+
+
+class Twice(nn.Module):
+    """A decoder, or its encoder, of a factor of 2."""
+
+    def __init__(self, up):
+        super().__init__()
+        self.up = up
+
+    def forward(self, x):
+        return functional.interpolate(x, scale_factor=2.0) * 0.5 if self.up else functional.avg_pool2d(x, 2) * 2.0
+
+
+def test_both_tasks_of_latents_are_exported(tmp_path):
+    model = latent()
+    model = replace(model, codec=Codec(Twice(True), 3, 2, scale=0.8, encoder=Twice(False)))
+    made = cmexport.export(model, task=["stroke", "inpaint"], steps=2, strength=0.5, seeds=8, out=tmp_path)
+    for task, last in (("stroke", "image"), ("inpaint", "mask")):
+        manifest = made.manifest.function(task)
+        assert manifest.parity.passed
+        shapes = {i.name: i.shape for i in manifest.signature.inputs}
+        assert list(shapes)[-1] == last
+        assert (shapes["noise"], shapes["image"]) == ((1, 3, 8, 8), (1, 3, 16, 16))
+        assert [e.c_noise for e in manifest.sampling.evaluations] == [499, 259]
+        assert resolve(model, request_of(manifest)).plan.sigmas == manifest.sampling.sigmas
 
 
 @pytest.mark.parametrize(
