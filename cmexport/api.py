@@ -31,7 +31,7 @@ from cmexport.progress import Progress
 from cmexport.quantize.precision_plan import PrecisionPlan, read_plan
 from cmexport.runner import Array
 from cmexport.sampling.editing import task_named
-from cmexport.sampling.methods import method_named
+from cmexport.sampling.methods import method_named, schedule_of_strength
 from cmexport.sampling.schedules import EXPORTED_EDITING_STEPS, Schedule
 from cmexport.sources import draw_pictures, source_from_artifact
 from cmexport.targets.info import LoweringOptions, TargetInfo
@@ -104,6 +104,7 @@ def export(
     precision: str = "fp32",
     steps: int | None = None,
     sigmas: Sequence[float] | None = None,
+    strength: float | None = None,
     task: str | Sequence[str] = "generate",
     sampler: str = "consistency",
     eta: float | None = None,
@@ -127,6 +128,8 @@ def export(
         precision: "fp32", "fp16", "int8", "w8" and others, by target.
         steps: evaluations of the network; None: 1, or the task's own.
         sigmas: noise levels in place of `steps`, largest first.
+        strength: of latent few-step models, how much of a picture to edit is painted anew, above 0, at most 1; implies
+            task "stroke", image to image.
         task: "generate", "inpaint", "colorize", "superres", "stroke" or "denoise"; several make a graph each.
         sampler: "consistency"; "heun" for the diffusion model that a consistency model came from; "exact", a CTM
             network's jumps without noise; "euler", steps of the probability-flow ODE or of a velocity model; "tcd" for
@@ -159,9 +162,11 @@ def export(
         model = replace(model, labels=named(labels, model.classes))
     asked = _pictures(seeds, "; verify=False skips the comparison")
     tasks = [task] if isinstance(task, str) else list(task)
+    if strength is not None and tasks == ["generate"]:
+        tasks = ["stroke"]
     requests = [
         SampleRequest(
-            **_schedule(model, name, sampler, steps, sigmas),
+            **_schedule(model, name, sampler, steps, sigmas, strength),
             label=None if label is None else number_of(label, model.labels, model.classes),
             batch=batch,
             output=output,
@@ -195,13 +200,22 @@ def _pictures(seeds: int | None, otherwise: str = "") -> VerifyOptions:
 
 
 def _schedule(
-    model: ConsistencyModel, task: str, sampler: str, steps: int | None, sigmas: Sequence[float] | None
+    model: ConsistencyModel,
+    task: str,
+    sampler: str,
+    steps: int | None,
+    sigmas: Sequence[float] | None,
+    strength: float | None,
 ) -> dict[str, Any]:
     task_named(task)
     method = method_named(sampler, task)
     if steps is not None and sigmas is not None:
         raise UsageError("steps and sigmas contradict each other: give one of them")
-    if sigmas is not None:
+    if strength is not None and task != "generate":
+        if sigmas is not None:
+            raise UsageError("strength and sigmas contradict each other: both say where to start")
+        chosen = schedule_of_strength(model, sampler, steps, task, strength)
+    elif sigmas is not None:
         chosen = Schedule(tuple(float(sigma) for sigma in sigmas), f"sigmas{method.ending}")
     else:
         chosen = method.spaced(model, steps, task, EXPORTED_EDITING_STEPS)

@@ -121,7 +121,7 @@ def describe(
             eta=request.eta,
             clip=plan.clip,
         ),
-        wording=_wording(sampler),
+        wording=wording_of(sampler),
         label=request.label,
         classes=model.classes,
         labels=model.labels or None,
@@ -130,7 +130,7 @@ def describe(
             for name, graph in graphs.items()
         ),
         runs={request.task: tuple(graphs)},
-        numerics=numerics_of(graphs),
+        numerics={**numerics_of(graphs), **_measured_gate(parity)},
         rewrites=tuple(_rewrite_record(r) for r in account),
         simplification=None if lowered.simplification is None else SimplificationRecord(**lowered.simplification),
         parity=None if parity is None else ParityRecord.from_report(parity),
@@ -142,7 +142,12 @@ def describe(
     )
 
 
-def _wording(sampler: Sampler) -> WordingRecord | None:
+def _measured_gate(parity: ParityReport | None) -> dict[str, Any]:
+    """Return what replaced the gate of the precision, for `gates.gate_of`."""
+    return {"gate_db": parity.gate_db, "gate_origin": parity.gate_origin} if parity and parity.gate_origin else {}
+
+
+def wording_of(sampler: Sampler) -> WordingRecord | None:
     """Describe what it does with prompts; None where it takes none."""
     request, worded = sampler.request, sampler.model.worded
     if worded is None:

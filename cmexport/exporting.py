@@ -26,7 +26,7 @@ from cmexport.artifact import (
     write_preview,
 )
 from cmexport.artifact.frontier import frontier_points, frontier_svg
-from cmexport.describing import describe, function_record, numerics_of, role_of
+from cmexport.describing import describe, function_record, numerics_of, role_of, wording_of
 from cmexport.errors import UsageError
 from cmexport.graph.capture import CapturedGraph, RewriteReport, capture, capture_stage
 from cmexport.graph.looping import capture_loop, rewrite_loop
@@ -35,7 +35,6 @@ from cmexport.graph.rewriting import Rewrite, apply_rewrites, select
 from cmexport.memory import return_free_memory
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.ahead import Ahead
-from cmexport.parity.gates import gate_of
 from cmexport.parity.ladder import ParityReport, Truth
 from cmexport.progress import Progress
 from cmexport.recorded import graph_rungs
@@ -175,9 +174,7 @@ def _subject(samplers: Sequence[Sampler], options: ExportOptions) -> Subject:
             "output": request.output,
             "sampler": request.sampler,
             "eta": request.eta,
-            "prompts": list(request.prompts) if request.prompt is None else request.prompt,
-            "condition": request.condition,
-            "guidance": "an input" if request.guidance_input else request.guidance,
+            "wording": None if (wording := wording_of(sampler)) is None else wording.model_dump(mode="json"),
             "ep": getattr(options.lowering, "ep", None),
             "packaging": getattr(options.lowering, "packaging", "one"),
         }
@@ -301,7 +298,8 @@ def _verify_and_describe(
                 graph_rungs(
                     target, folder, [(n, g.files, g.session, g.signature) for n, g in draft.graphs.items()], several
                 ),
-                gate_of(options.lowering.precision, numerics_of(draft.graphs)),
+                options.lowering.precision,
+                numerics_of(draft.graphs),
                 options.verify,
                 tell,
                 draft.ahead,

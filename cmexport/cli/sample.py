@@ -106,6 +106,7 @@ def command(
     timesteps: o.Timesteps = None,
     levels: o.Levels = None,
     sigmas: o.Sigmas = None,
+    strength: o.Strength = None,
     task: SampleTask = None,
     patch: o.Patch = None,
     image: ImageFile = None,
@@ -131,7 +132,7 @@ def command(
         raise UsageError("--seed must not be negative and --count must be at least 1")
     wanted = _Wanted(count, seed, label, tuple(prompt or ()), guidance, inputs, image, mask, _ends(interpolate))
     _check_contradictions(wanted)
-    schedule = o.ScheduleText(steps, timesteps, levels, sigmas)
+    schedule = o.ScheduleText(steps, timesteps, levels, sigmas, strength)
     with console.working("load") as progress:
         source, assumed = _source(
             subject, schedule, wanted, task, patch, o.with_size(assignments, size), weights, strict
@@ -193,7 +194,7 @@ def _source(
     """Return what draws, and what was guessed of it."""
     folder = artifact_folder(subject)
     if folder is None:
-        tuned, asked = tuned_sigmas(subject), task or "generate"
+        tuned, asked = tuned_sigmas(subject), o.task_of(task or "generate", schedule.strength)
         levels_of = levels_asked(schedule, tasks=asked, tuned=tuned, editing_steps=EDITING_STEPS)
         model = open_checkpoint(subject, assignments, weights=weights, strict=strict, levels_of=levels_of)
         if wanted.label is not None and model.classes is None:
@@ -226,7 +227,7 @@ def _given(source: PictureSource, wanted: _Wanted) -> dict[str, Array]:
         raise UsageError(f"--task {task}: say what to keep with --mask MASK, white = keep")
     if wanted.mask is not None and "mask" not in takes:
         raise UsageError(f"--mask {wanted.mask}: task {task} takes no mask")
-    channels, height, width = source.signature.sample.picture_shape
+    channels, height, width = source.signature.given[0].picture_shape
     image, geometry = read_photo(wanted.image, (height, width), channels)
     given: dict[str, Array] = {"image": image}
     if geometry.remark:
