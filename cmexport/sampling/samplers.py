@@ -108,13 +108,13 @@ class SamplerGraph(nn.Module):
             mask = None if mask is None else mask[:, :, :: self.codec.factor, :: self.codec.factor]
         sample, scale = self._start(noise, image, mask)
         conditions = self.conditions(given, len(sample))
-        x = self._keep(self._evaluate(sample, scale, 0, conditions), image, mask)
+        x = self._keep(self._evaluate(sample, scale, 0, conditions), 0, image, mask)
         for step, evaluation in enumerate(self.plan.evaluations[1:], start=1):
             if renoise is not None:
                 x = x + evaluation.noise_std * renoise[step - 1]
-            if self.keeps_noisy and image is not None and noise is not None:
-                x = self._keep(x, image + evaluation.sigma * noise, mask)
-            x = self._keep(self._evaluate(x, 1.0, step, conditions), image, mask)
+            if self.keeps_noisy and self.editing is not None and image is not None and noise is not None:
+                x = self.editing.keep(x, image + evaluation.sigma * noise, mask)
+            x = self._keep(self._evaluate(x, 1.0, step, conditions), step, image, mask)
         x = x if self.codec is None else self.codec.decode(x)
         return to_bytes(x) if self.as_bytes else x
 
@@ -132,8 +132,9 @@ class SamplerGraph(nn.Module):
         known = image if self.keeps_noisy else self.editing.known(image, mask)
         return noise + (1.0 / sigma) * known, sigma
 
-    def _keep(self, x: Tensor, image: Tensor | None, mask: Tensor | None) -> Tensor:
-        if self.editing is None:
+    def _keep(self, x: Tensor, step: int, image: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Put the known part back, unless that waits for the next level's noise."""
+        if self.editing is None or (self.keeps_noisy and step < self.plan.steps - 1):
             return x
         assert image is not None
         kept: Tensor = self.editing.keep(x, image, mask)
