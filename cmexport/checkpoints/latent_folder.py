@@ -66,9 +66,9 @@ class _Files:
     read: list[tuple[str, FileFacts]] = field(default_factory=list)
     variants: set[str] = field(default_factory=set)
 
-    def tensors(self, part: str) -> Mapping[str, Tensor]:
+    def tensors(self, part: str, folder: Path | None = None) -> Mapping[str, Tensor]:
         """Read the weights of a part; a variant (fp16) is taken where it is the only one, or `--weights` says so."""
-        folder = self.folder / part
+        folder = folder or self.folder / part
         files = weights_files(folder)
         if not files:
             raise CheckpointError(
@@ -211,7 +211,7 @@ def _text_encoder(files: _Files, tokenizer: Tokenizer) -> ClipTextEncoder:
     encoder = on_meta(lambda: ClipTextEncoder(shape))
     tensors = {k.removeprefix("text_model."): v for k, v in files.tensors("text_encoder").items()}
     tensors.pop("embeddings.position_ids", None)
-    return _filled(encoder, files, "text_encoder", tensors)
+    return _filled(encoder, files.folder / "text_encoder", tensors)
 
 
 def _unet(files: _Files, pipeline: str, width: int) -> tuple[ConditionalUnet, dict[str, Any]]:
@@ -235,7 +235,7 @@ def _unet(files: _Files, pipeline: str, width: int) -> tuple[ConditionalUnet, di
     if guided is not None and (not isinstance(guided, int) or not 4 <= guided <= 4096):
         raise CheckpointError(f"{path}: time_cond_proj_dim is {str(guided)[:40]}")
     unet = _library("UNet2DConditionModel", path, config)
-    network = ConditionalUnet(_filled(unet, files, "unet", files.tensors("unet")))
+    network = ConditionalUnet(_filled(unet, files.folder / "unet", files.tensors("unet")))
     full = {name: getattr(unet.config, name) for name in ("in_channels", "out_channels", "sample_size")}
     if full["in_channels"] != full["out_channels"]:
         raise CheckpointError(
@@ -295,10 +295,16 @@ _ENDS: Mapping[str, Callable[[Any], tuple[nn.Module, nn.Module]]] = {
 
 def _codec(files: _Files, channels: int) -> Codec:
     path = files.folder / "vae" / "config.json"
+    asked = str(files.settings.said("decoder") or "")
+    if asked.startswith("tiny:"):
+        path = Path(asked.removeprefix("tiny:")) / "config.json"
     config = read_json(path)
     kind = str(config.get("_class_name"))
     if kind not in _ENDS:
         raise CheckpointError(f"{path}: is a {kind[:80]}; known are {' and '.join(_ENDS)}")
+    if asked and kind != ("AutoencoderKL" if asked == "kl" else "AutoencoderTiny"):
+        raise CheckpointError(f"{path}: is an {kind}, not what --decoder {asked.partition(':')[0]} means")
+    files.settings.choose("decoder", Default(kind, "vae/config.json"))
     vae: Any = _library(kind, path, config)
     if vae.config.latent_channels != channels:
         raise CheckpointError(
@@ -313,13 +319,13 @@ def _codec(files: _Files, channels: int) -> Codec:
             "shift_factor", 0.0, "as in the pipeline's code", remark=remark + "kind divide by scaling_factor alone"
         )
     tensors = {}
-    for name, tensor in files.tensors("vae").items():
+    for name, tensor in files.tensors("vae", path.parent).items():
         for old, new in _OLD_VAE:
             name = name.replace(old, new)
         # Attention was 1x1 convolutions there.
         linear = ".attentions." in name and tensor.ndim == 4 and tensor.shape[2:] == (1, 1)
         tensors[name] = tensor[:, :, 0, 0] if linear else tensor
-    decoder, encoder = _ENDS[kind](_filled(vae, files, "vae", tensors))
+    decoder, encoder = _ENDS[kind](_filled(vae, path.parent, tensors))
     levels = vae.config.block_out_channels if kind == "AutoencoderKL" else vae.config.decoder_block_out_channels
     codec = Codec(decoder, vae.config.out_channels, 2 ** (len(levels) - 1), float(scale), encoder=encoder)
     _try_codec(path, codec, channels)
@@ -372,9 +378,9 @@ def _plausible(value: Any, most: int, nested: int = 3) -> bool:
     return not isinstance(value, int | float) or abs(value) <= most
 
 
-def _filled(module: ModuleT, files: _Files, part: str, tensors: Mapping[str, Tensor]) -> ModuleT:
+def _filled(module: ModuleT, folder: Path, tensors: Mapping[str, Tensor]) -> ModuleT:
     expected = {key: value.shape for key, value in module.state_dict().items()}
-    module.load_state_dict(strict_weights(files.folder / part, tensors, expected), strict=True, assign=True)
+    module.load_state_dict(strict_weights(folder, tensors, expected), strict=True, assign=True)
     return module.eval().requires_grad_(False)
 
 

@@ -42,6 +42,7 @@ def command(
     pictures: Pictures = None,
     no_check: NoCheck = False,
     size: o.Size = None,
+    decoder: o.Decoder = None,
     assignments: o.Set = None,
     weights: o.Weights = None,
     strict: o.Strict = False,
@@ -60,7 +61,9 @@ def command(
     if folder is not None or package is not None or engine is not None:
         _inspect_written(folder, package, engine, as_json)
         return
-    model = open_checkpoint(subject, o.with_size(assignments, size), trust=trust, weights=weights, strict=strict)
+    model = open_checkpoint(
+        subject, o.with_size(assignments, size, decoder), trust=trust, weights=weights, strict=strict
+    )
     check = None if no_check else check_on_pictures(model, pictures)
     if as_json:
         console.emit_json(_checkpoint_facts(model, check))

@@ -8,10 +8,10 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.latent_pipelines import PROMPTS, drawn_by_diffusers, save_pipeline, tiny_pipeline
+from support.latent_pipelines import PROMPTS, decoder, drawn_by_diffusers, save_pipeline, tiny_pipeline
 
 from cmexport.checkpoints import load_checkpoint
-from cmexport.errors import CheckpointError
+from cmexport.errors import CheckpointError, UsageError
 from cmexport.model import SampleRequest
 from cmexport.sampling.methods import method_named, resolve
 
@@ -270,3 +270,24 @@ def test_a_safety_checker_is_no_part(tmp_path):
     shutil.copytree(tiny_pipeline(), tmp_path, dirs_exist_ok=True)
     edited(tmp_path / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
     assert load_checkpoint(tmp_path).source.sha256 == load_checkpoint(tiny_pipeline()).source.sha256
+
+
+def test_another_decoder(tmp_path):
+    own = tiny_pipeline("lcm", "kl")
+    decoder("tiny", scaling_factor=1.2).save_pretrained(tmp_path / "taesd")
+    model = load_checkpoint(own, {"decoder": f"tiny:{tmp_path / 'taesd'}"})
+    shutil.copytree(own, tmp_path / "swapped")
+    shutil.rmtree(tmp_path / "swapped" / "vae")
+    shutil.copytree(tmp_path / "taesd", tmp_path / "swapped" / "vae")
+    index = json.loads((own / "model_index.json").read_text()) | {"vae": ["diffusers", "AutoencoderTiny"]}
+    (tmp_path / "swapped" / "model_index.json").write_text(json.dumps(index))
+    assert differs(tmp_path / "swapped", 2, 5.0, model=model) < 2e-4
+    assert [s.option for s in model.settings if s.name == "decoder"] == [f"--set decoder=tiny:{tmp_path / 'taesd'}"]
+    assert model.source.sha256 != load_checkpoint(own, {"decoder": "kl"}).source.sha256
+    with pytest.raises(CheckpointError, match=r"is an AutoencoderTiny, not what --decoder kl means"):
+        load_checkpoint(tiny_pipeline(), {"decoder": "kl"})
+    edited(tmp_path / "taesd" / "config.json", latent_channels=16)
+    with pytest.raises(CheckpointError, match=r"taesd/config.json: latent_channels is 16, but the UNet paints 4"):
+        load_checkpoint(own, {"decoder": f"tiny:{tmp_path / 'taesd'}"})
+    with pytest.raises(UsageError, match=r"--set decoder=small: must be tiny:FOLDER"):
+        load_checkpoint(own, {"decoder": "small"})
