@@ -51,6 +51,13 @@ GUIDANCE = {"LatentConsistencyModelPipeline": 8.5, "StableDiffusionPipeline": 7.
 _OLD_VAE = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
 # What would make another network of the UNet than the one that is called here.
 _UNUSED = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim", "time_embedding_type")
+# What a scheduler takes from its configuration besides the table and what the network predicts.
+_RULES = {
+    "lcm": ("original_inference_steps", "timestep_scaling", "clip"),
+    "tcd": ("original_inference_steps",),
+    "euler": (),
+    "euler_ancestral": (),
+}
 # Fields that count modules, of which nobody has many; building 100,000 takes minutes.
 _COUNTS = ("layers_per_block", "transformer_layers_per_block", "num_encoder_blocks", "num_decoder_blocks")
 _USUAL = {"time_embedding_type": "positional"}
@@ -139,8 +146,11 @@ def load_latent_folder(
     if wanted is not None and wanted not in files.variants:
         there = ", ".join(sorted(v for v in files.variants if v)) or "none"
         raise CheckpointError(f"{folder}: no part has weights of the variant '{wanted}'; there are: {there}")
-    for key in ("kind", "prediction", "original_inference_steps", "timestep_scaling", "clip"):
-        settings.inferred("scheduler" if key == "kind" else key, getattr(schedule, key), "scheduler_config.json")
+    settings.inferred("scheduler", schedule.kind, "scheduler_config.json")
+    for key in ("prediction", *_RULES[schedule.kind]):
+        settings.inferred(key, getattr(schedule, key), "scheduler_config.json")
+    if schedule.kind == "tcd":
+        settings.inferred("eta", schedule.eta, "default of diffusers' TCDScheduler; --eta")
     settings.inferred("scaling_factor", codec.scale, "vae/config.json")
     sha256, size_bytes = files.source
     return ConsistencyModel(

@@ -200,7 +200,7 @@ def _show_latent(model: ConsistencyModel, facts: Mapping[str, Any]) -> None:
     table = Table("part", "weights", "share", "")
     said = {
         "network": "latents {} x {} x {}".format(*facts["latents"]),
-        "decoder": "{} x {} x {}".format(*facts["pictures"]),
+        "decoder": "pictures {} x {} x {}".format(*facts["pictures"]),
     }
     if facts["tokenizer"] is not None:
         said["text_encoder"] = (

@@ -57,7 +57,7 @@ def _parts(material: Material) -> tuple[str, ...]:
     """Say what share of a checkpoint's weights each of its parts has, where there are several."""
     notes = []
     for checkpoint in (a.manifest.checkpoint for a in material.artifacts):
-        shares = (f"{n.replace('_', ' ')} {c / checkpoint.parameters:.0%}" for n, c in checkpoint.parts.items())
+        shares = (f"{n.replace('_', ' ')} {100 * c / checkpoint.parameters:.0f} %" for n, c in checkpoint.parts.items())
         if said := ", ".join(shares):
             notes.append(f"{checkpoint.file}: of {checkpoint.parameters / 1e6:,.1f} million weights, {said}")
     return tuple(dict.fromkeys(notes))
