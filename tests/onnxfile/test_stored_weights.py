@@ -95,7 +95,7 @@ def test_options_reach_the_file(export):
 
 
 def test_weights_on_a_grid_keep_their_steps():
-    model, arrays = small_model()
+    model, _ = small_model()
     drawn = np.random.default_rng(1)
     codes = drawn.integers(-120, 121, (64, 64, 3, 3)).astype(np.float32)
     steps = drawn.uniform(1e-3, 2e-3, (64, 1, 1, 1)).astype(np.float32)
