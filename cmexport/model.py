@@ -156,6 +156,16 @@ class Codec:
         pictures: Tensor = self.decoder(latents * (1.0 / self.scale) + self.shift)
         return pictures.clamp(-1.0, 1.0)
 
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Encode pictures (N, C, H, W) to latents of about unit variance; the mean, where an encoder gives a spread."""
+        assert self.encoder is not None
+        latents: Tensor = self.encoder(pictures)
+        return (latents - self.shift) * self.scale
+
+    def pictures(self, latents: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the pictures of latents (N, c, h, w)."""
+        return (latents[0], self.channels, *(self.factor * side for side in latents[2:]))
+
 
 @dataclass(frozen=True)
 class CheckpointSource:

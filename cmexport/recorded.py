@@ -17,10 +17,13 @@ from cmexport.demo import DEMOS, demo_checkpoint
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.model import ConsistencyModel, SampleRequest, Setting
 from cmexport.naming import shown_name
+from cmexport.parity.chain import chained
 from cmexport.parity.ladder import Rung
 from cmexport.sampling.evaluations import levels_of
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.resolved import Sampler
+from cmexport.signature import Signature
+from cmexport.targets.base import Target
 from cmexport.targets.registry import target_named
 
 
@@ -34,10 +37,34 @@ def lowered_files(manifest: Manifest) -> tuple[str, ...]:
 
 
 def artifact_rungs(folder: Path, manifest: Manifest) -> tuple[Rung, ...]:
-    """Make the ladder of a written artefact."""
-    files = lowered_files(manifest)
+    """Make the ladder of a written artefact's first run."""
     session = {"ep": manifest.session.ep, **manifest.session.options}
-    return target_named(manifest.target).rungs(folder, files, session)
+    by_name = {graph.name: graph for graph in manifest.graphs}
+    graphs = [by_name[name] for name in manifest.runs[manifest.function_names[0]]]
+    parts = [(g.name, g.files, session, g.signature.signature) for g in graphs]
+    return graph_rungs(target_named(manifest.target), folder, parts, len(graphs) > 1)
+
+
+def graph_rungs(
+    target: Target,
+    folder: Path,
+    graphs: Sequence[tuple[str, tuple[str, ...], Mapping[str, Any], Signature]],
+    several: bool,
+) -> tuple[Rung, ...]:
+    """Make the ladder of graphs that run in turn.
+
+    Args:
+        target: that wrote them.
+        folder: they lie in.
+        graphs: of each its name, files, session and border.
+        several: whether the artefact has more than one, so that a file may hold several under their names.
+    """
+    return chained(
+        [
+            (target.rungs(folder, files, {**session, "function": name} if several else session), signature.names)
+            for name, files, session, signature in graphs
+        ]
+    )
 
 
 def request_of(manifest: Manifest) -> SampleRequest:

@@ -111,6 +111,7 @@ def _export(
     sigmas: o.Sigmas = None,
     sampler: o.Sampler = "consistency",
     eta: o.Eta = None,
+    strength: o.Strength = None,
     task: o.Tasks = "generate",
     patch: o.Patch = None,
     label: o.Label = None,
@@ -147,7 +148,7 @@ def _export(
     target = target_named(info.name)
     target.rewrites_for(lowering)  # a wrong option or a missing library is said before a checkpoint is read
     output = _output(info, output)
-    schedule = o.ScheduleText(steps, timesteps, levels, sigmas)
+    schedule, task = o.ScheduleText(steps, timesteps, levels, sigmas, strength), o.task_of(task, strength)
     worded = wording(prompt, prompts, condition, guidance, guidance_input)
     with console.working("load") as progress:
         tuned = tuned_sigmas(checkpoint)

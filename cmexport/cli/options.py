@@ -97,6 +97,14 @@ Eta = Annotated[
     float | None,
     typer.Option("--eta", metavar="E", help="tcd: noise between steps, 0 (none) to 1. Default: 0.3."),
 ]
+Strength = Annotated[
+    float | None,
+    typer.Option(
+        "--strength",
+        metavar="S",
+        help="Latent few-step models: how much of a picture is painted anew, 0 to 1; implies --task stroke.",
+    ),
+]
 Tasks = Annotated[
     str,
     typer.Option(
@@ -186,12 +194,18 @@ Rewrites = Annotated[str, typer.Option("--rewrites", metavar="all|none|NAME,..",
 
 @dataclass(frozen=True)
 class ScheduleText:
-    """The schedule as typed; at most one of the three forms."""
+    """The schedule as typed; at most one of the three forms, `strength` only with steps."""
 
     steps: int | None = None
     timesteps: str | None = None
     levels: int | None = None
     sigmas: str | None = None
+    strength: float | None = None
+
+
+def task_of(task: str, strength: float | None) -> str:
+    """Return what `--task` says; image to image where a strength is all that is said."""
+    return "stroke" if task == "generate" and strength is not None else task
 
 
 @dataclass(frozen=True)

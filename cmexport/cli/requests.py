@@ -19,7 +19,7 @@ from cmexport.errors import UsageError
 from cmexport.labels import number_of
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.editing import task_named
-from cmexport.sampling.methods import method_named
+from cmexport.sampling.methods import method_named, schedule_of_strength
 from cmexport.sampling.schedules import EDITING_STEPS, EXPORTED_EDITING_STEPS, Schedule, sigmas_at
 from cmexport.tokenizer import read_prompts
 from cmexport.verification import VerifyOptions
@@ -123,6 +123,10 @@ def resolve_schedule(
         raise UsageError(f"give one schedule: --{given[0]} and --{given[1]} contradict each other")
     if schedule.levels is not None and schedule.timesteps is None:
         raise UsageError("--levels only says what --timesteps counts in; for the model's own N use --set levels=N")
+    if schedule.strength is not None and task != "generate":
+        if given not in ([], ["steps"]):
+            raise UsageError(f"--strength and --{given[0]} contradict each other: both say where to start")
+        return schedule_of_strength(model, sampler, schedule.steps, task, schedule.strength)
     if model.schedule is not None and (schedule.sigmas or schedule.timesteps) is not None:
         return _of_table(model.schedule, schedule, method.ending)
     if schedule.sigmas is not None:

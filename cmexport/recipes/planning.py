@@ -143,6 +143,7 @@ class _Planner:
             [
                 ("--sampler", None if schedule.is_own else schedule.sampler),
                 ("--eta", schedule.eta),
+                ("--strength", schedule.strength),
                 ("--steps", schedule.steps),
                 ("--timesteps", schedule.timesteps),
                 ("--levels", schedule.levels),

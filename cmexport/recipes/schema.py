@@ -111,6 +111,9 @@ class Schedule(Part):
     sigmas: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] | None = Field(
         default=None, description="Noise levels evaluated, descending: [80.0, 1.38]."
     )
+    strength: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="Latent few-step models: how much of a picture to edit is painted anew."
+    )
     sampler: Sampler = Field(
         default="consistency",
         description="heun: the deterministic sampler of diffusion, a baseline; exact: CTM's jumps; euler: ODE steps; "

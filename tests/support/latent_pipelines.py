@@ -144,6 +144,15 @@ def save_pipeline(
     return folder
 
 
+def pipeline(folder: Path):
+    """`save_pipeline`, opened by diffusers."""
+    from diffusers import LatentConsistencyModelPipeline
+
+    made = LatentConsistencyModelPipeline.from_pretrained(save_pipeline(folder))
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
 @cache
 def tiny_pipeline(kind: str = "lcm", vae: str = "tiny") -> Path:
     """A saved pipeline for all tests; nobody writes to it."""
