@@ -111,11 +111,12 @@ def fetch_from_hub(identity: str, wanted: str | None = None) -> Path:
     few += [f"{part}/*.safetensors" for part in parts]
     everything = [*few, *(f"{part}/*.bin" for part in parts)]
     others = [f"*.{variant}[.-]*" for variant in ("fp16", "bf16", "non_ema") if variant != wanted]
+    cached: Path | None = None
     try:
         with quiet_libraries():
-            there = huggingface_hub.snapshot_download(identity, local_files_only=True, allow_patterns=everything)
-        if is_whole(Path(there), wanted) is not False:
-            return Path(there)
+            cached = Path(huggingface_hub.snapshot_download(identity, local_files_only=True, allow_patterns=everything))
+        if is_whole(cached, wanted) is not False:
+            return cached
     except Exception:  # Any reason for not being cached leads to the same second try.
         logging.getLogger(__name__).debug("%s is not in the cache", identity)
     try:
@@ -125,6 +126,8 @@ def fetch_from_hub(identity: str, wanted: str | None = None) -> Path:
                 there = huggingface_hub.snapshot_download(identity, allow_patterns=everything)
         return Path(there)
     except Exception as error:
+        if cached is not None:
+            return cached
         raise CheckpointError(
             f"{identity}: no such file, and as a hub model it is neither in the local cache nor reachable "
             f"({type(error).__name__});\nwith network: hf download {identity}"
