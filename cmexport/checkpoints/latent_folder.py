@@ -111,6 +111,15 @@ def is_latent_pipeline(name: str) -> bool:
     return name in PIPELINES
 
 
+def is_whole(folder: Path, wanted: str | None = None) -> bool | None:
+    """Whether a latent pipeline has weights of all parts, the `wanted` ones in some; None: it is something else."""
+    index = folder / "model_index.json"
+    if not index.is_file() or not is_latent_pipeline(str(read_json(index).get("_class_name"))):
+        return None
+    found = [weights_files(folder / part) for part in ("unet", "text_encoder", "vae")]
+    return all(found) and (wanted is None or any(wanted in files for files in found))
+
+
 def load_latent_folder(
     folder: Path, name: str, settings: Settings, wanted: str | None = None, reference: str = ""
 ) -> ConsistencyModel:

@@ -145,7 +145,7 @@ KNOWN_SETTINGS: Mapping[str, Field] = MappingProxyType(
         "levels": Field(_integer(2), "N, the number of noise levels that timesteps count"),
         "renoise": Field(_choice(RENOISE_RULES), "how noise is added between steps"),
         "clamp": Field(_flag, "clamp every step's picture to [-1, 1]"),
-        "decoder": Field(_decoder, "what decodes latents: tiny:FOLDER, an AutoencoderTiny, or kl, the pipeline's own"),
+        "decoder": Field(_decoder, "what decodes latents"),
     }
 )
 

@@ -193,6 +193,6 @@ def drawn_by_diffusers(
 
 
 def _opened(folder: Path, diffusers):
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
