@@ -31,11 +31,12 @@ from cmexport.progress import Progress
 from cmexport.quantize.precision_plan import PrecisionPlan, read_plan
 from cmexport.runner import Array
 from cmexport.sampling.editing import task_named
-from cmexport.sampling.methods import method_named
+from cmexport.sampling.methods import method_named, schedule_of_strength
 from cmexport.sampling.schedules import EXPORTED_EDITING_STEPS, Schedule
 from cmexport.sources import draw_pictures, source_from_artifact
 from cmexport.targets.info import LoweringOptions, TargetInfo
 from cmexport.targets.registry import INFOS, target_info
+from cmexport.tokenizer import read_prompts
 from cmexport.verification import VerifyOptions, verify_artifact
 
 TARGET_OPTIONS = tuple({field.name: None for info in INFOS.values() for field in fields(info.options)})
@@ -104,12 +105,18 @@ def export(
     precision: str = "fp32",
     steps: int | None = None,
     sigmas: Sequence[float] | None = None,
+    strength: float | None = None,
     task: str | Sequence[str] = "generate",
     sampler: str = "consistency",
     eta: float | None = None,
     patch: int | None = None,
     label: int | str | None = None,
     labels: str | Path | Sequence[str] | None = None,
+    prompt: str | None = None,
+    prompts: str | Path | Sequence[str] | None = None,
+    condition: str = "tokens",
+    guidance: float | None = None,
+    guidance_input: bool = False,
     batch: int = 1,
     output: str = "float",
     plan: PrecisionPlan | Path | str | None = None,
@@ -127,6 +134,8 @@ def export(
         precision: "fp32", "fp16", "int8", "w8" and others, by target.
         steps: evaluations of the network; None: 1, or the task's own.
         sigmas: noise levels in place of `steps`, largest first.
+        strength: of latent few-step models, how much of a picture to edit is painted anew, above 0, at most 1; implies
+            task "stroke", image to image.
         task: "generate", "inpaint", "colorize", "superres", "stroke" or "denoise"; several make a graph each.
         sampler: "consistency"; "heun" for the diffusion model that a consistency model came from; "exact", a CTM
             network's jumps without noise; "euler", steps of the probability-flow ODE or of a velocity model; "tcd" for
@@ -135,6 +144,11 @@ def export(
         patch: for "superres", pixels of the large picture per pixel of the small one.
         label: a class to bake in, by number or name; None: an input.
         labels: names of the classes: a known set ("cifar10"), a file with one a line or a JSON list, or the names.
+        prompt: a prompt to bake in.
+        prompts: a closed list of them, a file with one a line or the texts; the graph takes the number of one.
+        condition: what a graph takes that has neither: "tokens", or "embeddings" of a text encoder.
+        guidance: scale to bake in; None: the model's usual one.
+        guidance_input: leave it to the app.
         batch: pictures per run.
         output: "float", (N, C, H, W) float32 in [-1, 1], or "uint8", (N, H, W, C) bytes.
         plan: for "int8", which layers; a file that `cmexport plan` wrote, or the plan itself.
@@ -159,9 +173,12 @@ def export(
         model = replace(model, labels=named(labels, model.classes))
     asked = _pictures(seeds, "; verify=False skips the comparison")
     tasks = [task] if isinstance(task, str) else list(task)
+    if strength is not None and tasks == ["generate"]:
+        tasks = ["stroke"]
+    listed = () if prompts is None else read_prompts(Path(prompts)) if isinstance(prompts, str | Path) else prompts
     requests = [
         SampleRequest(
-            **_schedule(model, name, sampler, steps, sigmas),
+            **_schedule(model, name, sampler, steps, sigmas, strength),
             label=None if label is None else number_of(label, model.labels, model.classes),
             batch=batch,
             output=output,
@@ -169,6 +186,11 @@ def export(
             patch=patch if name == "superres" or "superres" not in tasks else None,
             sampler=sampler,
             eta=eta,
+            prompt=prompt,
+            prompts=tuple(listed),
+            condition=condition,
+            guidance=guidance,
+            guidance_input=guidance_input,
         )
         for name in tasks
     ]
@@ -195,13 +217,22 @@ def _pictures(seeds: int | None, otherwise: str = "") -> VerifyOptions:
 
 
 def _schedule(
-    model: ConsistencyModel, task: str, sampler: str, steps: int | None, sigmas: Sequence[float] | None
+    model: ConsistencyModel,
+    task: str,
+    sampler: str,
+    steps: int | None,
+    sigmas: Sequence[float] | None,
+    strength: float | None,
 ) -> dict[str, Any]:
     task_named(task)
     method = method_named(sampler, task)
     if steps is not None and sigmas is not None:
         raise UsageError("steps and sigmas contradict each other: give one of them")
-    if sigmas is not None:
+    if strength is not None and task != "generate":
+        if sigmas is not None:
+            raise UsageError("strength and sigmas contradict each other: both say where to start")
+        chosen = schedule_of_strength(model, sampler, steps, task, strength)
+    elif sigmas is not None:
         chosen = Schedule(tuple(float(sigma) for sigma in sigmas), f"sigmas{method.ending}")
     else:
         chosen = method.spaced(model, steps, task, EXPORTED_EDITING_STEPS)
@@ -258,7 +289,8 @@ class Artifact:
         *,
         count: int = 1,
         task: str | None = None,
-        **given: Array | int | str,
+        prompt: str | int | Sequence[str] | None = None,
+        **given: Array | float | str,
     ) -> Array:
         """Draw pictures: (count, C, H, W) float32 in [-1, 1], or (count, H, W, C) bytes, as the artefact was made.
 
@@ -266,17 +298,21 @@ class Artifact:
             seed: of the first picture; picture i has seed + i, the same noise as PyTorch's reference.
             count: how many.
             task: which graph, of several; None: the first.
+            prompt: what the pictures show; of several texts each in turn. In a closed list the number will do.
             given: inputs that are not to be drawn, the same for all pictures: label=8 or label="ship",
                 image=(C, H, W), mask=(1, H, W).
 
         Raises:
-            UsageError: no such input, a class out of range, or a picture to edit that is missing.
+            UsageError: no such input, a class or prompt that it doesn't have, or a picture to edit that is missing.
             CheckpointError: the artefact is damaged.
             BackendError: its runtime is not on this machine.
         """
         if count < 1 or seed < 0:
             raise UsageError("count must be at least 1 and seed must not be negative")
-        return draw_pictures(source_from_artifact(self.folder, task), count, seed, given)
+        if isinstance(prompt, int):
+            given, prompt = {**given, "prompt": prompt}, None
+        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt or ())
+        return draw_pictures(source_from_artifact(self.folder, task), count, seed, given, prompts=prompts)
 
     @speaks_of_arguments()
     def verify(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,6 +38,12 @@ def role_of(path: str, index: int) -> str:
     return next(known, "weights" if index else "model")
 
 
+def numerics_of(graphs: Mapping[str, LoweredModel]) -> dict[str, Any]:
+    """Which types are used where: of the one graph, or of each by name."""
+    plans = {name: dict(graph.precision_plan) for name, graph in graphs.items()}
+    return next(iter(plans.values())) if len(plans) == 1 else {"graphs": plans}
+
+
 def function_record(name: str, manifest: Manifest, files: tuple[str, ...]) -> FunctionRecord:
     """Take what a manifest says of one graph only."""
     fields = {f: getattr(manifest, f) for f in FunctionRecord.model_fields if f not in ("name", "files")}
@@ -46,7 +52,7 @@ def function_record(name: str, manifest: Manifest, files: tuple[str, ...]) -> Fu
 
 def describe(
     sampler: Sampler,
-    lowered: LoweredModel,
+    graphs: Mapping[str, LoweredModel],
     account: Sequence[RewriteReport],
     target: str,
     precision: str,
@@ -54,11 +60,11 @@ def describe(
     *,
     self_check: tuple[str, ...] = (),
 ) -> Manifest:
-    """Write the manifest of one graph, but for the artefact's files.
+    """Write the manifest of one run, but for the artefact's files.
 
     Args:
         sampler: what was exported.
-        lowered: what the target made of it.
+        graphs: what the target made of it, by name, in the order in which they run.
         account: of every rewrite.
         target: its name.
         precision: of the file.
@@ -66,6 +72,7 @@ def describe(
         self_check: see `exporting.ExportOptions`.
     """
     model, request, plan = sampler.model, sampler.request, sampler.plan
+    lowered = next(iter(graphs.values()))
     source, noise = model.source, model.noise
     return Manifest(
         schema_version=2,
@@ -88,6 +95,7 @@ def describe(
             license_origin=source.license_origin,
             architecture=dict(model.architecture),
             parameters=model.parameters,
+            parts=model.parts,
             settings=tuple(
                 SettingRecord(name=s.name, value=s.value, origin=s.origin, ambiguous=s.ambiguous)
                 for s in model.settings
@@ -114,13 +122,16 @@ def describe(
             eta=request.eta,
             clip=plan.clip,
         ),
-        wording=_wording(sampler),
+        wording=wording_of(sampler),
         label=request.label,
         classes=model.classes,
         labels=model.labels or None,
-        graphs=(GraphRecord(name=request.task, files=lowered.files, signature=SignatureRecord.of(lowered.signature)),),
-        runs={request.task: (request.task,)},
-        numerics=dict(lowered.precision_plan),
+        graphs=tuple(
+            GraphRecord(name=name, files=graph.files, signature=SignatureRecord.of(graph.signature))
+            for name, graph in graphs.items()
+        ),
+        runs={request.task: tuple(graphs)},
+        numerics={**numerics_of(graphs), **_measured_gate(parity)},
         rewrites=tuple(_rewrite_record(r) for r in account),
         simplification=None if lowered.simplification is None else SimplificationRecord(**lowered.simplification),
         parity=None if parity is None else ParityRecord.from_report(parity),
@@ -132,7 +143,12 @@ def describe(
     )
 
 
-def _wording(sampler: Sampler) -> WordingRecord | None:
+def _measured_gate(parity: ParityReport | None) -> dict[str, Any]:
+    """Return what replaced the gate of the precision, for `gates.gate_of`."""
+    return {"gate_db": parity.gate_db, "gate_origin": parity.gate_origin} if parity and parity.gate_origin else {}
+
+
+def wording_of(sampler: Sampler) -> WordingRecord | None:
     """Describe what it does with prompts; None where it takes none."""
     request, worded = sampler.request, sampler.model.worded
     if worded is None:

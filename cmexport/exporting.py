@@ -26,23 +26,25 @@ from cmexport.artifact import (
     write_preview,
 )
 from cmexport.artifact.frontier import frontier_points, frontier_svg
-from cmexport.describing import describe, function_record, role_of
+from cmexport.describing import describe, function_record, numerics_of, role_of, wording_of
 from cmexport.errors import UsageError
-from cmexport.graph.capture import CapturedGraph, RewriteReport, capture
+from cmexport.graph.capture import CapturedGraph, RewriteReport, capture, capture_stage
 from cmexport.graph.looping import capture_loop, rewrite_loop
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import Rewrite, apply_rewrites, select
 from cmexport.memory import return_free_memory
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.ahead import Ahead
-from cmexport.parity.gates import gate_of
 from cmexport.parity.ladder import ParityReport, Truth
 from cmexport.progress import Progress
+from cmexport.recorded import graph_rungs
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.resolved import Sampler
+from cmexport.sampling.stages import Stage, stages_of
 from cmexport.targets.base import LoweredModel
 from cmexport.targets.info import LoweringOptions
 from cmexport.targets.registry import INFOS, target_info, target_named
+from cmexport.tokenizer import write_tokenizer
 from cmexport.verification import Reference, VerifyOptions, draw_ahead, verify_rungs
 
 
@@ -172,10 +174,9 @@ def _subject(samplers: Sequence[Sampler], options: ExportOptions) -> Subject:
             "output": request.output,
             "sampler": request.sampler,
             "eta": request.eta,
-            "prompts": list(request.prompts) if request.prompt is None else request.prompt,
-            "condition": request.condition,
-            "guidance": "an input" if request.guidance_input else request.guidance,
+            "wording": None if (wording := wording_of(sampler)) is None else wording.model_dump(mode="json"),
             "ep": getattr(options.lowering, "ep", None),
+            "packaging": getattr(options.lowering, "packaging", "one"),
         }
 
     model = samplers[0].model
@@ -185,17 +186,22 @@ def _subject(samplers: Sequence[Sampler], options: ExportOptions) -> Subject:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A graph that is written but not verified: the reference has the one before rewrites."""
+    """A sampler that is written, as one graph or several, but not verified: the reference has it before rewrites."""
 
     reference: Reference
     account: tuple[RewriteReport, ...]
-    lowered: LoweredModel
+    graphs: Mapping[str, LoweredModel]
     ahead: Ahead[Truth] | None
 
     @property
     def sampler(self) -> Sampler:
         """What was exported."""
         return self.reference.sampler
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Files of its graphs, each once, the one to open first before the others."""
+        return tuple(dict.fromkeys(path for lowered in self.graphs.values() for path in lowered.files))
 
 
 Begin = Callable[[Reference], Ahead[Truth] | None]
@@ -206,35 +212,47 @@ def _lower(
     samplers: Sequence[Sampler], options: ExportOptions, folder: Path, tell: Progress, begin: Begin
 ) -> dict[str, _Draft]:
     """All graphs of the artefact, written, by task."""
-    target, lowering, several = target_named(options.target), options.lowering, len(samplers) > 1
+    target, lowering = target_named(options.target), options.lowering
     named = select((*REWRITES, *target.own_rewrites), lowering.rewrites)
     rewrites = [*(r for r in REWRITES if r in named), *target.rewrites_for(lowering)]
+    packaging = getattr(lowering, "packaging", "one")
+    if packaging != "one" and (len(samplers) > 1 or samplers[0].plan.looped):
+        raise UsageError(f"--packaging {packaging}: for one task and unrolled steps only")
     prefix = ""
-    made: dict[str, tuple[Reference, tuple[RewriteReport, ...], Ahead[Truth] | None]] = {}
+    accounts: dict[str, tuple[RewriteReport, ...]] = {}
+    begun: dict[str, tuple[Reference, Ahead[Truth] | None]] = {}
 
     def step(name: str) -> None:
         tell.step(prefix + name)
 
-    def graph(sampler: Sampler) -> CapturedGraph:
+    def graph(sampler: Sampler, stage: Stage) -> CapturedGraph:
         nonlocal prefix
-        prefix = f"{sampler.request.task}: " if several else ""
+        task = sampler.request.task
+        prefix = f"{stage.name}: " if several else ""
         step("capture")
-        captured = capture(sampler)
-        reference = Reference(sampler, captured)
-        ahead = begin(reference)
+        captured = capture_stage(stage)
+        if task not in begun:
+            reference = Reference(sampler, captured if stage.sampler is sampler else capture(sampler))
+            begun[task] = reference, begin(reference)
         rewritten = apply_rewrites(captured, rewrites, step)
-        made[sampler.request.task] = reference, rewritten.rewrites, ahead
+        accounts[stage.name] = rewritten.rewrites
         return rewritten
 
     if samplers[0].plan.looped:
         step("capture")
         return {samplers[0].request.task: _lower_loop(samplers[0], rewrites, options, folder, step, begin)}
-    lowered = target.lower({s.request.task: partial(graph, s) for s in samplers}, lowering, folder, step)
+    runs = {s.request.task: (s, stages_of(s, packaging)) for s in samplers}
+    graphs = {stage.name: partial(graph, sampler, stage) for sampler, stages in runs.values() for stage in stages}
+    several = len(graphs) > 1
+    lowered = target.lower(graphs, lowering, folder, step)
     # Folded weights have ended here: they would stay in memory while the ladder opens its runtimes.
-    return {
-        task: _Draft(reference, (*account, *lowered[task].rewrites), lowered[task], ahead)
-        for task, (reference, account, ahead) in made.items()
-    }
+    drafts = {}
+    for task, (_, stages) in runs.items():
+        reference, ahead = begun[task]
+        made = {stage.name: lowered[stage.name] for stage in stages}
+        account = [report for name in made for report in (*accounts[name], *lowered[name].rewrites)]
+        drafts[task] = _Draft(reference, tuple(account), made, ahead)
+    return drafts
 
 
 def _lower_loop(
@@ -260,7 +278,7 @@ def _lower_loop(
     ahead = begin(reference)
     rewritten = rewrite_loop(captured, rewrites, step)
     lowered = target.lower_loop(rewritten, options.lowering, folder, step)
-    return _Draft(reference, rewritten.rewrites, lowered, ahead)
+    return _Draft(reference, rewritten.rewrites, {sampler.request.task: lowered}, ahead)
 
 
 def _verify_and_describe(
@@ -274,19 +292,21 @@ def _verify_and_describe(
     for index, (name, draft) in enumerate(drafts.items()):
         if options.verify is not None:
             tell.step(f"{name}: verify" if several else "verify")
-            session = {**draft.lowered.session, "function": name} if several else draft.lowered.session
             expendable = options.expendable and index == len(drafts) - 1
             reports[name] = verify_rungs(
                 replace(draft.reference, expendable=expendable),
-                target.rungs(folder, draft.lowered.files, session),
-                gate_of(options.lowering.precision, draft.lowered.precision_plan),
+                graph_rungs(
+                    target, folder, [(n, g.files, g.session, g.signature) for n, g in draft.graphs.items()], several
+                ),
+                options.lowering.precision,
+                numerics_of(draft.graphs),
                 options.verify,
                 tell,
                 draft.ahead,
             )
         manifests[name] = describe(
             draft.sampler,
-            draft.lowered,
+            draft.graphs,
             draft.account,
             options.target,
             options.lowering.precision,
@@ -295,20 +315,24 @@ def _verify_and_describe(
         )
     previews = {name: "preview.png" if i == 0 else f"preview-{name}.png" for i, name in enumerate(reports)}
     # Only metadata is appended after verification; stamping checks the file it leaves.
-    for files in dict.fromkeys(draft.lowered.files for draft in drafts.values()):
-        first = next(name for name, draft in drafts.items() if draft.lowered.files == files)
-        target.stamp(folder, files, metadata_props(manifests[first]))
+    stamped: set[tuple[str, ...]] = set()
+    for name, draft in drafts.items():
+        for lowered in draft.graphs.values():
+            if lowered.files not in stamped:
+                target.stamp(folder, lowered.files, metadata_props(manifests[name]))
+                stamped.add(lowered.files)
     for name, preview in previews.items():
         pictures, sampler = reports[name].preview, drafts[name].sampler
         write_preview(folder / preview, pictures.reference, pictures.candidate, names=_names(sampler))
     for name, report in reports.items():
-        golden = write_golden(folder, name, drafts[name].lowered.signature, report)
+        golden = write_golden(folder, name, manifests[name].signature, report)
         manifests[name] = manifests[name].model_copy(update={"golden": golden})
     frontiers = _write_frontiers(folder, manifests)
+    tokenizer = _write_tokenizer(folder, [draft.sampler for draft in drafts.values()])
     roles = {
-        path: role_of(path, index) for draft in drafts.values() for index, path in enumerate(draft.lowered.files)
+        path: role_of(path, index) for draft in drafts.values() for index, path in enumerate(draft.files)
     } | dict.fromkeys(previews.values(), "preview")
-    roles |= dict.fromkeys(frontiers.values(), "frontier")
+    roles |= dict.fromkeys(frontiers.values(), "frontier") | dict.fromkeys(tokenizer, "tokenizer")
     golden_files = {n: (m.golden.inputs, m.golden.expected) for n, m in manifests.items() if m.golden is not None}
     roles |= dict.fromkeys(chain(*golden_files.values()), "golden")
     manifest = manifests[next(iter(drafts))].model_copy(
@@ -316,7 +340,7 @@ def _verify_and_describe(
     )
     if several:
         more = {n: (*(p[n] for p in (previews, frontiers) if n in p), *golden_files.get(n, ())) for n in manifests}
-        functions = tuple(function_record(n, m, (*drafts[n].lowered.files, *more[n])) for n, m in manifests.items())
+        functions = tuple(function_record(n, m, (*drafts[n].files, *more[n])) for n, m in manifests.items())
         graphs = tuple(graph for m in manifests.values() for graph in m.graphs)
         runs = {name: runs for m in manifests.values() for name, runs in m.runs.items()}
         manifest = manifest.model_copy(update={"functions": functions, "graphs": graphs, "runs": runs})
@@ -327,6 +351,15 @@ def _names(sampler: Sampler) -> tuple[str, ...]:
     """What each class is called whose picture parity drew, in turn."""
     baked, labels = sampler.request.label, sampler.model.labels
     return labels if baked is None or not labels else (labels[baked],)
+
+
+def _write_tokenizer(folder: Path, samplers: Sequence[Sampler]) -> list[str]:
+    """Write what makes tokens of prompts, if a graph takes any; return the files' paths."""
+    tokenizer = samplers[0].model.tokenizer
+    if tokenizer is None or not any("tokens" in sampler.signature.names for sampler in samplers):
+        return []
+    write_tokenizer(folder / "tokenizer", tokenizer)
+    return [path.relative_to(folder).as_posix() for path in sorted((folder / "tokenizer").iterdir())]
 
 
 def _write_frontiers(folder: Path, manifests: Mapping[str, Manifest]) -> dict[str, str]:

@@ -156,6 +156,16 @@ class Codec:
         pictures: Tensor = self.decoder(latents * (1.0 / self.scale) + self.shift)
         return pictures.clamp(-1.0, 1.0)
 
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Encode pictures (N, C, H, W) to latents of about unit variance; the mean, where an encoder gives a spread."""
+        assert self.encoder is not None
+        latents: Tensor = self.encoder(pictures)
+        return (latents - self.shift) * self.scale
+
+    def pictures(self, latents: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the pictures of latents (N, c, h, w)."""
+        return (latents[0], self.channels, *(self.factor * side for side in latents[2:]))
+
 
 @dataclass(frozen=True)
 class CheckpointSource:
@@ -252,6 +262,17 @@ class ConsistencyModel:
         """All modules with weights: the network, encoders of conditions, the decoder."""
         encoders = (c.encode for c in self.conditions if c.encode is not None)
         return (self.network, *encoders, *(() if self.codec is None else (self.codec.decoder,)))
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Number of weights of each part of a model that has several: text encoder, network, decoder."""
+        named: dict[str, nn.Module | None] = {
+            "text_encoder": None if self.worded is None else self.worded.encode,
+            "network": self.network,
+            "decoder": None if self.codec is None else self.codec.decoder,
+        }
+        counts = {n: sum(p.numel() for p in m.parameters()) for n, m in named.items() if m is not None}
+        return counts if len(counts) > 1 else {}
 
     @property
     def channels(self) -> int:

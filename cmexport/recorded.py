@@ -13,13 +13,17 @@ from cmexport.checkpoints import load_checkpoint
 from cmexport.checkpoints.choosing import UnknownWeightsError, chosen_weights
 from cmexport.checkpoints.consent import remembered
 from cmexport.checkpoints.own_module import module_file
-from cmexport.demo import demo_checkpoint
+from cmexport.demo import DEMOS, demo_checkpoint
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.model import ConsistencyModel, SampleRequest, Setting
+from cmexport.naming import shown_name
+from cmexport.parity.chain import chained
 from cmexport.parity.ladder import Rung
 from cmexport.sampling.evaluations import levels_of
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.resolved import Sampler
+from cmexport.signature import Signature
+from cmexport.targets.base import Target
 from cmexport.targets.registry import target_named
 
 
@@ -33,10 +37,34 @@ def lowered_files(manifest: Manifest) -> tuple[str, ...]:
 
 
 def artifact_rungs(folder: Path, manifest: Manifest) -> tuple[Rung, ...]:
-    """Make the ladder of a written artefact."""
-    files = lowered_files(manifest)
+    """Make the ladder of a written artefact's first run."""
     session = {"ep": manifest.session.ep, **manifest.session.options}
-    return target_named(manifest.target).rungs(folder, files, session)
+    by_name = {graph.name: graph for graph in manifest.graphs}
+    graphs = [by_name[name] for name in manifest.runs[manifest.function_names[0]]]
+    parts = [(g.name, g.files, session, g.signature.signature) for g in graphs]
+    return graph_rungs(target_named(manifest.target), folder, parts, len(graphs) > 1)
+
+
+def graph_rungs(
+    target: Target,
+    folder: Path,
+    graphs: Sequence[tuple[str, tuple[str, ...], Mapping[str, Any], Signature]],
+    several: bool,
+) -> tuple[Rung, ...]:
+    """Make the ladder of graphs that run in turn.
+
+    Args:
+        target: that wrote them.
+        folder: they lie in.
+        graphs: of each its name, files, session and border.
+        several: whether the artefact has more than one, so that a file may hold several under their names.
+    """
+    return chained(
+        [
+            (target.rungs(folder, files, {**session, "function": name} if several else session), signature.names)
+            for name, files, session, signature in graphs
+        ]
+    )
 
 
 def request_of(manifest: Manifest) -> SampleRequest:
@@ -125,7 +153,7 @@ def checkpoint_of(
     if record.reference:
         candidates: tuple[str | Path, ...] = (_allowed(record.reference, trust),)
     else:
-        candidates = tuple(p for p in (Path(record.path), demo_checkpoint()) if _may_be(p, record))
+        candidates = tuple(p for p in (Path(record.path), *map(demo_checkpoint, DEMOS)) if _may_be(p, record))
     for candidate in candidates:
         model = load_checkpoint(candidate, as_then, trust=trust, weights=wanted)
         if model.source.sha256 == record.sha256:
@@ -151,10 +179,12 @@ def _as_guessed(model: ConsistencyModel, guesses: Sequence[Setting]) -> Consiste
 
 
 def _may_be(candidate: Path, record: CheckpointRecord) -> bool:
-    """Whether reading a path is worth it: a file of another size is another file; folders are read."""
+    """Whether reading a path is worth it: a file of another size is another file, and so a folder elsewhere."""
     if module_file(str(candidate)) is not None:
         return False  # A path that reads as module.py:build would be run.
-    return candidate.is_dir() or (candidate.is_file() and candidate.stat().st_size == record.bytes)
+    if candidate.is_dir():
+        return str(candidate) == record.path or shown_name(candidate) == record.file
+    return candidate.is_file() and candidate.stat().st_size == record.bytes
 
 
 def _allowed(reference: str, trust: bool) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +23,8 @@ from cmexport.runner import Array, Runner, picture_of
 from cmexport.sampling.editing import task_named
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.signature import Signature
+from cmexport.signature import Input, Signature
+from cmexport.tokenizer import Tokenizer, read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,21 @@ class PictureSource:
         open: opens it.
         request: task, schedule and the rest of what it was made for.
         labels: names of the classes, where known.
+        tokenizer: reads what makes tokens of prompts, where some are taken.
     """
 
     signature: Signature
     open: Callable[[], Runner]
     request: SampleRequest = field(default_factory=SampleRequest)
     labels: tuple[str, ...] = ()
+    tokenizer: Callable[[], Tokenizer | None] = lambda: None
 
 
 def source_from_model(model: ConsistencyModel, request: SampleRequest) -> PictureSource:
     """Make a source of the PyTorch reference of a checkpoint."""
     sampler = resolve(model, request)
-    return PictureSource(sampler.signature, partial(TorchRunner, sampler), request, model.labels)
+    opened = partial(TorchRunner, sampler)
+    return PictureSource(sampler.signature, opened, request, model.labels, lambda: model.tokenizer)
 
 
 def source_from_artifact(folder: Path, function: str | None = None) -> PictureSource:
@@ -61,15 +65,17 @@ def source_from_artifact(folder: Path, function: str | None = None) -> PictureSo
 
 def _source(folder: Path, manifest: Manifest) -> PictureSource:
     shipped = artifact_rungs(folder, manifest)[-1]
-    return PictureSource(manifest.signature, shipped.open, request_of(manifest), manifest.labels or ())
+    tokenizer = partial(read_tokenizer, folder / "tokenizer")
+    return PictureSource(manifest.signature, shipped.open, request_of(manifest), manifest.labels or (), tokenizer)
 
 
 def draw_pictures(
     source: PictureSource,
     count: int,
     seed: int = 0,
-    given: Mapping[str, Array | int | str] = MappingProxyType({}),
+    given: Mapping[str, Array | float | str] = MappingProxyType({}),
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    prompts: Sequence[str] = (),
 ) -> Array:
     """`count` pictures; picture i has seed `seed` + i, and what is not given is drawn.
 
@@ -80,16 +86,21 @@ def draw_pictures(
         given: by input, the same for every picture: a class, by number or name; a picture (C, H, W) to edit and
             its mask (1, H, W).
         progress: told about every run.
+        prompts: what the pictures show, in turn.
 
     Raises:
-        UsageError: a class the source does not have, a count below 1, or a picture to edit that is missing or too much.
+        UsageError: a class or prompt the source does not have, a count below 1, or a picture to edit that is missing or
+            too much.
+        CheckpointError: an artefact's tokenizer is damaged.
     """
     if missing := [i.name for i in source.signature.given if i.name not in given]:
         raise UsageError(f"task {source.request.task} edits a picture: give --{missing[0]} FILE")
     given = _checked(source, given)
     inputs = draw_inputs(source.signature, count, seed)
     fixed = source.signature.spread({name: np.asarray(value) for name, value in given.items()})
-    return run_all(source, ({**run, **fixed} for run in inputs), len(inputs), progress)[:count]
+    asked = _in_turn(source, prompts)
+    runs = ({**run, **fixed, **asked(index)} for index, run in enumerate(inputs))
+    return run_all(source, runs, len(inputs), progress)[:count]
 
 
 def draw_between(
@@ -97,23 +108,29 @@ def draw_between(
     first: int,
     second: int,
     count: int,
-    given: Mapping[str, Array | int | str] = MappingProxyType({}),
+    given: Mapping[str, Array | float | str] = MappingProxyType({}),
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    prompts: Sequence[str] = (),
 ) -> Array:
     """`count` pictures on the way from seed `first` to seed `second`: their noises, interpolated on the sphere.
 
-    All have one class, the one given or else that of seed `first`; later steps' noises are interpolated as well.
+    All have one class or prompt, the one given or else that of seed `first`; later steps' noises are interpolated as
+    well.
 
     Raises:
-        UsageError: a class the source does not have, fewer than 2 pictures, or a source that edits pictures.
+        UsageError: a class or prompt the source does not have, several prompts, fewer than 2 pictures, or a source that
+            edits pictures.
     """
     given = _checked(source, given)
     if count < 2:
         raise UsageError(f"--interpolate {first},{second}: at least 2 pictures are needed, not {count}")
     if source.signature.given:
         raise UsageError(f"--interpolate: task {source.request.task} edits a picture; only generated ones have a way")
+    if len(prompts) > 1:
+        raise UsageError(f"--interpolate {first},{second}: all pictures show one prompt, not {len(prompts)}")
     single = source.signature.with_batch(1)
     fixed = single.spread({name: np.asarray(value) for name, value in given.items()})
+    fixed |= _in_turn(replace(source, signature=single), prompts)(0)
     start, end = ({**single.draw(seed), **fixed} for seed in (first, second))
     # Whole runs of the graph; what is too much is cut off again.
     padded = -(-count // source.signature.batch) * source.signature.batch
@@ -123,7 +140,44 @@ def draw_between(
     return run_all(source, runs, len(runs), progress)[:count]
 
 
-def _checked(source: PictureSource, given: Mapping[str, Array | int | str]) -> dict[str, Array | int]:
+def _in_turn(source: PictureSource, prompts: Sequence[str]) -> Callable[[int], dict[str, Array]]:
+    """Return a function from the number of a run to what its pictures say, the prompts in turn."""
+    if not prompts:
+        return lambda _: {}
+    taking, parts = _worded(source, prompts)
+    batch = source.signature.batch
+    return lambda run: {taking.name: taking.stack([parts[(run * batch + i) % len(parts)] for i in range(batch)])}
+
+
+def _worded(source: PictureSource, prompts: Sequence[str]) -> tuple[Input, list[Array]]:
+    """Return the input that prompts are for, and each one's part of it."""
+    names = source.signature.names
+    if source.request.prompt is not None:
+        raise UsageError(f"--prompt: {source.request.prompt!r} is baked in; export again for other prompts")
+    if "embeddings" in names:
+        raise UsageError("--prompt: takes embeddings, a text encoder's output; give them with --inputs FILE.npz")
+    taking = next((i for i in source.signature.inputs if i.worded), None)
+    if taking is None:
+        raise UsageError("--prompt: this model takes no prompt")
+    if taking.count is not None:
+        return taking, [np.asarray(_number_of(prompt, source.request.prompts)) for prompt in prompts]
+    tokenizer = source.tokenizer()
+    assert tokenizer is not None
+    return taking, [np.asarray(tokenizer.encode(prompt)) for prompt in prompts]
+
+
+def _number_of(prompt: str, known: Sequence[str]) -> int:
+    """Find a prompt in a closed list; capitals and spaces don't count, as they don't for CLIP's tokenizer."""
+    folded = [" ".join(text.split()).casefold() for text in (prompt, *known)]
+    if prompt in known:
+        return known.index(prompt)
+    if folded[0] in folded[1:]:
+        return folded.index(folded[0], 1) - 1
+    few = ", ".join(known) if len(known) <= 20 else f"{', '.join(known[:20])}, ..."
+    raise UsageError(f"--prompt: {prompt!r} is not in the closed list that this was exported for: {few}")
+
+
+def _checked(source: PictureSource, given: Mapping[str, Array | float | str]) -> dict[str, Array | float]:
     """With the number of a class in place of its name."""
     inputs, checked = {i.name: i for i in source.signature.inputs}, {}
     for name, value in given.items():
@@ -134,6 +188,9 @@ def _checked(source: PictureSource, given: Mapping[str, Array | int | str]) -> d
         checked[name] = number_of(value, labels, count) if isinstance(value, str) else value
         if count is not None and not 0 <= int(checked[name]) < count:
             raise UsageError(f"--{name} {value}: out of range, this model has {name}s 0 to {count - 1}")
+        limits = None if inputs[name].law is None else inputs[name].drawn.limits
+        if limits is not None and np.ndim(checked[name]) == 0 and not limits[0] <= float(checked[name]) <= limits[1]:
+            raise UsageError(f"--{name} {value}: out of range, this model takes {limits[0]:g} to {limits[1]:g}")
     return checked
 
 

@@ -126,7 +126,7 @@ def test_without_its_checkpoint_the_golden_pictures_are_left_and_that_is_said_to
 
 
 def test_a_missed_gate_is_raised_and_kept(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("cmexport.exporting.gate_of", lambda precision, plan: 400.0)
+    monkeypatch.setattr("cmexport.verification.gate_of", lambda precision, plan: 400.0)
     with pytest.raises(cmexport.ParityError, match="rejected"):
         cmexport.export(model, seeds=8, out=tmp_path)
     assert [folder.name for folder in tmp_path.iterdir()] == ["cm-v1.0-onnx-fp32.rejected"]

@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from cmexport.artifact.schema import Record
 from cmexport.parity.ladder import ParityReport
 from cmexport.parity.metrics import PictureDifference
+from cmexport.parity.sensitivity import TextSensitivity
 
 
 class DifferenceRecord(Record):
@@ -48,6 +49,29 @@ class DifferenceRecord(Record):
         )
 
 
+class SensitivityRecord(Record):
+    """`parity.sensitivity.TextSensitivity` with its verdict; null where pictures hold NaN or Inf."""
+
+    pairs: PositiveInt
+    ratio: float | None
+    least: float | None
+    most: float | None
+    cosine: float | None
+    low: float
+    high: float
+    passed: bool
+
+    @classmethod
+    def from_sensitivity(cls, found: TextSensitivity) -> Self:
+        """Copy the figures."""
+        return cls(**vars(found), passed=found.passed)
+
+    @property
+    def found(self) -> TextSensitivity:
+        """The figures without the verdict."""
+        return TextSensitivity(**self.model_dump(exclude={"passed"}))
+
+
 class RungRecord(Record):
     """One rung against the reference; `own_gate_db` replaces `applied_gate_db` where it is not null."""
 
@@ -56,6 +80,7 @@ class RungRecord(Record):
     seconds: float = Field(ge=0)
     difference: DifferenceRecord
     own_gate_db: float | None = None
+    sensitivity: SensitivityRecord | None = None
 
 
 class ExactRecord(Record):
@@ -82,6 +107,7 @@ class ParityRecord(Record):
     reference_seconds: float = Field(ge=0)
     rungs: tuple[RungRecord, ...] = Field(min_length=1)
     exact: ExactRecord | None
+    gate_origin: str = ""
 
     @classmethod
     def from_report(cls, report: ParityReport) -> Self:
@@ -106,6 +132,9 @@ class ParityRecord(Record):
                     seconds=rung.seconds,
                     difference=DifferenceRecord.from_difference(rung.difference),
                     own_gate_db=rung.own_gate_db,
+                    sensitivity=None
+                    if rung.sensitivity is None
+                    else SensitivityRecord.from_sensitivity(rung.sensitivity),
                 )
                 for rung in report.rungs
             ),
@@ -116,4 +145,5 @@ class ParityRecord(Record):
                 reference=DifferenceRecord.from_difference(exact.reference),
                 candidate=DifferenceRecord.from_difference(exact.candidate),
             ),
+            gate_origin=report.gate_origin,
         )

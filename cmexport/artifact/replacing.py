@@ -120,7 +120,8 @@ def _differences(manifest: Mapping[str, Any], new: Subject) -> list[str]:
     graphs = {graph["name"]: graph for graph in manifest["graphs"]}
     outputs = {run: graphs[names[-1]]["signature"]["output"] for run, names in manifest["runs"].items()}
     runs = manifest.get("functions") or ({**manifest, "name": next(iter(outputs))},)
-    old = {str(run["task"]): _graph({**run, "output": outputs[run["name"]]}, ep) for run in runs}
+    parts = {run: len(names) for run, names in manifest["runs"].items()}
+    old = {str(run["task"]): _graph({**run, "output": outputs[run["name"]]}, ep, parts[run["name"]]) for run in runs}
     if set(old) != set(new.graphs):
         return [f"task {','.join(old)}, not {','.join(new.graphs)}"]
     found = []
@@ -140,7 +141,7 @@ def _differences(manifest: Mapping[str, Any], new: Subject) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _graph(facts: Mapping[str, Any], ep: str | None) -> dict[str, Any]:
+def _graph(facts: Mapping[str, Any], ep: str | None, parts: int) -> dict[str, Any]:
     """The same facts as `Subject.graphs` has, out of a manifest."""
     label, output = facts.get("label"), facts["output"]
     return {
@@ -152,6 +153,8 @@ def _graph(facts: Mapping[str, Any], ep: str | None) -> dict[str, Any]:
         "output": "uint8" if output["dtype"] == "uint8" else "float",
         "sampler": facts["sampling"].get("sampler", "consistency"),
         "eta": facts["sampling"].get("eta"),
+        "wording": facts.get("wording"),
+        "packaging": "staged" if parts > 1 else "one",
         "ep": ep,
     }
 

@@ -27,9 +27,14 @@ def prepare_job(folder: Path, options: MeasureOptions, progress: Progress, task:
 
     Raises:
         CheckpointError: the artefact is damaged.
-        UsageError: it has no graph named `task`.
+        UsageError: it has no graph named `task`, or is in parts.
     """
     manifest = read_manifest(folder).function(task)
+    if len(manifest.graphs) > 1:
+        names = ", ".join(graph.name for graph in manifest.graphs)
+        raise UsageError(
+            f"{folder}: is in parts ({names}), and bench measures one graph; export with --packaging one to measure it"
+        )
     files = tuple(f.path for f in manifest.files if f.role in ("model", "weights"))
     signature = manifest.signature
     drawn = draw_inputs(signature, options.pictures, options.seed)

@@ -103,7 +103,9 @@ def fetch_from_hub(identity: str) -> Path:
         raise BackendError(f"{identity}: hub models need diffusers: pip install 'cmexport[diffusers]'") from error
     # A bare network has its weights at the top. `*` also matches slashes: *.safetensors would fetch a whole pipeline.
     weights = ["unet*/*.safetensors", "unet*/*.bin", "diffusion_pytorch_model*", "model.safetensors"]
-    patterns = ["*.json", "README.md", *weights]
+    # Parts of a latent pipeline; not its safety checker, which has as many weights as all else.
+    latent = [f"{part}/*.{kind}" for part in ("text_encoder", "vae") for kind in ("safetensors", "bin")]
+    patterns = ["*.json", "README.md", *weights, *latent, "tokenizer/*"]
     try:
         with quiet_libraries():
             return Path(huggingface_hub.snapshot_download(identity, local_files_only=True, allow_patterns=patterns))
@@ -247,7 +249,8 @@ def _layout(folder: Path) -> _Layout:
         if name == "ConsistencyPipeline":
             return _Layout(folder / "unet", None, THIRD_PARTY, name)
         known = ("ConsistencyModelPipeline", *PIPELINES)
-        raise CheckpointError(f"{folder}: is a {name[:80]}; known are {', '.join(known)}")
+        larger = "; SDXL is not supported yet" if "StableDiffusionXL" in name else ""
+        raise CheckpointError(f"{folder}: is a {name[:80]}; known are {', '.join(known)}{larger}")
     # A network out of a pipeline keeps the scheduler that lies beside it: guessing what a file states would be wrong.
     if (folder / "config.json").is_file():
         return _Layout(folder, _scheduler_in(folder.parent), OPENAI, "UNet2DModel folder")

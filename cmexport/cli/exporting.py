@@ -17,7 +17,15 @@ from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.assumed import check_assumed
 from cmexport.cli.budgets import check_latency, show_frontier
-from cmexport.cli.requests import build_requests, levels_asked, open_checkpoint, tuned_sigmas, verify_options, wording
+from cmexport.cli.requests import (
+    build_requests,
+    chosen_checkpoint,
+    levels_asked,
+    open_checkpoint,
+    tuned_sigmas,
+    verify_options,
+    wording,
+)
 from cmexport.cli.showing import show_export, show_kept
 from cmexport.errors import UsageError
 from cmexport.exporting import ExportOptions, export_functions
@@ -60,7 +68,7 @@ def _parameters(info: TargetInfo) -> dict[str, inspect.Parameter]:
         changed.help = text
         shared[name] = shared[name].replace(annotation=Annotated[kind, changed])
     own = _own(info)
-    head = {name: shared.pop(name) for name in ("checkpoint", "out")}
+    head = {name: shared.pop(name) for name in ("checkpoint", "demo", "out")}
     # An option of the target's that all have stands in the place of theirs.
     shared |= {name: own.pop(name) for name in list(own) if name in shared}
     flags = {name: own.pop(name) for name in list(own) if name in o.PRECISION_FLAGS}
@@ -94,6 +102,7 @@ def _export(
     own: Mapping[str, Any],
     *,
     checkpoint: o.Checkpoint = None,
+    demo: o.Demo = None,
     out: o.Out = Path("out"),
     precision: o.Precision = None,
     steps: o.Steps = None,
@@ -102,6 +111,7 @@ def _export(
     sigmas: o.Sigmas = None,
     sampler: o.Sampler = "consistency",
     eta: o.Eta = None,
+    strength: o.Strength = None,
     task: o.Tasks = "generate",
     patch: o.Patch = None,
     label: o.Label = None,
@@ -115,6 +125,7 @@ def _export(
     output: o.Output = "float",
     rewrites: o.Rewrites = "all",
     size: o.Size = None,
+    decoder: o.Decoder = None,
     assignments: o.Set = None,
     weights: o.Weights = None,
     strict: o.Strict = False,
@@ -131,17 +142,18 @@ def _export(
         CmexportError: see `requests.open_checkpoint`, `requests.build_requests` and `exporting.export_functions`.
     """
     use_threads(threads)
+    checkpoint = chosen_checkpoint(checkpoint, demo)
     lowering = _lowering(info, own, precision, rewrites)
     batch = next(iter(getattr(lowering, "batches", ())), batch)
     target = target_named(info.name)
     target.rewrites_for(lowering)  # a wrong option or a missing library is said before a checkpoint is read
     output = _output(info, output)
-    schedule = o.ScheduleText(steps, timesteps, levels, sigmas)
+    schedule, task = o.ScheduleText(steps, timesteps, levels, sigmas, strength), o.task_of(task, strength)
     worded = wording(prompt, prompts, condition, guidance, guidance_input)
     with console.working("load") as progress:
         tuned = tuned_sigmas(checkpoint)
         model = open_checkpoint(
-            *(checkpoint, o.with_size(assignments, size)),
+            *(checkpoint, o.with_size(assignments, size, decoder)),
             trust=trust,
             weights=weights,
             strict=strict,

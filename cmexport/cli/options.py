@@ -23,6 +23,10 @@ Checkpoint = Annotated[
         help="Checkpoint. Without it: the one named in ./cmexport.toml, else the packaged demo model.",
     ),
 ]
+Demo = Annotated[
+    str | None,
+    typer.Option("--demo", metavar="NAME", help="In place of CKPT, a model that ships with cmexport: cifar10, emoji."),
+]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder that receives the artefact's folder.")]
 Set = Annotated[
     list[str] | None,
@@ -42,6 +46,14 @@ Weights = Annotated[
 Size = Annotated[
     str | None,
     typer.Option("--size", metavar="HxW", help="Height and width of the pictures: 128x192; as --set image_size."),
+]
+Decoder = Annotated[
+    str | None,
+    typer.Option(
+        "--decoder",
+        metavar="D",
+        help="What decodes latents: tiny:FOLDER, an AutoencoderTiny; kl, the pipeline's own. As --set decoder.",
+    ),
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse a checkpoint of which a setting had to be guessed (exit code 3).")
@@ -84,6 +96,14 @@ Sampler = Annotated[
 Eta = Annotated[
     float | None,
     typer.Option("--eta", metavar="E", help="tcd: noise between steps, 0 (none) to 1. Default: 0.3."),
+]
+Strength = Annotated[
+    float | None,
+    typer.Option(
+        "--strength",
+        metavar="S",
+        help="Latent few-step models: how much of a picture is painted anew, 0 to 1; implies --task stroke.",
+    ),
 ]
 Tasks = Annotated[
     str,
@@ -174,12 +194,18 @@ Rewrites = Annotated[str, typer.Option("--rewrites", metavar="all|none|NAME,..",
 
 @dataclass(frozen=True)
 class ScheduleText:
-    """The schedule as typed; at most one of the three forms."""
+    """The schedule as typed; at most one of the three forms, `strength` only with steps."""
 
     steps: int | None = None
     timesteps: str | None = None
     levels: int | None = None
     sigmas: str | None = None
+    strength: float | None = None
+
+
+def task_of(task: str, strength: float | None) -> str:
+    """Return what `--task` says; image to image where a strength is all that is said."""
+    return "stroke" if task == "generate" and strength is not None else task
 
 
 @dataclass(frozen=True)
@@ -228,9 +254,10 @@ def _sigmas(path: Path, schedule: Any) -> tuple[float, ...]:
     return tuple(float(s) for s in sigmas)
 
 
-def with_size(assignments: Sequence[str] | None, size: str | None) -> list[str]:
-    """What `--set` and `--size` assign; the latter is another spelling of image_size."""
-    return [*(assignments or ()), *([] if size is None else [f"image_size={size}"])]
+def with_size(assignments: Sequence[str] | None, size: str | None, decoder: str | None = None) -> list[str]:
+    """What `--set`, `--size` and `--decoder` assign; the latter two are other spellings of image_size and decoder."""
+    more = {"image_size": size, "decoder": decoder}
+    return [*(assignments or ()), *(f"{name}={text}" for name, text in more.items() if text is not None)]
 
 
 def parse_set(assignments: Sequence[str] | None) -> dict[str, str]:

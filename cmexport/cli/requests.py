@@ -16,16 +16,29 @@ from cmexport.cli.assumed import tell_assumed
 from cmexport.cli.options import PROJECT_FILE, ScheduleText, parse_set, read_project
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import UsageError
-from cmexport.files import read_file
 from cmexport.labels import number_of
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.editing import task_named
-from cmexport.sampling.methods import method_named
+from cmexport.sampling.methods import method_named, schedule_of_strength
 from cmexport.sampling.schedules import EDITING_STEPS, EXPORTED_EDITING_STEPS, Schedule, sigmas_at
+from cmexport.tokenizer import read_prompts
 from cmexport.verification import VerifyOptions
 
 LevelsOf = Callable[[ConsistencyModel], Sequence[tuple[float, ...]]]
 """The noise levels that a command evaluates with a model, for each of its tasks."""
+
+
+def chosen_checkpoint(checkpoint: str | None, demo: str | None) -> str | None:
+    """Return the checkpoint that a command names, in one of two ways; None where it names none.
+
+    Raises:
+        UsageError: both, or no such demo.
+    """
+    if demo is None:
+        return checkpoint
+    if checkpoint is not None:
+        raise UsageError(f"{checkpoint} and --demo {demo} contradict each other")
+    return str(demo_checkpoint(demo))
 
 
 def open_checkpoint(
@@ -110,6 +123,10 @@ def resolve_schedule(
         raise UsageError(f"give one schedule: --{given[0]} and --{given[1]} contradict each other")
     if schedule.levels is not None and schedule.timesteps is None:
         raise UsageError("--levels only says what --timesteps counts in; for the model's own N use --set levels=N")
+    if schedule.strength is not None and task != "generate":
+        if given not in ([], ["steps"]):
+            raise UsageError(f"--strength and --{given[0]} contradict each other: both say where to start")
+        return schedule_of_strength(model, sampler, schedule.steps, task, schedule.strength)
     if model.schedule is not None and (schedule.sigmas or schedule.timesteps) is not None:
         return _of_table(model.schedule, schedule, method.ending)
     if schedule.sigmas is not None:
@@ -203,24 +220,6 @@ def wording(
         "guidance": guidance,
         "guidance_input": guidance_input,
     }
-
-
-def read_prompts(path: Path, most: int = 10_000) -> tuple[str, ...]:
-    """Read a file of prompts, one a line; empty lines don't count.
-
-    Raises:
-        UsageError: it can't be read, is no text, or holds none or more than `most`.
-    """
-    try:
-        text = read_file(path, "a list of prompts", UsageError).decode()
-    except OSError as error:
-        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is no UTF-8 text; write one prompt a line") from error
-    found = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if not 1 <= len(found) <= most:
-        raise UsageError(f"{path}: holds {len(found)} prompts; write 1 to {most}, one a line")
-    return found
 
 
 def levels_asked(

@@ -14,7 +14,7 @@ from cmexport.artifact import artifact_folder, read_arrays, read_manifest, write
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.assumed import assumed_facts, tell_recorded
-from cmexport.cli.requests import build_request, levels_asked, open_checkpoint, tuned_sigmas
+from cmexport.cli.requests import build_request, chosen_checkpoint, levels_asked, open_checkpoint, tuned_sigmas
 from cmexport.errors import UsageError
 from cmexport.photos import read_mask, read_photo
 from cmexport.progress import Progress
@@ -52,6 +52,10 @@ SampleLabel = Annotated[
     str | None,
     typer.Option("--label", metavar="N|NAME", help="Class of every picture, by number or name; default: all in turn."),
 ]
+SamplePrompts = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", metavar="TEXT", help="What the pictures show; repeatable, prompts are taken in turn."),
+]
 Inputs = Annotated[Path | None, typer.Option("--inputs", metavar="X.npz", help="Given graph inputs instead of seeds.")]
 ImageFile = Annotated[
     Path | None,
@@ -81,6 +85,8 @@ class _Wanted:
     count: int | None
     seed: int
     label: str | None
+    prompts: tuple[str, ...]
+    guidance: float | None
     inputs: Path | None
     image: Path | None
     mask: Path | None
@@ -89,14 +95,18 @@ class _Wanted:
 
 def command(
     subject: Subject = None,
+    demo: o.Demo = None,
     out: Picture = None,
     seed: Seed = 0,
     count: Count = None,
     label: SampleLabel = None,
+    prompt: SamplePrompts = None,
+    guidance: o.Guidance = None,
     steps: o.Steps = None,
     timesteps: o.Timesteps = None,
     levels: o.Levels = None,
     sigmas: o.Sigmas = None,
+    strength: o.Strength = None,
     task: SampleTask = None,
     patch: o.Patch = None,
     image: ImageFile = None,
@@ -113,18 +123,19 @@ def command(
 ) -> None:
     """Draw pictures from a checkpoint (in PyTorch) or an artefact (in its runtime); or edit one: --task, --image."""
     use_threads(threads)
+    subject = chosen_checkpoint(subject, demo)
     if out is None and save is None:
         raise UsageError("nothing to write: give -o GRID.png, --save Y.npz or both")
     if save is not None and save.suffix != ".npz":
         raise UsageError(f"--save {save}: must end in .npz")
     if not 0 <= seed < 2**63 or (count is not None and count < 1):
         raise UsageError("--seed must not be negative and --count must be at least 1")
-    wanted = _Wanted(count, seed, label, inputs, image, mask, _ends(interpolate))
+    wanted = _Wanted(count, seed, label, tuple(prompt or ()), guidance, inputs, image, mask, _ends(interpolate))
     _check_contradictions(wanted)
-    schedule = o.ScheduleText(steps, timesteps, levels, sigmas)
+    schedule = o.ScheduleText(steps, timesteps, levels, sigmas, strength)
     with console.working("load") as progress:
         source, assumed = _source(
-            subject, schedule, label, task, patch, o.with_size(assignments, size), weights, strict
+            subject, schedule, wanted, task, patch, o.with_size(assignments, size), weights, strict
         )
         given = _given(source, wanted)
         pictures = _pictures(source, wanted, given, progress)
@@ -162,7 +173,8 @@ def _ends(text: str | None) -> tuple[int, int] | None:
 
 def _check_contradictions(wanted: _Wanted) -> None:
     if wanted.inputs is not None:
-        options = {"label": wanted.label, "image": wanted.image, "mask": wanted.mask, "interpolate": wanted.ends}
+        options = {name: getattr(wanted, name) for name in ("label", "guidance", "image", "mask")}
+        options |= {"prompt": wanted.prompts or None, "interpolate": wanted.ends}
         if asked := [name for name, value in options.items() if value is not None]:
             raise UsageError(f"--{asked[0]} and --inputs contradict each other: the inputs hold everything")
     if wanted.mask is not None and wanted.image is None:
@@ -172,7 +184,7 @@ def _check_contradictions(wanted: _Wanted) -> None:
 def _source(
     subject: str | None,
     schedule: o.ScheduleText,
-    label: str | None,
+    wanted: _Wanted,
     task: str | None,
     patch: int | None,
     assignments: list[str],
@@ -182,12 +194,15 @@ def _source(
     """Return what draws, and what was guessed of it."""
     folder = artifact_folder(subject)
     if folder is None:
-        tuned, asked = tuned_sigmas(subject), task or "generate"
+        tuned, asked = tuned_sigmas(subject), o.task_of(task or "generate", schedule.strength)
         levels_of = levels_asked(schedule, tasks=asked, tuned=tuned, editing_steps=EDITING_STEPS)
         model = open_checkpoint(subject, assignments, weights=weights, strict=strict, levels_of=levels_of)
-        if label is not None and model.classes is None:
-            raise UsageError(f"--label {label}: this model is unconditional and takes no label")
-        request = build_request(*(model, schedule, None, 1, "float"), task=asked, patch=patch, tuned=tuned)
+        if wanted.label is not None and model.classes is None:
+            raise UsageError(f"--label {wanted.label}: this model is unconditional and takes no label")
+        worded = {"guidance": wanted.guidance}
+        request = build_request(
+            *(model, schedule, None, 1, "float"), task=asked, patch=patch, tuned=tuned, worded=worded
+        )
         return source_from_model(model, request), assumed_facts(model.settings)
     if assignments or weights is not None or schedule != o.ScheduleText():
         raise UsageError(
@@ -196,6 +211,8 @@ def _source(
     source = source_from_artifact(folder, task)
     if patch not in (None, source.request.patch):
         raise UsageError(f"{folder}: made for --patch {source.request.patch}; export again to change it")
+    if wanted.guidance not in (None, source.request.guidance) and "guidance" not in source.signature.names:
+        raise UsageError(f"{folder}: its guidance is fixed; export again to change it, or with --guidance-input")
     return source, tell_recorded([read_manifest(folder, check=False)])
 
 
@@ -210,7 +227,7 @@ def _given(source: PictureSource, wanted: _Wanted) -> dict[str, Array]:
         raise UsageError(f"--task {task}: say what to keep with --mask MASK, white = keep")
     if wanted.mask is not None and "mask" not in takes:
         raise UsageError(f"--mask {wanted.mask}: task {task} takes no mask")
-    channels, height, width = source.signature.sample.picture_shape
+    channels, height, width = source.signature.given[0].picture_shape
     image, geometry = read_photo(wanted.image, (height, width), channels)
     given: dict[str, Array] = {"image": image}
     if geometry.remark:
@@ -232,14 +249,17 @@ def _pictures(source: PictureSource, wanted: _Wanted, given: dict[str, Array], p
         runs = source.signature.batches(read_arrays(wanted.inputs))
         return run_all(source, runs, len(runs), tell)
     label: dict[str, str] = {} if wanted.label is None else {"label": wanted.label}
+    same: dict[str, Array | float | str] = {**given, **label}
+    if wanted.guidance is not None and "guidance" in source.signature.names:
+        same["guidance"] = wanted.guidance
     if wanted.ends is not None:
         if given:
             raise UsageError("--interpolate and --image contradict each other")
-        return draw_between(source, *wanted.ends, wanted.count or 8, label, tell)
+        return draw_between(source, *wanted.ends, wanted.count or 8, same, tell, wanted.prompts)
     choice = None if label else source.signature.choice
     several = 1 if choice is None else min(choice.count or 1, 10)
     usual = several if source.signature.given else 16
-    return draw_pictures(source, wanted.count or usual, wanted.seed, {**given, **label}, tell)
+    return draw_pictures(source, wanted.count or usual, wanted.seed, same, tell, wanted.prompts)
 
 
 def _draw(out: Path, source: PictureSource, given: dict[str, Array], pictures: Array) -> None:

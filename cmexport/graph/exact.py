@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 import torch
+from torch import Tensor
 
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.evaluate import exact_picture
@@ -25,7 +26,11 @@ class ExactRunner:
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; the picture comes back as float64 (bytes stay bytes)."""
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        return {self._output: exact_picture(self._module, tensors).numpy()}
+        with torch.no_grad():
+            return {self._output: self._draw(tensors).numpy()}
+
+    def _draw(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return exact_picture(self._module, inputs)
 
     def __enter__(self) -> Self:
         return self

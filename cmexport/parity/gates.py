@@ -1,14 +1,16 @@
-"""The PSNR that an artefact's pictures must reach, by precision."""
+"""The PSNR that an artefact's pictures must reach, and how far they must follow a prompt, by precision."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
 from cmexport.errors import UsageError
-from cmexport.parity.metrics import PEAK, psnr_db
+from cmexport.parity.metrics import PEAK, PictureDifference, psnr_db
+from cmexport.runner import Runner
 
 GATES_DB: Mapping[str, float] = MappingProxyType(
     {
@@ -36,9 +38,60 @@ def gate_for(precision: str) -> float:
 
 
 def gate_of(precision: str, numerics: Mapping[str, object]) -> float:
-    """Find the gate of a precision in dB; for weights of mixed widths, the budget that chose them."""
-    budget = numerics.get("budget_db")
-    return float(budget) if isinstance(budget, int | float) else gate_for(precision)
+    """Find the gate of a precision in dB: a measured one, for weights of mixed widths the budget that chose them."""
+    known = numerics.get("gate_db", numerics.get("budget_db"))
+    return float(known) if isinstance(known, int | float) else gate_for(precision)
+
+
+def text_gate(precision: str) -> tuple[float, float]:
+    """Between which ratios to the reference's a precision must react to its prompt."""
+    return (0.95, 1.05) if precision in ("fp32", "fp16", "bf16") else (0.9, 1.1)
+
+
+FLOOR_DB = 20.0
+"""No measured gate is lower. Pictures of lcm-emoji (128x128, one and two steps) lie 9 dB from those of another prompt
+with the same noise, 5 from noise, 11.5 from their own mean colour, and 17 to 19 from themselves in 16x16 blocks: what
+scores 20 dB shows the right thing."""
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What a precision plainly reaches in PyTorch, the gate where amplified rounding makes an absolute one meaningless.
+
+    Attributes:
+        name: for people: "plain w8 in PyTorch".
+        open: its runner; None: the reference itself, measured against float64.
+        margin_db: what an artefact must have beyond it.
+        pictures: on how many pictures it is measured.
+    """
+
+    name: str
+    open: Callable[[], Runner] | None
+    margin_db: float = 0.0
+    pictures: int = 16
+
+    @property
+    def origin(self) -> str:
+        """Where the gate comes from, in words."""
+        margin = f" {'+' if self.margin_db > 0 else '-'} {abs(self.margin_db):.0f} dB" if self.margin_db else ""
+        return self.name + margin
+
+    def gate(self, absolute_db: float, plain: PictureDifference, *, in_bytes: bool) -> tuple[float, str]:
+        """Return the gate for float pictures in dB, and its origin; "" where the absolute one is no higher.
+
+        Args:
+            absolute_db: of the precision.
+            plain: the plain pictures against the reference's.
+            in_bytes: whether those were bytes.
+        """
+        if plain.mean_db is None:
+            return (absolute_db, "") if plain.identical else (FLOOR_DB, f"the floor; {self.name} gives NaN or Inf")
+        found = (float_gate(plain.mean_db) if in_bytes else plain.mean_db) + self.margin_db
+        if found >= absolute_db:
+            return absolute_db, ""
+        if found < FLOOR_DB:
+            return FLOOR_DB, f"the floor; {self.origin} is {found:.1f} dB"
+        return found, self.origin
 
 
 def byte_gate(gate_db: float) -> float:
@@ -55,3 +108,12 @@ def byte_gate(gate_db: float) -> float:
     fraction = np.modf(deviates * rms / level)[0]
     rounding = float(np.sum(weights * fraction * (1.0 - fraction)) / np.sum(weights))
     return psnr_db(rms**2 + level**2 * rounding)
+
+
+def float_gate(byte_db: float) -> float:
+    """Return the gate for float pictures that `byte_gate` makes `byte_db` of, up to 120 dB."""
+    low, high = 0.0, 120.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if byte_gate(middle) < byte_db else (low, middle)
+    return low

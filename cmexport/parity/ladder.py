@@ -18,9 +18,18 @@ import numpy as np
 
 from cmexport.errors import BackendError
 from cmexport.memory import return_free_memory
-from cmexport.parity.gates import byte_gate
+from cmexport.parity.gates import Yardstick, byte_gate
 from cmexport.parity.inputs import VerificationInputs
 from cmexport.parity.metrics import PictureDifference, compare, count_non_finite
+from cmexport.parity.sensitivity import (
+    PAIRS,
+    PromptPairs,
+    TextSensitivity,
+    check_reacts,
+    compare_reactions,
+    prompt_pairs,
+    reactions,
+)
 from cmexport.runner import Array, Runner, picture_of
 
 TellPictures = Callable[[str, int, int], None]
@@ -58,7 +67,8 @@ class Rung:
 class RungResult:
     """What one rung scored against the reference; `seconds` is the time of its runs, without opening.
 
-    `own_gate_db` is the gate that was applied, where the rung has one of its own.
+    `own_gate_db` is the gate that was applied, where the rung has one of its own; `sensitivity` how it follows prompts,
+    where the graph takes any and the rung ran all pictures.
     """
 
     name: str
@@ -66,6 +76,7 @@ class RungResult:
     passed: bool
     seconds: float
     own_gate_db: float | None = None
+    sensitivity: TextSensitivity | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,8 @@ class ParityReport:
 
     Attributes:
         reference: name of the reference rung.
-        gate_db: the gate of the precision, for float pictures.
+        gate_db: the gate of the precision, for float pictures, or what it was replaced by.
+        gate_origin: what it was replaced by, in words; "" for the precision's own.
         applied_gate_db: the gate used; lower than `gate_db` for pictures in bytes (see `gates.byte_gate`).
         pictures_asked: pictures the inputs held.
         pictures: pictures run; fewer than asked when the time budget was too short.
@@ -121,6 +133,12 @@ class ParityReport:
     exact: ExactComparison | None
     preview: PreviewPictures = field(compare=False, repr=False)
     settled: bool = False
+    gate_origin: str = ""
+
+    @property
+    def sensitivity(self) -> TextSensitivity | None:
+        """How what ships follows prompts; None where it takes none."""
+        return self.rungs[-1].sensitivity
 
     @property
     def failed_rung(self) -> str | None:
@@ -137,17 +155,23 @@ class ParityReport:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What rungs are compared with: the reference's pictures, the seconds of its runs, the first few in float64."""
+    """What rungs are compared with: the reference's pictures, the seconds of its runs, the first few in float64.
+
+    `reworded` are the second pictures of the `PromptPairs` with the key `pairs`; None where none were drawn.
+    """
 
     images: Array
     seconds: float
     exact: Array | None = None
+    reworded: Array | None = None
+    pairs: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class _Pictures:
     images: Array
     seconds: float
+    reworded: Array | None = None
 
 
 def draw_truth(reference: Rung, inputs: VerificationInputs, exact: Rung | None, exact_pictures: int) -> Truth:
@@ -156,12 +180,15 @@ def draw_truth(reference: Rung, inputs: VerificationInputs, exact: Rung | None, 
     Raises:
         BackendError: see `climb`.
     """
-    drawn = _run(reference, inputs, len(inputs), _tell_nobody, time.perf_counter)
-    return _with_exact(drawn, exact, exact_pictures, inputs, _tell_nobody, time.perf_counter)
+    # Fewer pictures are paired otherwise: see `prompt_pairs`.
+    pairs = prompt_pairs(inputs) if inputs.pictures >= PAIRS else None
+    drawn = _run(reference, inputs, len(inputs), _tell_nobody, time.perf_counter, pairs=pairs)
+    truth = Truth(drawn.images, drawn.seconds, None, drawn.reworded, () if pairs is None else pairs.key)
+    return _with_exact(truth, exact, exact_pictures, inputs, _tell_nobody, time.perf_counter)
 
 
 def _with_exact(
-    drawn: _Pictures,
+    truth: Truth,
     exact: Rung | None,
     pictures: int,
     inputs: VerificationInputs,
@@ -169,9 +196,9 @@ def _with_exact(
     clock: Callable[[], float],
 ) -> Truth:
     if exact is None:
-        return Truth(drawn.images, drawn.seconds)
-    runs = min(_runs_for(pictures, inputs.batch), len(drawn.images) // inputs.batch)
-    return Truth(drawn.images, drawn.seconds, _run(exact, inputs, runs, tell, clock).images)
+        return truth
+    runs = min(_runs_for(pictures, inputs.batch), len(truth.images) // inputs.batch)
+    return replace(truth, exact=_run(exact, inputs, runs, tell, clock).images)
 
 
 def _tell_nobody(_name: str, _done: int, _total: int) -> None:
@@ -189,6 +216,8 @@ def climb(
     inputs: VerificationInputs,
     gate_db: float,
     *,
+    text_gate: tuple[float, float] = (0.95, 1.05),
+    yardstick: Yardstick | None = None,
     exact: Rung | None = None,
     exact_pictures: int = 4,
     time_budget_s: float | None = None,
@@ -207,6 +236,8 @@ def climb(
         rungs: at least one; all are climbed even when an early one fails.
         inputs: what to run; every runner takes exactly these arrays.
         gate_db: the precision's gate for float pictures.
+        text_gate: between which ratios to the reference's pictures must react to a prompt; see `TextSensitivity`.
+        yardstick: what may lower `gate_db`: the plain precision's own pictures.
         exact: the reference in float64, run on the first `exact_pictures` pictures (rounded up to whole runs).
         exact_pictures: pictures for `exact`.
         time_budget_s: seconds that all runs together should take. After the first 8 pictures of the reference the
@@ -223,14 +254,14 @@ def climb(
 
     Raises:
         BackendError: a runner returned no `image`, or not one picture per noise.
-        CheckpointError: a rung's pictures have another size than the reference's.
+        CheckpointError: a rung's pictures have another size than the reference's, or those ignore the prompt.
         ValueError: there is no rung.
     """
     if not rungs:
         raise ValueError("a ladder needs at least one rung")
     tell = progress or _tell_nobody
     ladder = _Ladder(
-        *(reference, tuple(rungs), gate_db, exact, exact_pictures),
+        *(reference, tuple(rungs), gate_db, text_gate, yardstick, exact, exact_pictures),
         *(time_budget_s, bound_pictures, preview_pictures, tell, clock),
     )
     few = first_of(inputs, SETTLING_PICTURES)
@@ -255,6 +286,8 @@ class _Ladder:
     reference: Rung
     rungs: tuple[Rung, ...]
     gate_db: float
+    text_gate: tuple[float, float]
+    yardstick: Yardstick | None
     exact: Rung | None
     exact_pictures: int
     time_budget_s: float | None
@@ -267,9 +300,10 @@ class _Ladder:
         self, inputs: VerificationInputs, drawn: Truth | None, *, settle_early: bool
     ) -> tuple[ParityReport, bool]:
         """Run the rungs. Returns the report, and whether every rung is settled (see `_settled`)."""
-        truth = self._truth(inputs, drawn)
+        truth, pairs = self._truth(inputs, drawn)
         runs, exact_images = len(truth.images) // inputs.batch, truth.exact
         output = "uint8" if truth.images.dtype == np.uint8 else "float"
+        gate_db, origin = self._gate(truth, inputs)
 
         def applied(gate: float) -> float:
             return gate if output == "float" else byte_gate(gate)
@@ -277,20 +311,23 @@ class _Ladder:
         results = []
         all_settled = not count_non_finite(truth.images)
         for rung in self.rungs:
-            own = None if rung.gate_db is None else applied(min(rung.gate_db, self.gate_db))
-            gate = applied(self.gate_db) if own is None else own
+            own = None if rung.gate_db is None else applied(min(rung.gate_db, gate_db))
+            gate = applied(gate_db) if own is None else own
             last = rung is self.rungs[-1]
             few = self.bound_pictures is not None and rung.gate_db is not None and not last
             wanted = min(runs, _runs_for(self.bound_pictures or 0, inputs.batch)) if few else runs
             doubt = partial(_in_doubt, truth.images, gate) if settle_early and not last else None
-            got = _run(rung, inputs, wanted, self.tell, self.clock, doubt)
+            asked = pairs if last or not (few or self.time_budget_s) else None
+            got = _run(rung, inputs, wanted, self.tell, self.clock, doubt, asked)
             difference = compare(truth.images[: len(got.images)], got.images)
-            results.append(RungResult(rung.name, difference, difference.passes(gate), got.seconds, own))
+            follows = self._follows(truth, got, pairs)
+            passed = difference.passes(gate) and (follows is None or follows.passed)
+            results.append(RungResult(rung.name, difference, passed, got.seconds, own, follows))
             all_settled = all_settled and _settled(truth.images, got.images, gate)
         report = ParityReport(
             reference=self.reference.name,
-            gate_db=self.gate_db,
-            applied_gate_db=applied(self.gate_db),
+            gate_db=gate_db,
+            applied_gate_db=applied(gate_db),
             pictures_asked=inputs.pictures,
             pictures=len(truth.images),
             seed=inputs.seed,
@@ -302,14 +339,50 @@ class _Ladder:
             preview=PreviewPictures(
                 truth.images[: self.preview_pictures].copy(), got.images[: self.preview_pictures].copy()
             ),
+            gate_origin=origin,
         )
         return report, all_settled
 
-    def _truth(self, inputs: VerificationInputs, begun: Truth | None) -> Truth:
+    def _truth(self, inputs: VerificationInputs, begun: Truth | None) -> tuple[Truth, PromptPairs | None]:
         drawn = _run_reference(self.reference, inputs, self._affordable(inputs), self.tell, self.clock, begun)
+        truth = Truth(drawn.images, drawn.seconds)
+        pairs = prompt_pairs(first_of(inputs, len(drawn.images)))
+        if pairs is not None:
+            if begun is not None and begun.reworded is not None and begun.pairs == pairs.key:
+                reworded = begun.reworded
+            else:
+                reworded = _run(self.reference, pairs.inputs, len(pairs.inputs), self.tell, self.clock).images
+            truth = replace(truth, reworded=reworded, pairs=pairs.key)
+            check_reacts(reactions(pairs.first_pictures(truth.images), reworded))
         if self.exact is not None and begun is not None and begun.exact is not None:
-            return Truth(drawn.images, drawn.seconds, begun.exact)
-        return _with_exact(drawn, self.exact, self.exact_pictures, inputs, self.tell, self.clock)
+            return replace(truth, exact=begun.exact), pairs
+        return _with_exact(truth, self.exact, self.exact_pictures, inputs, self.tell, self.clock), pairs
+
+    def _follows(self, truth: Truth, got: _Pictures, pairs: PromptPairs | None) -> TextSensitivity | None:
+        """How a rung follows prompts; None where its second pictures were not drawn."""
+        if pairs is None or truth.reworded is None or got.reworded is None:
+            return None
+        in_bytes = np.uint8 in (truth.images.dtype, got.images.dtype)
+        expected, found = (
+            reactions(pairs.first_pictures(side.images), others, in_bytes=in_bytes)
+            for side, others in ((truth, truth.reworded), (got, got.reworded))
+        )
+        return compare_reactions(expected, found, self.text_gate)
+
+    def _gate(self, truth: Truth, inputs: VerificationInputs) -> tuple[float, str]:
+        """Find the gate for float pictures, and where it comes from if it is not the precision's own."""
+        plainly = self.yardstick
+        if plainly is None:
+            return self.gate_db, ""
+        if plainly.open is not None:
+            runs = min(_runs_for(plainly.pictures, inputs.batch), len(truth.images) // inputs.batch)
+            drawn = _run(Rung(plainly.name, plainly.open), inputs, runs, self.tell, self.clock).images
+            plain = compare(truth.images[: len(drawn)], drawn)
+        elif truth.exact is not None:
+            plain = compare(truth.exact, truth.images[: len(truth.exact)])
+        else:
+            return self.gate_db, ""
+        return plainly.gate(self.gate_db, plain, in_bytes=truth.images.dtype == np.uint8)
 
     def _affordable(self, inputs: VerificationInputs) -> Callable[[float], int]:
         """Turn seconds a picture into the number of runs that the time budget allows."""
@@ -318,7 +391,8 @@ class _Ladder:
             if self.time_budget_s is None or cost_s <= 0.0:
                 return len(inputs)
             exact_cost = _EXACT_COST * min(self.exact_pictures, inputs.pictures) if self.exact else 0.0
-            pictures = (self.time_budget_s / cost_s - exact_cost) / (len(self.rungs) + 1)
+            paired = 2 * PAIRS if prompt_pairs(first_of(inputs, LEAST_PICTURES)) is not None else 0
+            pictures = (self.time_budget_s / cost_s - exact_cost - paired) / (len(self.rungs) + 1)
             return int(max(pictures, 0.0) // inputs.batch)
 
         return runs
@@ -387,15 +461,21 @@ def _run(
     tell: TellPictures,
     clock: Callable[[], float],
     doubt: Callable[[Array], bool] | None = None,
+    pairs: PromptPairs | None = None,
 ) -> _Pictures:
-    """Run `runs` times, or only until `SETTLING_PICTURES` pictures leave no doubt."""
+    """Run `runs` times, then `pairs`, which `seconds` leaves out; or only until few pictures leave no doubt."""
     few = runs if doubt is None else min(_runs_for(SETTLING_PICTURES, inputs.batch), runs)
     with _opened(rung) as runner:
-        first = _run_some(rung, runner, inputs, range(few), runs, tell, clock)
-        if few == runs or (doubt is not None and not doubt(first.images)):
-            return first
-        rest = _run_some(rung, runner, inputs, range(few, runs), runs, tell, clock)
-    return _Pictures(np.concatenate([first.images, rest.images]), first.seconds + rest.seconds)
+        drawn = _run_some(rung, runner, inputs, range(few), runs, tell, clock)
+        if few < runs:
+            if doubt is not None and not doubt(drawn.images):
+                return drawn
+            rest = _run_some(rung, runner, inputs, range(few, runs), runs, tell, clock)
+            drawn = _Pictures(np.concatenate([drawn.images, rest.images]), drawn.seconds + rest.seconds)
+        if pairs is None:
+            return drawn
+        others = _run_some(rung, runner, pairs.inputs, range(len(pairs.inputs)), len(pairs.inputs), tell, clock)
+    return replace(drawn, reworded=others.images)
 
 
 @contextmanager

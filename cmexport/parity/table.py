@@ -7,6 +7,7 @@ from rich.text import Text
 
 from cmexport.parity.ladder import ParityReport, RungResult
 from cmexport.parity.metrics import PictureDifference
+from cmexport.parity.sensitivity import TextSensitivity
 
 
 def _db(difference: PictureDifference, value: float | None) -> str:
@@ -27,8 +28,13 @@ def _amount(difference: PictureDifference) -> str:
     return f"mean {mean} dB" if difference.mean_db is not None else mean
 
 
+def applied_gate(report: ParityReport, rung: RungResult) -> float:
+    """Return the gate that a rung had to meet, in dB."""
+    return report.applied_gate_db if rung.own_gate_db is None else rung.own_gate_db
+
+
 def _gate(report: ParityReport, rung: RungResult) -> str:
-    return f"{report.applied_gate_db if rung.own_gate_db is None else rung.own_gate_db:.4g}"
+    return f"{applied_gate(report, rung):.4g}"
 
 
 def verdict(report: ParityReport) -> str:
@@ -47,10 +53,29 @@ def verdict(report: ParityReport) -> str:
             f"in {report.pictures} pictures."
         )
     bad = next(rung for rung in report.rungs if not rung.passed)
-    broken = bad.difference.non_finite
-    gate = _gate(report, bad)
-    how = f"with {broken} NaN or Inf numbers" if broken else f"at {_amount(bad.difference)} instead of {gate} dB"
-    return f"Failed: {bad.name} is the first rung outside the gate, {how}."
+    broken, follows = bad.difference.non_finite, bad.sensitivity
+    misses = [f"with {broken} NaN or Inf numbers"] if broken else []
+    if not broken and not bad.difference.passes(applied_gate(report, bad)):
+        misses.append(f"at {_amount(bad.difference)} instead of {_gate(report, bad)} dB{_origin(report)}")
+    if not broken and follows is not None and not follows.passed:
+        misses.append(f"its pictures {_reacts(follows)} ({text_sensitivity(follows)})")
+    return f"Failed: {bad.name} is the first rung outside the gate, {'; '.join(misses)}."
+
+
+def _reacts(follows: TextSensitivity) -> str:
+    if follows.ratio is None or follows.ratio > follows.high:
+        return "change too much with the prompt"
+    return "hardly follow the prompt" if follows.ratio < 0.3 else "follow the prompt too weakly"
+
+
+def _origin(report: ParityReport) -> str:
+    return f" ({report.gate_origin})" if report.gate_origin else ""
+
+
+def text_sensitivity(found: TextSensitivity) -> str:
+    """Return how pictures follow prompts, with the gate: "text sensitivity 0.05, gate 0.95 to 1.05"."""
+    ratio = "not finite" if found.ratio is None else f"{found.ratio:.3g}" if found.ratio < 0.1 else f"{found.ratio:.3f}"
+    return f"text sensitivity {ratio}, gate {found.low:g} to {found.high:g}"
 
 
 def notes(report: ParityReport) -> list[str]:
@@ -64,6 +89,12 @@ def notes(report: ParityReport) -> list[str]:
             f"Pictures are compared as bytes: the gate of {report.gate_db:.4g} dB for floats is "
             f"{report.applied_gate_db:.1f} dB there."
         )
+    if report.gate_origin:
+        said.append(f"Gate {report.gate_db:.4g} dB: {report.gate_origin}, since the sampler multiplies rounding.")
+    if (follows := report.sensitivity) is not None:
+        spread = "" if follows.ratio is None else f" ({follows.least:.3f} to {follows.most:.3f})"
+        cosine = "" if follows.cosine is None else f", cosine {follows.cosine:.4f}"
+        said.append(f"Over {follows.pairs} pairs of prompts: {text_sensitivity(follows)}{spread}{cosine}.")
     if report.exact is not None:
         own, candidate = report.exact.reference, report.exact.candidate
         said.append(

@@ -95,6 +95,8 @@ def _ladder(artifact: FoundArtifact) -> Iterator[str]:
         gate = parity.applied_gate_db if rung.own_gate_db is None else rung.own_gate_db
         found = rung.difference
         met = not found.non_finite and (found.identical or (found.mean_db is not None and found.mean_db >= gate))
+        if (follows := rung.sensitivity) is not None:
+            met = met and follows.found.passed
         if met != rung.passed:
             said = "passed" if rung.passed else "failed"
             yield f"parity, {clean(rung.name)}: recorded as {said}, but {found.mean_db} dB against {gate:g} dB"

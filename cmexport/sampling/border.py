@@ -21,7 +21,8 @@ def border_of(model: ConsistencyModel, plan: Evaluations, request: SampleRequest
         raise UsageError(f"--batch {request.batch}: must be at least 1")
     if request.label is not None:
         if classes is None:
-            raise UsageError(f"--label {request.label}: this model is unconditional and takes no label")
+            taken = "is unconditional and takes no label" if model.worded is None else "takes a prompt, no label"
+            raise UsageError(f"--label {request.label}: this model {taken}")
         if not 0 <= request.label < classes:
             raise UsageError(f"--label {request.label}: out of range, this model has labels 0 to {classes - 1}")
     task = check_editing(model, request, plan.steps)
@@ -32,13 +33,13 @@ def border_of(model: ConsistencyModel, plan: Evaluations, request: SampleRequest
     for condition in model.conditions:
         if condition.input.name not in baked_values(model, request):
             inputs.append(condition.input.with_batch(request.batch))
-    inputs += task.given(picture, plan.sigmas[0])
-    codec = model.codec
+    shown = picture if model.codec is None else model.codec.pictures(picture)
+    inputs += task.given(shown, plan.sigmas[0])
     output = known.finished(
-        picture if codec is None else (request.batch, codec.channels, *(codec.factor * side for side in picture[2:])),
+        shown,
         inputs,
         as_bytes=request.output == "uint8",
-        clamp=plan.clamp or codec is not None,
+        clamp=plan.clamp or model.codec is not None,
         put_back=task.put_back,
     )
     return Signature(tuple(inputs), output)

@@ -13,6 +13,10 @@ coordinates of x by those of y is x + P (y - x). Only P matters, so A never ente
 The first sample is P y + sigma_0 z, as the algorithm has it; the notebook of openai/consistency_models_cifar10 leaves
 the noise out while evaluating at sigma 80. As in OpenAI's code the known part is put back after the clamp, also after
 the last evaluation: where P is not the mask, a picture may pass -1 and 1 slightly.
+
+Latents of a few-step model are edited as diffusers' pipelines do it: "stroke" is image to image, which starts at
+latents + sigma_0 z. "inpaint" keeps the latents under the mask's every 8th pixel, each time with the first noise at the
+next level; from the last timestep it starts at noise alone (StableDiffusionInpaintPipeline of a 4-channel UNet).
 """
 
 from __future__ import annotations
@@ -121,6 +125,7 @@ class Task:
         adds_noise: whether the graph has a `noise` input; False where the picture is noisy already.
         put_back: whether what is known of the picture, put back after the clamp, may leave [-1, 1]: grey values and
             block means may, their sum with the rest isn't clamped; a choice between pixels can't.
+        latents: whether it has a meaning where latents are sampled.
     """
 
     summary: str
@@ -128,6 +133,7 @@ class Task:
     masked: bool = False
     adds_noise: bool = True
     put_back: bool = False
+    latents: bool = False
 
     def image_noise(self, sigma: float) -> float:
         """Return the standard deviation of the noise already on the picture, where `sigma` is evaluated first."""
@@ -146,11 +152,11 @@ def _superres(request: SampleRequest) -> Editing:
 
 TASKS: Mapping[str, Task] = MappingProxyType(
     {
-        "generate": Task("a picture from noise", None),
-        "inpaint": Task("paint what the mask leaves open", lambda _: Inpaint(), masked=True),
+        "generate": Task("a picture from noise", None, latents=True),
+        "inpaint": Task("paint what the mask leaves open", lambda _: Inpaint(), masked=True, latents=True),
         "colorize": Task("colour a grey picture", lambda _: Colorize(), put_back=True),
         "superres": Task("detail for blocks whose means are known", _superres, put_back=True),
-        "stroke": Task("a picture after a sketch in colours", lambda _: Stroke()),
+        "stroke": Task("a picture after a sketch in colours", lambda _: Stroke(), latents=True),
         "denoise": Task("a clean picture from a noisy one", lambda _: Stroke(), adds_noise=False),
     }
 )
@@ -184,7 +190,11 @@ def check_editing(model: ConsistencyModel, request: SampleRequest, steps: int) -
     if request.patch is not None and not (1 < request.patch <= common and common % request.patch == 0):
         raise UsageError(f"--patch {request.patch}: must divide the picture's {size} pixels and be at least 2")
     if task.build is not None and model.codec is not None:
-        raise UsageError(f"--task {request.task}: this model samples latents; only --task generate does that")
+        if not task.latents or model.schedule is None:
+            able = ", ".join(n for n, t in TASKS.items() if t.latents) if model.schedule is not None else "generate"
+            raise UsageError(f"--task {request.task}: this model samples latents; it has {able}")
+        if model.codec.encoder is None:
+            raise UsageError(f"--task {request.task}: this model's autoencoder has no encoder for the picture")
     if request.task == "colorize" and model.channels != 3:
         raise UsageError(f"--task colorize: this model has {model.channels} channels, not red, green and blue")
     if request.task == "denoise" and steps != 1:

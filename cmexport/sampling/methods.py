@@ -9,6 +9,7 @@ from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.alphas import plan_alphas, tcd_of
 from cmexport.sampling.deterministic import euler_schedule, exact_schedule, plan_euler, plan_exact
+from cmexport.sampling.editing import TASKS
 from cmexport.sampling.evaluations import Evaluations
 from cmexport.sampling.heun import HEUN_STEPS, HeunSampler, heun_schedule, plan_heun
 from cmexport.sampling.resolved import Method, Sampler
@@ -34,8 +35,8 @@ def _heun_levels(model: ConsistencyModel, steps: int | None, task: str, editing_
 
 
 def _tcd_levels(model: ConsistencyModel, steps: int | None, task: str, editing_steps: int) -> Schedule:
-    del task, editing_steps
-    return table_schedule(tcd_of(model), steps)
+    del editing_steps
+    return table_schedule(tcd_of(model), steps, task)
 
 
 def _own_plan(model: ConsistencyModel, request: SampleRequest) -> Evaluations:
@@ -83,9 +84,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             tuned=False,
             in_name=True,
         ),
-        "tcd": Method(
-            _tcd_plan, _tcd_levels, SamplerGraph, ending=": TCD", edits=False, tuned=False, in_name=True, tables=True
-        ),
+        "tcd": Method(_tcd_plan, _tcd_levels, SamplerGraph, ending=": TCD", tuned=False, in_name=True, tables=True),
     }
 )
 
@@ -102,6 +101,22 @@ def method_named(name: str, task: str = "generate") -> Method:
         able = " and ".join(n for n, method in METHODS.items() if method.edits)
         raise UsageError(f"--sampler {name} --task {task}: it only generates; editing takes --sampler {able}")
     return METHODS[name]
+
+
+def schedule_of_strength(
+    model: ConsistencyModel, sampler: str, steps: int | None, task: str, strength: float
+) -> Schedule:
+    """Levels of `--strength S`: how much of a picture to edit is painted anew.
+
+    Raises:
+        UsageError: a model or task that has none; see `AlphaSchedule.timesteps`.
+    """
+    if model.schedule is None:
+        raise UsageError(f"--strength {strength:g}: only latent few-step models have it; --sigmas says where to start")
+    if not TASKS[task].latents or task == "generate":
+        raise UsageError(f"--strength {strength:g}: for --task stroke (image to image) and inpaint, not {task}")
+    table = tcd_of(model) if sampler == "tcd" else model.schedule
+    return table_schedule(table, steps, task, strength)
 
 
 def resolve(model: ConsistencyModel, request: SampleRequest | None = None) -> Sampler:

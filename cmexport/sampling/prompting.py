@@ -46,7 +46,7 @@ def conditioned(model: ConsistencyModel, request: SampleRequest) -> ConsistencyM
     if request.prompt is not None or request.prompts:
         form = _closed(model, worded, request.prompts or (str(request.prompt),))
     elif request.condition == "embeddings":
-        form = _embedded(worded)
+        form = embedded(worded)
     else:
         return model
     return replace(model, conditions=tuple(form if c is worded else c for c in model.conditions))
@@ -88,7 +88,8 @@ def _closed(model: ConsistencyModel, worded: Condition, prompts: Sequence[str]) 
     return Condition(worded.name, known.prompt(1, len(prompts)), encode)
 
 
-def _embedded(worded: Condition) -> Condition:
+def embedded(worded: Condition) -> Condition:
+    """Return the condition that takes what a text encoder made of the prompt; it draws what it makes of real ones."""
     sentences = worded.input.drawn
     count = len(getattr(sentences, "sentences", ())) or 1
     drawn = [sentences.draw(worded.input.picture_shape, torch.Generator().manual_seed(i), i) for i in range(count)]

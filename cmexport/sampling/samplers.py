@@ -64,8 +64,12 @@ class SamplerGraph(nn.Module):
         self.conditions = Conditions(sampler)
         self.codec = sampler.model.codec
         self.decoder = None if self.codec is None else self.codec.decoder
+        self.encoder = None if self.codec is None or task.build is None else self.codec.encoder
         self.adds_noise = task.adds_noise
         self.editing = None if task.build is None else task.build(request)
+        table = sampler.model.schedule
+        self.keeps_noisy = task.masked and table is not None
+        self.from_noise = self.keeps_noisy and table is not None and self.plan.sigmas[0] == table.sigmas[-1]
         for step, evaluation in enumerate(self.plan.evaluations):
             self.register_buffer(
                 f"c_noise_{step}", torch.tensor([evaluation.c_noise], dtype=torch.float64), persistent=False
@@ -98,13 +102,19 @@ class SamplerGraph(nn.Module):
         **given: Tensor,
     ) -> Tensor:
         """Sample; see the class docstring for names and shapes."""
+        if self.codec is not None and image is not None:
+            image = self.codec.encode(image)
+            # The nearest pixel, as diffusers.
+            mask = None if mask is None else mask[:, :, :: self.codec.factor, :: self.codec.factor]
         sample, scale = self._start(noise, image, mask)
         conditions = self.conditions(given, len(sample))
-        x = self._keep(self._evaluate(sample, scale, 0, conditions), image, mask)
+        x = self._keep(self._evaluate(sample, scale, 0, conditions), 0, image, mask)
         for step, evaluation in enumerate(self.plan.evaluations[1:], start=1):
             if renoise is not None:
                 x = x + evaluation.noise_std * renoise[step - 1]
-            x = self._keep(self._evaluate(x, 1.0, step, conditions), image, mask)
+            if self.keeps_noisy and self.editing is not None and image is not None and noise is not None:
+                x = self.editing.keep(x, image + evaluation.sigma * noise, mask)
+            x = self._keep(self._evaluate(x, 1.0, step, conditions), step, image, mask)
         x = x if self.codec is None else self.codec.decode(x)
         return to_bytes(x) if self.as_bytes else x
 
@@ -116,13 +126,15 @@ class SamplerGraph(nn.Module):
             assert image is not None
             return image, 1.0
         assert noise is not None
-        if self.editing is None:
+        if self.editing is None or self.from_noise:
             return noise, first.noise_std
         assert image is not None
-        return noise + (1.0 / sigma) * self.editing.known(image, mask), sigma
+        known = image if self.keeps_noisy else self.editing.known(image, mask)
+        return noise + (1.0 / sigma) * known, sigma
 
-    def _keep(self, x: Tensor, image: Tensor | None, mask: Tensor | None) -> Tensor:
-        if self.editing is None:
+    def _keep(self, x: Tensor, step: int, image: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Put the known part back, unless that waits for the next level's noise."""
+        if self.editing is None or (self.keeps_noisy and step < self.plan.steps - 1):
             return x
         assert image is not None
         kept: Tensor = self.editing.keep(x, image, mask)

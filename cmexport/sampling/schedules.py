@@ -136,7 +136,7 @@ def schedule_for_steps(model: ConsistencyModel, steps: int, task: str = "generat
     if not 1 <= steps <= MAX_STEPS:
         raise UsageError(f"--steps {steps}: must lie between 1 and {MAX_STEPS}")
     if model.schedule is not None:
-        return table_schedule(model.schedule, steps)
+        return table_schedule(model.schedule, steps, task)
     if task == "stroke":
         return _stroke_schedule(noise, steps)
     if task != "generate" or steps >= noise.levels:
@@ -148,14 +148,33 @@ def schedule_for_steps(model: ConsistencyModel, steps: int, task: str = "generat
     return Schedule(sigmas_for_steps(noise, steps), f"{steps} evenly spaced of {noise.levels} levels, as diffusers")
 
 
-def table_schedule(schedule: AlphaSchedule, steps: int | None = None) -> Schedule:
+STRENGTH = 0.8
+"""Of a picture, how much image to image paints anew: default of diffusers' pipelines. Inpainting has 1."""
+
+
+def table_schedule(
+    schedule: AlphaSchedule, steps: int | None = None, task: str = "generate", strength: float | None = None
+) -> Schedule:
     """Take the scheduler's own timesteps for K evaluations.
+
+    Args:
+        schedule: its table and rules.
+        steps: K; None: its default.
+        task: "stroke" starts below the last timestep where `strength` doesn't say otherwise.
+        strength: see `AlphaSchedule.timesteps`.
 
     Raises:
         UsageError: see `AlphaSchedule.timesteps`.
     """
-    chosen = schedule.timesteps(schedule.default_steps if steps is None else steps)
-    return Schedule(tuple(map(schedule.sigma_of, chosen)), schedule.account(chosen))
+    if strength is None:
+        strength = STRENGTH if task == "stroke" else 1.0
+    count = schedule.default_steps if steps is None else steps
+    if steps is None and strength > 0.0:
+        # Euler's pipelines skip steps: one is left of 1 / strength.
+        count = max(count, math.ceil(1.0 / strength) if schedule.default_steps == 1 else 0)
+    chosen = schedule.timesteps(count, strength)
+    part = "" if strength == 1.0 else f" at strength {strength:g}"
+    return Schedule(tuple(map(schedule.sigma_of, chosen)), schedule.account(chosen) + part)
 
 
 def default_schedule(model: ConsistencyModel, task: str, editing_steps: int = EDITING_STEPS) -> Schedule:
@@ -172,7 +191,7 @@ def default_schedule(model: ConsistencyModel, task: str, editing_steps: int = ED
     if task == "denoise":
         raise UsageError("--task denoise: say how noisy the picture is, e.g. --sigmas 0.5 (pictures span -1 to 1)")
     if model.schedule is not None:
-        return table_schedule(model.schedule)
+        return table_schedule(model.schedule, None, task)
     if task == "generate":
         return Schedule((), "one step at sigma_max")
     return schedule_for_steps(model, 2 if task == "stroke" else editing_steps, task)

@@ -148,12 +148,16 @@ class Signature:
 
     @classmethod
     def chained(cls, stages: Sequence[Signature]) -> Signature:
-        """Join the borders of graphs that run in turn: an input that an earlier one gives is not asked for."""
+        """Join the borders of graphs that run in turn: an input that an earlier one gives is not asked for.
+
+        Noise comes first, as in one graph for all, so that a seed draws the same.
+        """
         inputs: dict[str, Input] = {}
         for index, stage in enumerate(stages):
             made = {earlier.output.name for earlier in stages[:index]}
             inputs |= {i.name: i for i in stage.inputs if i.name not in made | set(inputs)}
-        return cls(tuple(inputs.values()), stages[-1].output)
+        ordered = sorted(inputs.values(), key=lambda i: not isinstance(i.law, Normal))
+        return cls(tuple(ordered), stages[-1].output)
 
     @property
     def batch(self) -> int:
@@ -174,8 +178,9 @@ class Signature:
 
     @property
     def sample(self) -> Input:
-        """The input in the shape of the samples: the noise, or the noisy picture where there is none."""
-        return next(i for law in (Normal, Photo) for i in self.inputs if isinstance(i.law, law))
+        """The input in the shape of the samples: noise, else the noisy picture, else what a part of a sampler takes."""
+        found = (i for law in (Normal, Photo) for i in self.inputs if isinstance(i.law, law))
+        return next(found, self.inputs[0])
 
     @property
     def later_noise(self) -> Input | None:
@@ -263,4 +268,4 @@ class Signature:
     def takes_as(self, other: Signature) -> bool:
         """Whether two graphs take the same arrays; how wide whole numbers are is a target's own affair."""
         mine, others = self.without_int64(), other.without_int64()
-        return [(i.name, i.shape, i.dtype) for i in mine.inputs] == [(i.name, i.shape, i.dtype) for i in others.inputs]
+        return {(i.name, i.shape, i.dtype) for i in mine.inputs} == {(i.name, i.shape, i.dtype) for i in others.inputs}

@@ -48,6 +48,11 @@ def embeddings(batch: int, length: int, width: int, law: Law | None) -> Input:
     return Input("embeddings", (batch, length, width), law=law, layout=("N", "T", "D"), meaning=said)
 
 
+def latent(shape: tuple[int, ...], law: Law | None) -> Input:
+    """Return what a decoder makes a picture of, (N, c, h, w)."""
+    return Input("latent", shape, law=law, meaning="latents of about unit variance, (N, c, h, w); decode shows them")
+
+
 def guidance(batch: int) -> Input:
     """Return how strongly each picture follows its prompt, (N,)."""
     said = "guidance scale, as diffusers counts it: 1 follows the prompt least, (N,)"

@@ -178,10 +178,10 @@ class Tokens(Law):
 
 @dataclass(frozen=True, eq=False)
 class Rows(Law):
-    """What encoders made of prompts, in turn; too large for a manifest."""
+    """What a part before made, in turn: embeddings of prompts (`worded`), latents; too large for a manifest."""
 
     rows: Sequence[Array]
-    worded = True
+    worded: bool = True
     recorded = False
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002

@@ -110,6 +110,14 @@ KEEP_FP32 = Option(
 """Operations to leave in float32, by name; ("auto",) finds them."""
 
 
+PACKAGING = Option(
+    "packaging",
+    "one: everything in one graph. staged: encode, paint and decode apart, for apps that keep a prompt or free memory.",
+    *(str, "one|staged"),
+)
+"""How a model of latents is taken apart; see `sampling.stages`."""
+
+
 @dataclass(frozen=True)
 class Library:
     """How to look for a backend.

@@ -40,7 +40,7 @@ def test_json_is_one_object_on_stdout_and_nothing_else(tiny_checkpoint, cmexport
 def test_a_failed_gate_keeps_the_file_as_rejected_and_returns_4(tiny_checkpoint, cmexport, tmp_path) -> None:
     # The gate is moved, not the artefact: no honest export of this network misses 100 dB.
     script = (
-        "import sys; import cmexport.exporting; cmexport.exporting.gate_of = lambda precision, plan: 500.0;"
+        "import sys; import cmexport.verification; cmexport.verification.gate_of = lambda precision, plan: 500.0;"
         "from cmexport.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     arguments = ["onnx", str(tiny_checkpoint), *SETTINGS, "-o", str(tmp_path), "--seeds", "8"]

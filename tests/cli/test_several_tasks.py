@@ -91,7 +91,7 @@ def test_a_wrong_list_is_wrong_usage(tiny_checkpoint, cmexport, tmp_path, tasks)
 
 def test_one_failing_graph_rejects_the_artefact(tiny_checkpoint, cmexport, tmp_path, monkeypatch):
     gates = iter([100.0, 1000.0])
-    monkeypatch.setattr("cmexport.exporting.gate_of", lambda _precision, _plan: next(gates))
+    monkeypatch.setattr("cmexport.verification.gate_of", lambda _precision, _plan: next(gates))
     tasks = ("--task", "generate,inpaint", "--steps", 1)
     outcome = cmexport("onnx", tiny_checkpoint, *SETTINGS, "-o", tmp_path, "--seeds", 8, *tasks)
     assert outcome.code == 4

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cmexport.artifact.parity_record import ParityRecord, RungRecord
+from cmexport.parity.table import text_sensitivity
 from cmexport.report.gathering import FoundArtifact
 from cmexport.report.material import Material
 from cmexport.report.text import NOT_MEASURED, clean, decibels, gate, grouped, number
@@ -38,6 +41,7 @@ def section(material: Material) -> Section:
         tables.append(Table("On the host, when exported: every step from PyTorch to the file", _RUNGS, tuple(rungs)))
     if devices:
         tables.append(Table("On the device: the pictures it made", _DEVICES, tuple(devices)))
+    notes += [(material.label(a), said) for a in material.artifacts for said in _remarks(a)]
     return Section(
         "parity",
         "Parity",
@@ -56,6 +60,19 @@ def verdict(artifact: FoundArtifact) -> Cell:
     shipped = parity.rungs[-1].difference
     said = "identical" if shipped.identical else f"{number(shipped.mean_db)} dB, gate {gate(parity.applied_gate_db)}"
     return Cell(f"FAILED: {said}", "bad") if artifact.rejected else Cell(f"passed: {said}", "good")
+
+
+def _remarks(artifact: FoundArtifact) -> Iterator[str]:
+    """Say what the ladder's table has no columns for: a gate that was measured, and how pictures follow prompts."""
+    parity = artifact.manifest.parity
+    if parity is None:
+        return
+    if parity.gate_origin:
+        yield f"gate {gate(parity.gate_db)} dB: {clean(parity.gate_origin)}"
+    if (follows := parity.rungs[-1].sensitivity) is not None:
+        verdict = "passed" if follows.passed else "FAILED"
+        said = text_sensitivity(follows.found)
+        yield f"{verdict}: {said}, over {follows.pairs} pairs of prompts"
 
 
 def _ladder(label: str, artifact: FoundArtifact) -> list[tuple[Cell, ...]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from cmexport.targets.info import KEEP_FP32, PLAN, Decibel, Library, LoweringOptions, Option, TargetInfo
+from cmexport.targets.info import KEEP_FP32, PACKAGING, PLAN, Decibel, Library, LoweringOptions, Option, TargetInfo
 
 if TYPE_CHECKING:
     from cmexport.quantize.precision_plan import PrecisionPlan
@@ -22,12 +22,14 @@ class CoreMlOptions(LoweringOptions):
         budget_db: for "mixed", the PSNR that the smallest weights are to keep.
         ios: oldest iOS release that is to run it; 16, 17 or 18.
         keep_fp32: operations to leave in float32, by name; ("auto",) finds them.
+        packaging: "one" graph, or "staged": parts as functions of one package.
     """
 
     plan: PrecisionPlan | None = None
     budget_db: float | None = None
     ios: int = 18
     keep_fp32: tuple[str, ...] = ()
+    packaging: str = "one"
 
 
 _HERE = "cmexport.targets.coreml"
@@ -44,6 +46,7 @@ _OPTIONS = (
         *("ios", "Oldest iOS that is to run it: 16, 17 or 18 (macOS 13, 14, 15).", int, "N"), recipe=Literal[16, 17, 18]
     ),
     KEEP_FP32,
+    PACKAGING,
 )
 
 INFO = TargetInfo(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cmexport.targets.info import PLAN, Decibel, LoweringOptions, Option, TargetInfo
+from cmexport.targets.info import PACKAGING, PLAN, Decibel, LoweringOptions, Option, TargetInfo
 
 if TYPE_CHECKING:
     from cmexport.quantize.precision_plan import PrecisionPlan
@@ -21,6 +21,7 @@ class OnnxOptions(LoweringOptions):
         budget_latency: for "int8", the latency to stay within, over that of the float32 file.
         ep: execution provider of ONNX Runtime whose preferred graph form is wanted.
         simplify: let onnxsim rewrite the finished file.
+        packaging: "one" graph, or "staged": parts over one file of weights.
     """
 
     plan: PrecisionPlan | None = None
@@ -28,6 +29,7 @@ class OnnxOptions(LoweringOptions):
     budget_latency: float | None = None
     ep: str = "cpu"
     simplify: bool = False
+    packaging: str = "one"
 
 
 _INT8: Any = {"recipe": Decibel, "precisions": ("int8",), "implies": "int8"}
@@ -46,6 +48,7 @@ _OPTIONS = (
         *(str, "NAME"),
     ),
     Option("simplify", "Let onnxsim rewrite the finished file, before it is verified."),
+    PACKAGING,
 )
 
 INFO = TargetInfo(

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from cmexport.graph.capture import CapturedGraph
+from cmexport.graph.capture import AMPLIFYING, CapturedGraph
 from cmexport.graph.looping import CapturedLoop
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.onnxfile.half import to_half
@@ -66,7 +66,7 @@ def lower(
     model = translate(shaped, translations, OPSET, tidy=plain)
     if options.precision == "fp16":
         progress("half precision")
-        plan = _halved(model, captured.signature)
+        plan = _halved(model, captured.signature, wide_answers=captured.amplification > AMPLIFYING)
     if options.precision in STORED_BITS:
         progress("weights")
         plan |= {"weights_only": asdict(store_weights(model, STORED_BITS[options.precision]))}
@@ -115,9 +115,9 @@ def lower_loop(
     )
 
 
-def _halved(model: ir.Model, signature: Signature) -> dict[str, Any]:
+def _halved(model: ir.Model, signature: Signature, *, wide_answers: bool = False) -> dict[str, Any]:
     """To half precision in place; what the manifest says of it."""
-    report = to_half(model, signature.sample.shape)
+    report = to_half(model, signature.sample.shape, wide_answers=wide_answers)
     plan = {"default": "float16", "kept_float32": report.float_nodes, **asdict(report)}
     del plan["float_nodes"]
     return plan

@@ -15,14 +15,18 @@ from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.looping import CapturedLoop
 from cmexport.graph.rewriting import Rewrite
 from cmexport.onnxfile import saving
+from cmexport.onnxfile.one_weights_file import gather_weights
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.onnxfile.simplifying import onnxsim, simplify_file
 from cmexport.parity.ladder import Rung
-from cmexport.targets.base import LoweredModel, Target, TellStep
+from cmexport.targets.base import Graphs, LoweredModel, Target, TellStep
 from cmexport.targets.onnx import lower as lowering
 from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.providers import profile_for
 from cmexport.targets.onnx.rewrites import OWN_REWRITES, chosen_rewrites
+
+WEIGHTS = "weights.bin"
+"""Of all parts of a staged sampler."""
 
 
 class OnnxTarget(Target):
@@ -36,6 +40,17 @@ class OnnxTarget(Target):
         if options.simplify:
             onnxsim()  # Missing, it is missed now and not after minutes of calibration.
         return chosen_rewrites(profile_for(options.ep), options.rewrites)
+
+    def lower(
+        self, graphs: Graphs, options: OnnxOptions, folder: Path, progress: TellStep
+    ) -> Mapping[str, LoweredModel]:
+        """Write a file for each graph; the parts of a staged sampler share `weights.bin`."""
+        lowered = super().lower(graphs, options, folder, progress)
+        if options.packaging == "one":
+            return lowered
+        progress("weights in one file")
+        gather_weights([folder / model.files[0] for model in lowered.values()], folder / WEIGHTS)
+        return {name: replace(model, files=(model.files[0], WEIGHTS)) for name, model in lowered.items()}
 
     def lower_one(
         self, captured: CapturedGraph, options: OnnxOptions, folder: Path, progress: TellStep, name: str = "model"
