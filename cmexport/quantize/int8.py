@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cmexport.graph.capture import CapturedGraph
-from cmexport.graph.fxtools import is_op, shape_of
+from cmexport.graph.fxtools import shape_of
 from cmexport.model import LARGE_MODEL
 from cmexport.quantize.bias_correction import correct_biases
 from cmexport.quantize.calibration import Calibration, CalibrationOptions, calibrate
@@ -134,10 +134,10 @@ def prepare(
 def _affordable(captured: CapturedGraph, layers: Iterable[Layer]) -> CalibrationOptions:
     """Fewer pictures of graphs that take long over one."""
     options = CalibrationOptions()
-    shapes = {n.name: shape_of(n) for n in captured.program.graph.nodes if is_op(n, *OPERATORS)}
+    nodes = {n.name: n for n in captured.program.graph.nodes}
     products = 0
     for layer in layers:
-        for shape in (shapes[name] for name in layer.nodes if name in shapes):
+        for shape in (shape_of(nodes[name]) for name in layer.nodes):
             channels = shape[1 if layer.operator.kind == "conv" else -1]
             products += layer.weight.numel() * math.prod(shape) // channels
     share = min(1.0, FREELY / max(products, 1))

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from cmexport.errors import BackendError, UsageError, first_line
-from cmexport.graph.capture import CapturedGraph
+from cmexport.graph.capture import AMPLIFYING, CapturedGraph
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.quantize.centred.insertion import to_int8
 from cmexport.quantize.compression import RECIPES, compress
 from cmexport.quantize.precision_plan import PrecisionPlan
-from cmexport.signature import Output, Signature
+from cmexport.signature import Output
 from cmexport.targets.base import LoweredModel, TellStep
 from cmexport.targets.coreml.centred import centred_decompositions
 from cmexport.targets.coreml.compress import BITS, BITS_BEFORE_18
@@ -118,7 +118,7 @@ def lower(
         wanted.append(IMAGE_LAYOUT)
     shaped = apply_rewrites(captured, wanted, progress)
     plan: dict[str, Any] = {"default": "float32" if options.precision == "fp32" else "float16", "border": "float32"}
-    if options.precision != "fp32" and latents_of(captured.signature):
+    if options.precision != "fp32" and _wide_latents(captured) is not None:
         plan["latents"] = "float32"
     if options.precision in RECIPES:
         widths = BITS if options.ios >= 18 else BITS_BEFORE_18
@@ -174,7 +174,7 @@ def _translate(
                 captured.program.run_decompositions(centred_decompositions()),
                 convert_to="mlprogram",
                 minimum_deployment_target=getattr(ct.target, f"iOS{options.ios}"),
-                compute_precision=_compute_precision(ct, options, selector, latents_of(captured.signature)),
+                compute_precision=_compute_precision(ct, options, selector, _wide_latents(captured)),
                 outputs=[_output_type(ct, captured.signature.output)],
                 pass_pipeline=passes,
                 skip_model_load=True,
@@ -202,10 +202,9 @@ def _compute_precision(
     return ct.transform.FP16ComputePrecision(op_selector=halved)
 
 
-def latents_of(signature: Signature) -> tuple[int, ...] | None:
-    """The shape of the samples where a decoder makes pictures of them; None where they are the pictures."""
-    sample, output = signature.sample.shape, signature.output.shape
-    return None if sorted(sample) == sorted(output) else sample
+def _wide_latents(captured: CapturedGraph) -> tuple[int, ...] | None:
+    """The shape of the samples where the sampler multiplies the rounding of what makes them."""
+    return captured.signature.sample.shape if captured.amplification > AMPLIFYING else None
 
 
 def _output_type(ct: Any, output: Output) -> Any:
