@@ -1,4 +1,5 @@
-# make demo   recipes/demo.toml: the packaged model for ONNX Runtime and Core ML, verified, benched, reported
+# make demo   recipes/demo.toml: the packaged model for ONNX Runtime and Core ML, verified, benched, reported; then the
+#             packaged emoji model in half precision, which paints PROMPT="crying cat"
 # make demo-all  the same with TensorRT, more precisions and diffusion beside it
 # make test   the whole test suite; tests of what this system lacks (sshd, chromium, qemu) are left out
 # make test-quick  a part of it that touches every package, in two minutes
@@ -11,6 +12,7 @@
 
 PYTHON ?= python3
 OUT ?= out
+PROMPT ?= crying cat
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 # Two workers with one thread each: more threads per worker only fight over the cores.
@@ -37,7 +39,7 @@ PYTEST_ARGS ?=
 	@touch $@
 
 .venv/.demo: .venv/.created pyproject.toml constraints.txt
-	$(PIP) --editable '.[coreml,bench,report]'
+	$(PIP) --editable '.[coreml,diffusers,bench,report]'
 	@touch $@
 
 .venv/.demo-all: .venv/.created pyproject.toml constraints.txt
@@ -54,6 +56,8 @@ PYTEST_ARGS ?=
 
 demo: .venv/.demo
 	$(BIN)/cmexport run recipes/demo.toml -o $(OUT)
+	$(BIN)/cmexport onnx --demo emoji --fp16 --steps 2 --guidance 5 --seeds 16 -o $(OUT)
+	$(BIN)/cmexport sample $(OUT)/emoji-onnx-fp16 --prompt "$(PROMPT)" --count 4 -o $(OUT)/words.png
 
 demo-all: .venv/.demo-all
 	$(BIN)/cmexport run recipes/demo-all.toml -o $(OUT)

@@ -36,6 +36,7 @@ from cmexport.sampling.schedules import EXPORTED_EDITING_STEPS, Schedule
 from cmexport.sources import draw_pictures, source_from_artifact
 from cmexport.targets.info import LoweringOptions, TargetInfo
 from cmexport.targets.registry import INFOS, target_info
+from cmexport.tokenizer import read_prompts
 from cmexport.verification import VerifyOptions, verify_artifact
 
 TARGET_OPTIONS = tuple({field.name: None for info in INFOS.values() for field in fields(info.options)})
@@ -111,6 +112,11 @@ def export(
     patch: int | None = None,
     label: int | str | None = None,
     labels: str | Path | Sequence[str] | None = None,
+    prompt: str | None = None,
+    prompts: str | Path | Sequence[str] | None = None,
+    condition: str = "tokens",
+    guidance: float | None = None,
+    guidance_input: bool = False,
     batch: int = 1,
     output: str = "float",
     plan: PrecisionPlan | Path | str | None = None,
@@ -138,6 +144,11 @@ def export(
         patch: for "superres", pixels of the large picture per pixel of the small one.
         label: a class to bake in, by number or name; None: an input.
         labels: names of the classes: a known set ("cifar10"), a file with one a line or a JSON list, or the names.
+        prompt: a prompt to bake in.
+        prompts: a closed list of them, a file with one a line or the texts; the graph takes the number of one.
+        condition: what a graph takes that has neither: "tokens", or "embeddings" of a text encoder.
+        guidance: scale to bake in; None: the model's usual one.
+        guidance_input: leave it to the app.
         batch: pictures per run.
         output: "float", (N, C, H, W) float32 in [-1, 1], or "uint8", (N, H, W, C) bytes.
         plan: for "int8", which layers; a file that `cmexport plan` wrote, or the plan itself.
@@ -164,6 +175,7 @@ def export(
     tasks = [task] if isinstance(task, str) else list(task)
     if strength is not None and tasks == ["generate"]:
         tasks = ["stroke"]
+    listed = () if prompts is None else read_prompts(Path(prompts)) if isinstance(prompts, str | Path) else prompts
     requests = [
         SampleRequest(
             **_schedule(model, name, sampler, steps, sigmas, strength),
@@ -174,6 +186,11 @@ def export(
             patch=patch if name == "superres" or "superres" not in tasks else None,
             sampler=sampler,
             eta=eta,
+            prompt=prompt,
+            prompts=tuple(listed),
+            condition=condition,
+            guidance=guidance,
+            guidance_input=guidance_input,
         )
         for name in tasks
     ]

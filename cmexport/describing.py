@@ -95,6 +95,7 @@ def describe(
             license_origin=source.license_origin,
             architecture=dict(model.architecture),
             parameters=model.parameters,
+            parts=model.parts,
             settings=tuple(
                 SettingRecord(name=s.name, value=s.value, origin=s.origin, ambiguous=s.ambiguous)
                 for s in model.settings

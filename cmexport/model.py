@@ -264,6 +264,17 @@ class ConsistencyModel:
         return (self.network, *encoders, *(() if self.codec is None else (self.codec.decoder,)))
 
     @property
+    def parts(self) -> dict[str, int]:
+        """Number of weights of each part of a model that has several: text encoder, network, decoder."""
+        named: dict[str, nn.Module | None] = {
+            "text_encoder": None if self.worded is None else self.worded.encode,
+            "network": self.network,
+            "decoder": None if self.codec is None else self.codec.decoder,
+        }
+        counts = {n: sum(p.numel() for p in m.parameters()) for n, m in named.items() if m is not None}
+        return counts if len(counts) > 1 else {}
+
+    @property
     def channels(self) -> int:
         """Picture channels C."""
         return self.space.channels

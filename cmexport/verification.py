@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmexport.artifact import Golden, Manifest, read_manifest
-from cmexport.graph.capture import CapturedGraph
+from cmexport.graph.capture import AMPLIFYING, CapturedGraph
 from cmexport.graph.exact import ExactRunner
 from cmexport.graph.looping import CapturedLoop, ExactLoopRunner, capture_sampler
 from cmexport.memory import drop_weights
@@ -44,10 +44,6 @@ _COSTLY_MODEL = 30_000_000
 # Weights, counted once for each step, times threads. One thread takes 3.5 s for 64 pictures of the demo's 8 M weights,
 # and tracing and translating 5 s; eight steps on two cores, 16 pictures, come out even.
 _WAITED_FOR = 5 * _COSTLY_MODEL
-
-# A network whose answers the sampler multiplies by this much: 14.65 for epsilon prediction at t = 999, and 0.5 or less
-# where the preconditioning keeps to the pictures' own spread.
-_AMPLIFYING = 2.0
 
 _FP16_OVER_BFLOAT16_DB = 20.0  # it has 3 more bits, 18 dB, and layers that multiply errors stay in float32
 _UNDER_OWN_ERROR_DB = 6.0  # another order of the same float32 sums, on pictures that float64 has not all drawn
@@ -166,7 +162,7 @@ def yardstick_for(reference: Reference, precision: str) -> Yardstick | None:
     PyTorch: float16 20 dB better than bfloat16, float32 within 6 dB of float32's own distance from float64.
     """
     captured, large = reference.captured, reference.sampler.work > LARGE_MODEL
-    if isinstance(captured, CapturedLoop) or captured.amplification <= _AMPLIFYING:
+    if isinstance(captured, CapturedLoop) or captured.amplification <= AMPLIFYING:
         return None
     if precision == "fp32":
         return Yardstick("PyTorch float32 against float64", None, -_UNDER_OWN_ERROR_DB)

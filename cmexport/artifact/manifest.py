@@ -69,7 +69,8 @@ class CheckpointRecord(Record):
     """The file the weights came from; `path` is where it lay then, `file` its name.
 
     `reference` finds them again where the path does not: a hub id, or `/absolute/module.py:build`; else empty.
-    `license` is null where nothing says it; `license_origin` tells what does, or what was looked at.
+    `license` is null where nothing says it; `license_origin` tells what does, or what was looked at. `parts` counts the
+    weights of each part of a model that has several.
     """
 
     file: str
@@ -82,6 +83,7 @@ class CheckpointRecord(Record):
     license_origin: str = "manifests of version 1 don't say"
     architecture: PlainDict
     parameters: NonNegativeInt
+    parts: dict[str, NonNegativeInt] = Field(default_factory=dict)
     settings: tuple[SettingRecord, ...]
 
 

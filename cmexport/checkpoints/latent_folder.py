@@ -14,10 +14,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cmexport.alphas import AlphaSchedule
-from cmexport.checkpoints.folders import choose_file, weights_files
+from cmexport.checkpoints.choosing import SETTING, several
+from cmexport.checkpoints.folders import weights_files
 from cmexport.checkpoints.quiet import quiet_libraries
 from cmexport.checkpoints.reading import FileFacts, container_of, file_facts, read_torch, strict_weights
 from cmexport.checkpoints.safetensors_file import read_safetensors
@@ -26,7 +28,7 @@ from cmexport.checkpoints.sharded import read_shards
 from cmexport.checkpoints.sizes import parse_size, space_of
 from cmexport.errors import BackendError, CheckpointError
 from cmexport.files import read_json
-from cmexport.model import CheckpointSource, Codec, Condition, ConsistencyModel, Space
+from cmexport.model import CheckpointSource, Codec, Condition, ConsistencyModel, Setting, Space
 from cmexport.networks.clip_text import ACTIVATIONS, ClipTextEncoder, TextEncoderShape
 from cmexport.networks.conditional_unet import ConditionalUnet, GuidanceEmbedding
 from cmexport.networks.meta import ModuleT, on_meta
@@ -42,13 +44,22 @@ PIPELINES = (
     "StableDiffusionImg2ImgPipeline",
 )
 PARTS = ("tokenizer", "text_encoder", "unet", "scheduler", "vae")
-GUIDANCE = 8.5
-"""Default of diffusers' `LatentConsistencyModelPipeline`; no file of a model states it."""
+GUIDANCE = {"LatentConsistencyModelPipeline": 8.5, "StableDiffusionPipeline": 7.5}
+"""Defaults of diffusers' pipelines; no file of a model states one. Pictures to edit get the same."""
 
 # Before diffusers 0.17 attention, before transformers 5 everything had other names.
 _OLD_VAE = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
 # What would make another network of the UNet than the one that is called here.
 _UNUSED = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim", "time_embedding_type")
+# What a scheduler takes from its configuration besides the table and what the network predicts.
+_RULES = {
+    "lcm": ("original_inference_steps", "timestep_scaling", "clip"),
+    "tcd": ("original_inference_steps",),
+    "euler": (),
+    "euler_ancestral": (),
+}
+# Fields that count modules, of which nobody has many; building 100,000 takes minutes.
+_COUNTS = ("layers_per_block", "transformer_layers_per_block", "num_encoder_blocks", "num_decoder_blocks")
 _USUAL = {"time_embedding_type": "positional"}
 
 
@@ -60,17 +71,26 @@ class _Files:
     settings: Settings
     wanted: str | None
     read: list[tuple[str, FileFacts]] = field(default_factory=list)
+    variants: set[str] = field(default_factory=set)
 
-    def tensors(self, part: str) -> Mapping[str, Tensor]:
+    def tensors(self, part: str, folder: Path | None = None) -> Mapping[str, Tensor]:
         """Read the weights of a part; a variant (fp16) is taken where it is the only one, or `--weights` says so."""
-        folder = self.folder / part
+        folder = folder or self.folder / part
         files = weights_files(folder)
         if not files:
             raise CheckpointError(
                 f"{folder}: holds no weights (model.safetensors, diffusion_pytorch_model.safetensors)"
             )
-        wanted = self.wanted if self.wanted in files else None
-        chosen, _ = choose_file(folder, files, wanted, self.settings)
+        self.variants.update(files)
+        if self.wanted in files:
+            chosen, origin = files[self.wanted], f"--weights {self.wanted}"
+        elif "" in files or len(files) == 1:
+            # A part without the variant gives what it has, as in diffusers.
+            chosen, origin = files.get("", next(iter(files.values()))), "the only variant that is there"
+        else:
+            raise several(folder, list(files), "variants")
+        if chosen.variant:
+            self.settings.inferred(SETTING, chosen.variant, origin)
         if chosen.sharded:
             facts, tensors = read_shards(chosen.path, _state)
         else:
@@ -91,6 +111,15 @@ def is_latent_pipeline(name: str) -> bool:
     return name in PIPELINES
 
 
+def is_whole(folder: Path, wanted: str | None = None) -> bool | None:
+    """Whether a latent pipeline has weights of all parts, the `wanted` ones in some; None: it is something else."""
+    index = folder / "model_index.json"
+    if not index.is_file() or not is_latent_pipeline(str(read_json(index).get("_class_name"))):
+        return None
+    found = [weights_files(folder / part) for part in ("unet", "text_encoder", "vae")]
+    return all(found) and (wanted is None or any(wanted in files for files in found))
+
+
 def load_latent_folder(
     folder: Path, name: str, settings: Settings, wanted: str | None = None, reference: str = ""
 ) -> ConsistencyModel:
@@ -108,9 +137,12 @@ def load_latent_folder(
         BackendError: diffusers is not installed.
         UsageError: `--set` contradicts it.
     """
+    index = read_json(folder / "model_index.json")
     for part in PARTS:
         if not (folder / part).is_dir():
             raise CheckpointError(f"{folder}: lacks the folder {part}/, a part of every {name}")
+        if part in index and index[part] in (None, [None, None]):
+            raise CheckpointError(f"{folder}: its model_index.json says that it has no {part}, a part of every {name}")
     files = _Files(folder, settings, wanted)
     schedule = AlphaSchedule.from_config(
         read_json(folder / "scheduler" / "scheduler_config.json"), folder / "scheduler" / "scheduler_config.json"
@@ -120,8 +152,14 @@ def load_latent_folder(
     network, config = _unet(files, name, encoder.shape.hidden_size)
     codec = _codec(files, config["in_channels"])
     space = _space(files, config, network.multiple, codec.factor)
-    for key in ("kind", "prediction", "original_inference_steps", "timestep_scaling", "clip"):
-        settings.inferred("scheduler" if key == "kind" else key, getattr(schedule, key), "scheduler_config.json")
+    if wanted is not None and wanted not in files.variants:
+        there = ", ".join(sorted(v for v in files.variants if v)) or "none"
+        raise CheckpointError(f"{folder}: no part has weights of the variant '{wanted}'; there are: {there}")
+    settings.inferred("scheduler", schedule.kind, "scheduler_config.json")
+    for key in ("prediction", *_RULES[schedule.kind]):
+        settings.inferred(key, getattr(schedule, key), "scheduler_config.json")
+    if schedule.kind == "tcd":
+        settings.inferred("eta", schedule.eta, "default of diffusers' TCDScheduler; --eta")
     settings.inferred("scaling_factor", codec.scale, "vae/config.json")
     sha256, size_bytes = files.source
     return ConsistencyModel(
@@ -131,7 +169,7 @@ def load_latent_folder(
         preconditioning=schedule.kind,
         c_noise="timestep",
         noise=noise_range(schedule),
-        conditions=_conditions(encoder, tokenizer, config.get("time_cond_proj_dim"), settings),
+        conditions=_conditions(encoder, tokenizer, name, config.get("time_cond_proj_dim"), settings),
         renoise=schedule.kind,
         clamp=False,
         source=CheckpointSource(folder, f"diffusers ({name})", sha256, size_bytes, reference),
@@ -143,7 +181,7 @@ def load_latent_folder(
 
 
 def _conditions(
-    encoder: ClipTextEncoder, tokenizer: Tokenizer, guided: int | None, settings: Settings
+    encoder: ClipTextEncoder, tokenizer: Tokenizer, pipeline: str, guided: int | None, settings: Settings
 ) -> tuple[Condition, ...]:
     sentences = tuple(tokenizer.words(prompt)[: LENGTH - 2] for prompt in calibration_prompts())
     pad = None if tokenizer.pad == tokenizer.end else tokenizer.pad
@@ -152,17 +190,20 @@ def _conditions(
     prompt = Condition("embeddings", tokens, encoder)
     if guided is None:
         return (prompt,)
-    settings.inferred("guidance", GUIDANCE, "default of diffusers' LatentConsistencyModelPipeline; --guidance")
-    return (prompt, Condition("guidance", known.guidance(1), GuidanceEmbedding(guided), usual=GUIDANCE))
+    pipeline = pipeline.replace("Img2Img", "")
+    usual = settings.inferred("guidance", GUIDANCE[pipeline], f"default of diffusers' {pipeline}; --guidance")
+    return (prompt, Condition("guidance", known.guidance(1), GuidanceEmbedding(guided), usual=usual))
 
 
 def _text_encoder(files: _Files, tokenizer: Tokenizer) -> ClipTextEncoder:
     path = files.folder / "text_encoder" / "config.json"
     config = read_json(path)
-    kind = str((config.get("architectures") or ["CLIPTextModel"])[0])
-    if kind != "CLIPTextModel":
-        raise CheckpointError(f"{path}: is a {kind[:80]}; only CLIPTextModel is supported")
-    config = {**config, **(config.get("text_config") or {})}
+    kind = config.get("architectures") or ["CLIPTextModel"]
+    if kind != ["CLIPTextModel"]:
+        shown = kind[0] if isinstance(kind, list) else kind
+        raise CheckpointError(f"{path}: is a {str(shown)[:80]}; only CLIPTextModel is supported")
+    nested = config.get("text_config")
+    config = {**config, **(nested if isinstance(nested, dict) else {})}
     known_fields = {f.name: config[f.name] for f in fields(TextEncoderShape) if f.name in config}
     for name, value in known_fields.items():
         whole = name not in ("hidden_act", "layer_norm_eps")
@@ -172,8 +213,10 @@ def _text_encoder(files: _Files, tokenizer: Tokenizer) -> ClipTextEncoder:
         shape = TextEncoderShape(**known_fields)
     except TypeError as error:
         raise CheckpointError(f"{path}: describes no CLIPTextModel ({error})") from error
-    if shape.hidden_act not in ACTIVATIONS:
-        raise CheckpointError(f"{path}: hidden_act '{shape.hidden_act}'; known are {', '.join(ACTIVATIONS)}")
+    if str(shape.hidden_act) not in ACTIVATIONS:
+        raise CheckpointError(f"{path}: hidden_act '{str(shape.hidden_act)[:40]}'; known are {', '.join(ACTIVATIONS)}")
+    if type(shape.layer_norm_eps) not in (int, float) or not 0 < shape.layer_norm_eps < 1:
+        raise CheckpointError(f"{path}: layer_norm_eps is {str(shape.layer_norm_eps)[:40]}")
     if shape.num_hidden_layers > 64 or shape.hidden_size % shape.num_attention_heads:
         raise CheckpointError(f"{path}: {shape.num_hidden_layers} layers of {shape.num_attention_heads} heads, no CLIP")
     if shape.max_position_embeddings != LENGTH:
@@ -187,7 +230,7 @@ def _text_encoder(files: _Files, tokenizer: Tokenizer) -> ClipTextEncoder:
     encoder = on_meta(lambda: ClipTextEncoder(shape))
     tensors = {k.removeprefix("text_model."): v for k, v in files.tensors("text_encoder").items()}
     tensors.pop("embeddings.position_ids", None)
-    return _filled(encoder, files, "text_encoder", tensors)
+    return _filled(encoder, files.folder / "text_encoder", tensors)
 
 
 def _unet(files: _Files, pipeline: str, width: int) -> tuple[ConditionalUnet, dict[str, Any]]:
@@ -195,7 +238,8 @@ def _unet(files: _Files, pipeline: str, width: int) -> tuple[ConditionalUnet, di
     config = read_json(path)
     for name in _UNUSED:
         if config.get(name) not in (None, _USUAL.get(name)):
-            raise CheckpointError(f"{path}: {name} {str(config[name])[:80]} is not supported")
+            larger = " (a UNet of SDXL, which is not supported yet)" if config.get("addition_embed_type") else ""
+            raise CheckpointError(f"{path}: {name} {str(config[name])[:80]} is not supported{larger}")
     needed = config.get("cross_attention_dim", 1280)
     if needed != width:
         raise CheckpointError(
@@ -210,7 +254,7 @@ def _unet(files: _Files, pipeline: str, width: int) -> tuple[ConditionalUnet, di
     if guided is not None and (not isinstance(guided, int) or not 4 <= guided <= 4096):
         raise CheckpointError(f"{path}: time_cond_proj_dim is {str(guided)[:40]}")
     unet = _library("UNet2DConditionModel", path, config)
-    network = ConditionalUnet(_filled(unet, files, "unet", files.tensors("unet")))
+    network = ConditionalUnet(_filled(unet, files.folder / "unet", files.tensors("unet")))
     full = {name: getattr(unet.config, name) for name in ("in_channels", "out_channels", "sample_size")}
     if full["in_channels"] != full["out_channels"]:
         raise CheckpointError(
@@ -270,28 +314,58 @@ _ENDS: Mapping[str, Callable[[Any], tuple[nn.Module, nn.Module]]] = {
 
 def _codec(files: _Files, channels: int) -> Codec:
     path = files.folder / "vae" / "config.json"
+    asked = str(files.settings.said("decoder") or "")
+    if asked.startswith("tiny:"):
+        path = Path(asked.removeprefix("tiny:")) / "config.json"
     config = read_json(path)
     kind = str(config.get("_class_name"))
     if kind not in _ENDS:
         raise CheckpointError(f"{path}: is a {kind[:80]}; known are {' and '.join(_ENDS)}")
+    if asked and kind != ("AutoencoderKL" if asked == "kl" else "AutoencoderTiny"):
+        raise CheckpointError(f"{path}: is an {kind}, not what --decoder {asked.partition(':')[0]} means")
+    files.settings.choose("decoder", Default(kind, "vae/config.json"))
     vae: Any = _library(kind, path, config)
     if vae.config.latent_channels != channels:
         raise CheckpointError(
             f"{path}: latent_channels is {vae.config.latent_channels}, but the UNet paints {channels} channels"
         )
-    scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0
-    if not (isinstance(scale, int | float) and 1e-6 < abs(scale) < 1e6 and isinstance(shift, int | float)):
-        raise CheckpointError(f"{path}: scaling_factor is {str(scale)[:40]}, shift_factor {str(shift)[:40]}")
+    scale = vae.config.scaling_factor
+    if not (isinstance(scale, int | float) and 1e-6 < abs(scale) < 1e6):
+        raise CheckpointError(f"{path}: scaling_factor is {str(scale)[:40]}")
+    if getattr(vae.config, "shift_factor", None):
+        remark = f"{path}: shift_factor {str(vae.config.shift_factor)[:40]} is not used: diffusers' pipelines of this "
+        files.settings.resolved["shift_factor"] = Setting(
+            "shift_factor", 0.0, "as in the pipeline's code", remark=remark + "kind divide by scaling_factor alone"
+        )
     tensors = {}
-    for name, tensor in files.tensors("vae").items():
+    for name, tensor in files.tensors("vae", path.parent).items():
         for old, new in _OLD_VAE:
             name = name.replace(old, new)
         # Attention was 1x1 convolutions there.
         linear = ".attentions." in name and tensor.ndim == 4 and tensor.shape[2:] == (1, 1)
         tensors[name] = tensor[:, :, 0, 0] if linear else tensor
-    decoder, encoder = _ENDS[kind](_filled(vae, files, "vae", tensors))
-    levels = config.get("block_out_channels") or config.get("decoder_block_out_channels") or [64] * 4
-    return Codec(decoder, vae.config.out_channels, 2 ** (len(levels) - 1), float(scale), float(shift), encoder)
+    decoder, encoder = _ENDS[kind](_filled(vae, path.parent, tensors))
+    levels = vae.config.block_out_channels if kind == "AutoencoderKL" else vae.config.decoder_block_out_channels
+    codec = Codec(decoder, vae.config.out_channels, 2 ** (len(levels) - 1), float(scale), encoder=encoder)
+    _try_codec(path, codec, channels)
+    return codec
+
+
+def _try_codec(path: Path, codec: Codec, channels: int) -> None:
+    """Decode a small latent: what `require_boundary` is to a network.
+
+    Raises:
+        CheckpointError: it can't be decoded, or the picture has another size.
+    """
+    # Two pixels: GroupNorm takes no group of a single number.
+    try:
+        with torch.no_grad():
+            shape = tuple(codec.decode(torch.zeros(1, channels, 2, 2)).shape)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as problem:
+        reason = str(problem).strip().splitlines() or [type(problem).__name__]
+        raise CheckpointError(f"{path}: its decoder can't be evaluated: {reason[0][:200]}") from problem
+    if shape != (1, codec.channels, 2 * codec.factor, 2 * codec.factor):
+        raise CheckpointError(f"{path}: decodes latents of 2x2 to {shape[-2]}x{shape[-1]} pixels")
 
 
 def _library(name: str, path: Path, config: Mapping[str, Any]) -> nn.Module:
@@ -306,8 +380,7 @@ def _library(name: str, path: Path, config: Mapping[str, Any]) -> nn.Module:
     taken = inspect.signature(factory.__init__).parameters
     known_fields = {key: value for key, value in config.items() if key in taken}
     for key, value in known_fields.items():
-        numbers = value if isinstance(value, list) else [value]
-        if len(numbers) > 32 or any(isinstance(n, int | float) and abs(n) > 100_000 for n in numbers):
+        if not _plausible(value, 64 if key in _COUNTS else 100_000):
             raise CheckpointError(f"{path}: {key} is implausible")
     try:
         with quiet_libraries():
@@ -318,9 +391,15 @@ def _library(name: str, path: Path, config: Mapping[str, Any]) -> nn.Module:
     return built
 
 
-def _filled(module: ModuleT, files: _Files, part: str, tensors: Mapping[str, Tensor]) -> ModuleT:
+def _plausible(value: Any, most: int, nested: int = 3) -> bool:
+    if isinstance(value, list):
+        return nested > 0 and len(value) <= 32 and all(_plausible(item, most, nested - 1) for item in value)
+    return not isinstance(value, int | float) or abs(value) <= most
+
+
+def _filled(module: ModuleT, folder: Path, tensors: Mapping[str, Tensor]) -> ModuleT:
     expected = {key: value.shape for key, value in module.state_dict().items()}
-    module.load_state_dict(strict_weights(files.folder / part, tensors, expected), strict=True, assign=True)
+    module.load_state_dict(strict_weights(folder, tensors, expected), strict=True, assign=True)
     return module.eval().requires_grad_(False)
 
 

@@ -86,7 +86,7 @@ def _load(path: Path | str, overrides: Mapping[str, str], *, trust: bool, weight
         return load_module(text, overrides)
     reference = ""
     if not where.exists() and is_hub_id(text):
-        where, reference = fetch_from_hub(text), text
+        where, reference = fetch_from_hub(text, weights), text
     if where.is_dir():
         named = Path(text)
         model = require_boundary(_from_folder(where, settings_for(named, overrides), weights, reference))

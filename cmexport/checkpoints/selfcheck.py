@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmexport.checkpoints.boundary import boundary_error
-from cmexport.errors import CheckpointError
+from cmexport.errors import CheckpointError, UsageError
 from cmexport.files import require_file
 from cmexport.model import ConsistencyModel
 from cmexport.networks.adm_unet import QKV_ORDERS, AdmUnet, AdmUnetConfig, AttentionBlock
@@ -107,8 +107,11 @@ def check_on_pictures(
 
     Raises:
         CheckpointError: a file is no picture.
+        UsageError: files for a model of latents, which has no other readings.
     """
-    if model.channels not in (1, 3):
+    if model.codec is not None and paths:
+        raise UsageError("--pictures: nothing is tried on pictures of a model that samples latents")
+    if model.codec is not None or model.channels not in (1, 3):
         return None
     return self_check(model, read_pictures(paths or default_pictures()[:pictures], model))
 

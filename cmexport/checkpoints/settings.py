@@ -105,6 +105,16 @@ def _share(text: str) -> float:
     return value
 
 
+def _decoder(text: str) -> str:
+    kind, _, folder = text.strip().partition(":")
+    if kind == "tiny" and folder:
+        # Recorded, and read again from wherever the artefact is verified.
+        return f"tiny:{Path(folder).expanduser().absolute()}"
+    if text.strip() != "kl":
+        raise ValueError("must be tiny:FOLDER, an AutoencoderTiny, or kl, the pipeline's own")
+    return "kl"
+
+
 def _text(text: str) -> str:
     return text.strip()
 
@@ -135,6 +145,7 @@ KNOWN_SETTINGS: Mapping[str, Field] = MappingProxyType(
         "levels": Field(_integer(2), "N, the number of noise levels that timesteps count"),
         "renoise": Field(_choice(RENOISE_RULES), "how noise is added between steps"),
         "clamp": Field(_flag, "clamp every step's picture to [-1, 1]"),
+        "decoder": Field(_decoder, "what decodes latents"),
     }
 )
 

@@ -125,6 +125,7 @@ def _export(
     output: o.Output = "float",
     rewrites: o.Rewrites = "all",
     size: o.Size = None,
+    decoder: o.Decoder = None,
     assignments: o.Set = None,
     weights: o.Weights = None,
     strict: o.Strict = False,
@@ -152,7 +153,7 @@ def _export(
     with console.working("load") as progress:
         tuned = tuned_sigmas(checkpoint)
         model = open_checkpoint(
-            *(checkpoint, o.with_size(assignments, size)),
+            *(checkpoint, o.with_size(assignments, size, decoder)),
             trust=trust,
             weights=weights,
             strict=strict,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +42,7 @@ def command(
     pictures: Pictures = None,
     no_check: NoCheck = False,
     size: o.Size = None,
+    decoder: o.Decoder = None,
     assignments: o.Set = None,
     weights: o.Weights = None,
     strict: o.Strict = False,
@@ -60,7 +61,9 @@ def command(
     if folder is not None or package is not None or engine is not None:
         _inspect_written(folder, package, engine, as_json)
         return
-    model = open_checkpoint(subject, o.with_size(assignments, size), trust=trust, weights=weights, strict=strict)
+    model = open_checkpoint(
+        subject, o.with_size(assignments, size, decoder), trust=trust, weights=weights, strict=strict
+    )
     check = None if no_check else check_on_pictures(model, pictures)
     if as_json:
         console.emit_json(_checkpoint_facts(model, check))
@@ -94,8 +97,6 @@ def _inspect_written(folder: Path | None, package: Path | None, engine: Path | N
 
 
 def _checkpoint_facts(model: ConsistencyModel, check: SelfCheck | None) -> dict[str, Any]:
-    first = plan_sampling(model, (model.noise.sigma_max,)).evaluations[0]
-    steps = _two_steps(model)
     return {
         "file": str(model.source.path),
         "format": model.source.format,
@@ -119,6 +120,13 @@ def _checkpoint_facts(model: ConsistencyModel, check: SelfCheck | None) -> dict[
             "spread": check.spread,
             "warnings": list(check.warnings),
         },
+        **(_step_facts(model) if model.schedule is None else _latent_facts(model)),
+    }
+
+
+def _step_facts(model: ConsistencyModel) -> dict[str, Any]:
+    first, steps = plan_sampling(model).evaluations[0], _two_steps(model)
+    return {
         "one_step": {
             "sigma": first.sigma,
             "c_skip": first.c_skip,
@@ -128,6 +136,25 @@ def _checkpoint_facts(model: ConsistencyModel, check: SelfCheck | None) -> dict[
         },
         "two_steps": {"sigmas": list(steps.sigmas), "schedule": steps.origin},
     }
+
+
+def _latent_facts(model: ConsistencyModel) -> dict[str, Any]:
+    table, codec, tokenizer = model.schedule, model.codec, model.tokenizer
+    assert table is not None
+    return {
+        "parts": model.parts,
+        "scheduler": table.title,
+        "timesteps": list(table.timesteps(table.default_steps)),
+        "latents": None if codec is None else [model.space.channels, model.space.height, model.space.width],
+        "pictures": None if codec is None else [codec.channels, *_pixels(model)],
+        "guidance": next((c.usual for c in model.conditions if c.usual is not None), None),
+        "tokenizer": None if tokenizer is None else {"tokens": len(tokenizer.vocabulary), "pad": tokenizer.pad},
+    }
+
+
+def _pixels(model: ConsistencyModel) -> tuple[int, int]:
+    factor = 1 if model.codec is None else model.codec.factor
+    return model.space.height * factor, model.space.width * factor
 
 
 def _license(source: CheckpointSource | CheckpointRecord) -> str:
@@ -153,7 +180,10 @@ def _show_checkpoint(model: ConsistencyModel, check: SelfCheck | None) -> None:
     for setting in model.settings:
         table.add_row(*_row(setting))
     console.say(table)
-    first = plan_sampling(model, (model.noise.sigma_max,)).evaluations[0]
+    if model.schedule is not None:
+        _show_latent(model, _latent_facts(model))
+        return
+    first = plan_sampling(model).evaluations[0]
     console.say(
         f"one step at sigma {first.sigma:g}: c_skip {first.c_skip:.6e}, c_out {first.c_out:.9f}, "
         f"c_in {first.c_in:.6e}, c_noise {first.c_noise:.4f}"
@@ -164,6 +194,23 @@ def _show_checkpoint(model: ConsistencyModel, check: SelfCheck | None) -> None:
         console.say(f"Ambiguous (a guess; confirm with --set): {', '.join(ambiguous)}")
     if check is not None:
         _show_check(check)
+
+
+def _show_latent(model: ConsistencyModel, facts: Mapping[str, Any]) -> None:
+    table = Table("part", "weights", "share", "")
+    said = {
+        "network": "latents {} x {} x {}".format(*facts["latents"]),
+        "decoder": "pictures {} x {} x {}".format(*facts["pictures"]),
+    }
+    if facts["tokenizer"] is not None:
+        said["text_encoder"] = (
+            f"prompts of 77 out of {facts['tokenizer']['tokens']:,} tokens, padded with {facts['tokenizer']['pad']}"
+        )
+    for part, weights in facts["parts"].items():
+        table.add_row(part.replace("_", " "), f"{weights:,}", f"{weights / model.parameters:.0%}", said.get(part, ""))
+    console.say(table)
+    assert model.schedule is not None
+    console.say(f"by default {model.schedule.account(facts['timesteps'])}")
 
 
 def _show_check(check: SelfCheck) -> None:

@@ -47,6 +47,14 @@ Size = Annotated[
     str | None,
     typer.Option("--size", metavar="HxW", help="Height and width of the pictures: 128x192; as --set image_size."),
 ]
+Decoder = Annotated[
+    str | None,
+    typer.Option(
+        "--decoder",
+        metavar="D",
+        help="What decodes latents: tiny:FOLDER, an AutoencoderTiny; kl, the pipeline's own. As --set decoder.",
+    ),
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse a checkpoint of which a setting had to be guessed (exit code 3).")
 ]
@@ -246,9 +254,10 @@ def _sigmas(path: Path, schedule: Any) -> tuple[float, ...]:
     return tuple(float(s) for s in sigmas)
 
 
-def with_size(assignments: Sequence[str] | None, size: str | None) -> list[str]:
-    """What `--set` and `--size` assign; the latter is another spelling of image_size."""
-    return [*(assignments or ()), *([] if size is None else [f"image_size={size}"])]
+def with_size(assignments: Sequence[str] | None, size: str | None, decoder: str | None = None) -> list[str]:
+    """What `--set`, `--size` and `--decoder` assign; the latter two are other spellings of image_size and decoder."""
+    more = {"image_size": size, "decoder": decoder}
+    return [*(assignments or ()), *(f"{name}={text}" for name, text in more.items() if text is not None)]
 
 
 def parse_set(assignments: Sequence[str] | None) -> dict[str, str]:

@@ -16,12 +16,12 @@ from cmexport.cli.assumed import tell_assumed
 from cmexport.cli.options import PROJECT_FILE, ScheduleText, parse_set, read_project
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import UsageError
-from cmexport.files import read_file
 from cmexport.labels import number_of
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.editing import task_named
 from cmexport.sampling.methods import method_named, schedule_of_strength
 from cmexport.sampling.schedules import EDITING_STEPS, EXPORTED_EDITING_STEPS, Schedule, sigmas_at
+from cmexport.tokenizer import read_prompts
 from cmexport.verification import VerifyOptions
 
 LevelsOf = Callable[[ConsistencyModel], Sequence[tuple[float, ...]]]
@@ -220,24 +220,6 @@ def wording(
         "guidance": guidance,
         "guidance_input": guidance_input,
     }
-
-
-def read_prompts(path: Path, most: int = 10_000) -> tuple[str, ...]:
-    """Read a file of prompts, one a line; empty lines don't count.
-
-    Raises:
-        UsageError: it can't be read, is no text, or holds none or more than `most`.
-    """
-    try:
-        text = read_file(path, "a list of prompts", UsageError).decode()
-    except OSError as error:
-        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is no UTF-8 text; write one prompt a line") from error
-    found = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if not 1 <= len(found) <= most:
-        raise UsageError(f"{path}: holds {len(found)} prompts; write 1 to {most}, one a line")
-    return found
 
 
 def levels_asked(

@@ -14,7 +14,7 @@ from cmexport.artifact import artifact_folder, read_arrays, read_manifest, write
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.assumed import assumed_facts, tell_recorded
-from cmexport.cli.requests import build_request, levels_asked, open_checkpoint, tuned_sigmas
+from cmexport.cli.requests import build_request, chosen_checkpoint, levels_asked, open_checkpoint, tuned_sigmas
 from cmexport.errors import UsageError
 from cmexport.photos import read_mask, read_photo
 from cmexport.progress import Progress
@@ -95,6 +95,7 @@ class _Wanted:
 
 def command(
     subject: Subject = None,
+    demo: o.Demo = None,
     out: Picture = None,
     seed: Seed = 0,
     count: Count = None,
@@ -122,6 +123,7 @@ def command(
 ) -> None:
     """Draw pictures from a checkpoint (in PyTorch) or an artefact (in its runtime); or edit one: --task, --image."""
     use_threads(threads)
+    subject = chosen_checkpoint(subject, demo)
     if out is None and save is None:
         raise UsageError("nothing to write: give -o GRID.png, --save Y.npz or both")
     if save is not None and save.suffix != ".npz":
@@ -246,6 +248,8 @@ def _pictures(source: PictureSource, wanted: _Wanted, given: dict[str, Array], p
     if wanted.inputs is not None:
         runs = source.signature.batches(read_arrays(wanted.inputs))
         return run_all(source, runs, len(runs), tell)
+    if not wanted.prompts and any(i.worded for i in source.signature.inputs):
+        console.remark("no --prompt: the pictures show prompts of a packaged list, or of the artefact's own, in turn")
     label: dict[str, str] = {} if wanted.label is None else {"label": wanted.label}
     same: dict[str, Array | float | str] = {**given, **label}
     if wanted.guidance is not None and "guidance" in source.signature.names:

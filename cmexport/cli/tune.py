@@ -171,8 +171,19 @@ def _check_project(project: Project, checkpoint: str | None, weights: str | None
         )
 
 
+def _grid(model: ConsistencyModel, levels: int) -> tuple[float, ...]:
+    """Candidates for levels: Karras', or of a network that knows timesteps those of evenly spaced ones."""
+    table = model.schedule
+    if table is None:
+        return karras_levels(model.noise, levels)
+    if levels > table.train_steps:
+        raise UsageError(f"--levels {levels}: this model has {table.train_steps} timesteps")
+    last = table.train_steps - 1
+    return tuple(table.sigma_of(last - round(i * last / (levels - 1))) for i in range(levels))
+
+
 def _search(model: ConsistencyModel, steps: int, job: _Job, progress: Progress) -> tuple[tuple[float, ...], float, int]:
-    table = karras_levels(model.noise, job.grid)
+    table = _grid(model, job.grid)
     question = {
         "checkpoint": model.source.sha256,
         **({} if job.setup.weights is None else {"weights": job.setup.weights}),

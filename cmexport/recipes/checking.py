@@ -301,6 +301,7 @@ def _target_faults(document: Document, recipe: Recipe, name: str, target: Target
     if (plan := target.own("plan")) is not None and plan not in recipe.plans:
         known = f"; or did you mean a plan of this recipe: {', '.join(recipe.plans)}" if recipe.plans else ""
         yield from _file_faults(document, (*path, "plan"), plan, known)
+    yield from _file_faults(document, (*path, "prompts"), target.prompts)
 
 
 def _option_faults(path: KeyPath, info: TargetInfo, target: Target) -> Iterator[Fault]:
@@ -315,6 +316,11 @@ def _option_faults(path: KeyPath, info: TargetInfo, target: Target) -> Iterator[
     for index, task in enumerate(target.tasks):
         if task in target.tasks[:index]:
             yield Fault((*path, "tasks", index), f'"{task}" comes twice')
+    forms = {"prompt": target.prompt, "prompts": target.prompts, "condition": target.condition == "embeddings" or None}
+    if len(given := [key for key, value in forms.items() if value is not None]) > 1:
+        yield Fault((*path, given[1]), f"{given[0]} and {given[1]} contradict each other: a prompt comes in one form")
+    if target.guidance is not None and target.guidance_input:
+        yield Fault((*path, "guidance_input"), "guidance and guidance_input contradict each other")
     if target.patch is not None and "superres" not in target.tasks:
         yield Fault((*path, "patch"), "patch is for the task superres")
 

@@ -15,6 +15,7 @@ else:
     Precision = Literal[tuple(p for info in INFOS.values() for p in info.precisions)]
     Output = Literal[tuple(word for info in INFOS.values() for word in info.outputs)]
 TaskName = Literal["generate", "inpaint", "colorize", "superres", "stroke", "denoise"]
+Condition = Literal["tokens", "embeddings"]
 Sampler = Literal["consistency", "heun", "exact", "euler", "tcd"]
 LOOPED: frozenset[str] = frozenset({"heun"})
 """Samplers that run as a loop, which not every target writes."""

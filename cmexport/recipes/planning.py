@@ -224,12 +224,24 @@ class _Planner:
         if labels is not None and labels not in KNOWN:
             labels = self._file(("checkpoint", "labels"), str(labels))
             reads.append(labels)
+        prompts, decoder = target.prompts, target.decoder
+        if prompts is not None:
+            prompts = str(self._file(("targets", name, "prompts"), prompts))
+            reads.append(Path(prompts))
+        if decoder is not None and decoder.startswith("tiny:"):
+            decoder = f"tiny:{self._file(('targets', name, 'decoder'), decoder.removeprefix('tiny:'))}"
         options = _options(
             [
                 ("--labels", labels),
                 ("--task", None if target.tasks == ["generate"] else target.tasks),
                 ("--patch", target.patch),
                 ("--label", target.label),
+                ("--prompt", target.prompt),
+                ("--prompts", prompts),
+                ("--condition", None if target.condition == "tokens" else target.condition),
+                ("--guidance", target.guidance),
+                ("--guidance-input", target.guidance_input),
+                ("--decoder", decoder),
                 ("--batch", None if target.batch == 1 or own.get("batches") else target.batch),
                 ("--output", None if target.output == "float" else target.output),
                 ("--rewrites", None if target.rewrites == "all" else target.rewrites),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
-from cmexport.recipes.names import Output, Precision, Sampler, TargetName, TaskName, owners
+from cmexport.recipes.names import Condition, Output, Precision, Sampler, TargetName, TaskName, owners
 from cmexport.targets.info import Decibel
 from cmexport.targets.registry import INFOS
 
@@ -144,6 +144,12 @@ class TargetPart(Part):
     )
     patch: Count | None = Field(default=None, description="superres: side of the blocks whose means are known.")
     label: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Class to bake in.")
+    prompt: str | None = Field(default=None, description="Prompt to bake in.")
+    prompts: str | None = Field(default=None, description="A closed list: a file, one prompt a line.")
+    condition: Condition = Field(default="tokens", description="What a graph takes that has neither.")
+    guidance: Annotated[float, Field(ge=1, le=100)] | None = Field(default=None, description="Scale to bake in.")
+    guidance_input: bool = Field(default=False, description="Leave the guidance scale to the app.")
+    decoder: str | None = Field(default=None, description="What decodes latents: tiny:FOLDER, or kl.")
     batch: Count = Field(default=1, description="Pictures per run.")
     output: Output = Field(default="float", description="Floats, or bytes; image is Core ML's word for these.")
     rewrites: str = Field(default="all", description="all, none or names with commas between.")

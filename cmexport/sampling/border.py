@@ -21,7 +21,8 @@ def border_of(model: ConsistencyModel, plan: Evaluations, request: SampleRequest
         raise UsageError(f"--batch {request.batch}: must be at least 1")
     if request.label is not None:
         if classes is None:
-            raise UsageError(f"--label {request.label}: this model is unconditional and takes no label")
+            taken = "is unconditional and takes no label" if model.worded is None else "takes a prompt, no label"
+            raise UsageError(f"--label {request.label}: this model {taken}")
         if not 0 <= request.label < classes:
             raise UsageError(f"--label {request.label}: out of range, this model has labels 0 to {classes - 1}")
     task = check_editing(model, request, plan.steps)

@@ -1,8 +1,8 @@
 """CLIP's tokenizer, which turns a prompt into numbers: read from a checkpoint, written into an artefact."""
 
 from cmexport.tokenizer.clip import Special, Tokenizer
-from cmexport.tokenizer.prompts import calibration_prompts
+from cmexport.tokenizer.prompts import calibration_prompts, read_prompts
 from cmexport.tokenizer.reading import read_tokenizer
 from cmexport.tokenizer.writing import write_tokenizer
 
-__all__ = ["Special", "Tokenizer", "calibration_prompts", "read_tokenizer", "write_tokenizer"]
+__all__ = ["Special", "Tokenizer", "calibration_prompts", "read_prompts", "read_tokenizer", "write_tokenizer"]

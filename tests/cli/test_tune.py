@@ -7,7 +7,9 @@ import sys
 import tomllib
 
 import pytest
+from support.latent_pipelines import tiny_pipeline
 
+from cmexport.alphas import AlphaSchedule
 from cmexport.cli import tune
 
 SETTINGS = ("--set", "image_size=8", "--set", "num_head_channels=32")
@@ -55,6 +57,17 @@ def test_a_new_project_file_names_the_checkpoint(tiny_checkpoint, cmexport, fold
     outcome = cmexport("tune", tiny_checkpoint, *SETTINGS, *SMALL, cwd=folder)
     assert outcome.code == 0, outcome.stderr
     assert tomllib.loads((folder / "cmexport.toml").read_text())["checkpoint"] == str(tiny_checkpoint)
+
+
+def test_levels_of_a_latent_model_are_its_timesteps(cmexport, folder):
+    found = cmexport("tune", tiny_pipeline(), *SMALL, "--json", cwd=folder)
+    assert found.code == 0, found.stderr
+    table = AlphaSchedule.from_config({"_class_name": "LCMScheduler"}, folder).sigmas
+    first, second = found.json["sigmas"]
+    assert first == table[999]
+    assert second in table[1:999]
+    refused = cmexport("tune", tiny_pipeline(), *SMALL[:-1], 1001, "--steps", 3, cwd=folder)
+    assert (refused.code, refused.stderr) == (2, "error: --levels 1001: this model has 1000 timesteps\n")
 
 
 def test_a_table_of_steps(tiny_checkpoint, cmexport, folder, monkeypatch):

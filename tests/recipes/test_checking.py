@@ -43,6 +43,9 @@ from cmexport.recipes.reading import read_document
         ("[targets.onnx]\n[schedules]\nh = { steps = 18, sampler = 'huen' }\n", 3, 'did you mean "heun"?'),
         ("[targets.onnx]\n[targets.'a b']\ntarget = 'onnx'\n", 2, "names are letters"),
         ("[targets.local]\ntarget = 'onnx'\n[devices.local]\n", 3, "is a name in [targets] too"),
+        ("[targets.onnx]\nprompts = 'none.txt'\n", 2, "prompts: there is no file"),
+        ("[targets.onnx]\nprompt = 'a cat'\ncondition = 'embeddings'\n", 3, "prompt and condition contradict"),
+        ("[targets.onnx]\nguidance = 5\nguidance_input = true\n", 3, "guidance and guidance_input contradict"),
         # Types and ranges.
         ("[targets.onnx]\nbatch = '4'\n", 2, "targets.onnx.batch: input should be a valid integer"),
         ("[targets.onnx]\nbatch = true\n", 2, "valid integer"),

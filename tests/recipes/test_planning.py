@@ -222,3 +222,18 @@ def test_names_of_classes_go_to_every_export(labels, tmp_path) -> None:
         assert parsed(step)["labels"] == ("cifar10" if labels == "cifar10" else str(file))
         assert (file in step.reads) == (labels == "names.txt")
     assert len(exports) == 2
+
+
+def test_targets_of_latent_models(tmp_path) -> None:
+    (tmp_path / "words.txt").write_text("a cat\n")
+    path = tmp_path / "latent.toml"
+    path.write_text(
+        "[targets.onnx]\nprompts = 'words.txt'\nguidance = 5.0\ndecoder = 'tiny:taesd'\n"
+        "[targets.coreml]\nprompt = 'a cat'\nguidance_input = true\n"
+        "[targets.tensorrt]\ncondition = 'embeddings'\n"
+    )
+    listed, baked, embedded = (parsed(step) for step in plan_of(path).steps)
+    assert (listed["prompts"], listed["guidance"]) == (tmp_path / "words.txt", 5.0)
+    assert listed["decoder"] == f"tiny:{tmp_path / 'taesd'}"
+    assert (baked["prompt"], baked["guidance_input"], baked["condition"]) == ("a cat", True, "tokens")
+    assert embedded["condition"] == "embeddings"

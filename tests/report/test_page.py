@@ -236,6 +236,17 @@ def test_a_contact_sheet_is_the_artefacts_own_picture(build):
     assert np.array_equal(np.asarray(embedded), np.asarray(Image.open(folder / "preview.png").convert("RGB")))
 
 
+def test_the_share_of_each_part_of_a_checkpoint_is_said(build):
+    file = build.artifact() / "manifest.json"
+    manifest = json.loads(file.read_text())
+    parts = {"text_encoder": 1_000_000, "network": 6_000_000, "decoder": 1_000_000}
+    manifest["checkpoint"] |= {"parts": parts, "parameters": 8_000_000}
+    file.write_text(json.dumps(manifest))
+    (size,) = (s for s in page_of([file.parent]).sections if s.name == "size")
+    (said,) = size.notes
+    assert said.endswith("of 8.0 million weights, text encoder 12 %, network 75 %, decoder 12 %")
+
+
 def test_pictures_that_are_not_the_artefacts_are_left_out(build, tmp_path):
     def sheets(folder):
         (section,) = [s for s in page_of([folder]).sections if s.name == "pictures"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support.clip_tokenizers import BEGIN, END, save
 from transformers import CLIPTokenizer
 
+from cmexport.demo import demo_checkpoint
 from cmexport.tokenizer import Tokenizer, read_tokenizer
 from cmexport.tokenizer.prompts import calibration_prompts, vector_prompts
 
@@ -45,6 +46,13 @@ def pair(tmp_path_factory) -> tuple[Tokenizer, CLIPTokenizer]:
 def test_prompts_get_the_ids_of_transformers(pair, text):
     ours, oracle = pair
     assert ours.encode(text) == whole(oracle, text)
+
+
+def test_the_tokenizer_of_the_emoji_demo():
+    folder = demo_checkpoint("emoji") / "tokenizer"
+    ours, oracle = read_tokenizer(folder), CLIPTokenizer.from_pretrained(folder)
+    for text in (*vector_prompts(), *calibration_prompts()):
+        assert ours.encode(text) == whole(oracle, text), text
 
 
 @settings(max_examples=200, deadline=None)

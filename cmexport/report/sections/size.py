@@ -49,8 +49,18 @@ def section(material: Material) -> Section:
         "of them are as a whole (from verify --features F --json).",
         charts=(chart,) if points else (),
         tables=(Table("Quality and size", _HEAD, tuple(rows)),) if rows else (),
-        notes=() if rows else ("sizes and PSNR are in artefacts' folders, and none was named",),
+        notes=_parts(material) if rows else ("sizes and PSNR are in artefacts' folders, and none was named",),
     )
+
+
+def _parts(material: Material) -> tuple[str, ...]:
+    """Say what share of a checkpoint's weights each of its parts has, where there are several."""
+    notes = []
+    for checkpoint in (a.manifest.checkpoint for a in material.artifacts):
+        shares = (f"{n.replace('_', ' ')} {100 * c / checkpoint.parameters:.0f} %" for n, c in checkpoint.parts.items())
+        if said := ", ".join(shares):
+            notes.append(f"{checkpoint.file}: of {checkpoint.parameters / 1e6:,.1f} million weights, {said}")
+    return tuple(dict.fromkeys(notes))
 
 
 def distribution_of(material: Material, artifact: FoundArtifact) -> DistributionScore | None:

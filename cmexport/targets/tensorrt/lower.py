@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from cmexport.errors import BackendError, UsageError
-from cmexport.graph.capture import CapturedGraph
+from cmexport.graph.capture import AMPLIFYING, CapturedGraph
 from cmexport.onnxfile.half import BFLOAT, HALF, HalfReport, to_half
 from cmexport.onnxfile.saving import save
 from cmexport.onnxfile.translate import translate
@@ -154,20 +154,25 @@ def _halved(
     model: ir.Model, captured: CapturedGraph, options: TensorRtOptions, progress: TellStep
 ) -> tuple[ir.Model, HalfReport, Kept]:
     kind, sample = _HALF[options.precision], captured.signature.sample.shape
+    wide = captured.amplification > AMPLIFYING
+
+    def halve(model: ir.Model, names: Collection[str]) -> HalfReport:
+        return to_half(model, sample, kind, names, _ALSO_HALF, wide_answers=wide)
+
     if options.keep_fp32 != AUTO:
         check_names(model, options.keep_fp32)
         progress("half precision")
         kept = Kept(options.keep_fp32, "named by --keep-fp32") if options.keep_fp32 else Kept()
-        return model, to_half(model, sample, kind, kept.names, _ALSO_HALF), kept
+        return model, halve(model, kept.names), kept
     with TemporaryDirectory(prefix="cmexport-wide-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "wide.onnx"
         save(model, captured.signature, path, keep_weights=True)
 
         def make_half(names: frozenset[str]) -> ir.Model:
             copy = ir.load(path)
-            to_half(copy, sample, kind, names, _ALSO_HALF)
+            halve(copy, names)
             return copy
 
         kept = find_kept(ir.load(path), make_half, captured, options.precision, progress)
     progress("half precision")
-    return model, to_half(model, sample, kind, kept.names, _ALSO_HALF), kept
+    return model, halve(model, kept.names), kept

@@ -17,9 +17,13 @@ import cmexport.exporting
 from cmexport.artifact import read_manifest
 from cmexport.cli.main import main
 from cmexport.graph.capture import capture
+from cmexport.graph.rewrites import REWRITES
+from cmexport.graph.rewriting import apply_rewrites
 from cmexport.graph.tracing import to_module
 from cmexport.model import Condition
+from cmexport.onnxfile.runner import OnnxRuntimeRunner
 from cmexport.parity.gates import FLOOR_DB, GATES_DB, gate_of
+from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import compare
 from cmexport.quantize.weights import with_weights
 from cmexport.report.checking import _ladder
@@ -27,7 +31,10 @@ from cmexport.report.gathering import FoundArtifact
 from cmexport.report.sections.parity import _remarks
 from cmexport.runner import picture_of
 from cmexport.sampling.methods import resolve
+from cmexport.sampling.reference import TorchRunner
 from cmexport.signature import Choice, Input, Tokens
+from cmexport.targets.onnx.info import OnnxOptions
+from cmexport.targets.onnx.target import OnnxTarget
 from cmexport.verification import Reference, yardstick_for
 
 TOKENS = Input("tokens", (1, 7), "int64", Tokens(50, 48, 49), ("N", "T"))
@@ -182,3 +189,19 @@ def test_other_models_keep_the_absolute_gate():
     sampler = resolve(model())
     reference = Reference(sampler, capture(sampler))
     assert all(yardstick_for(reference, precision) is None for precision in GATES_DB)
+
+
+def test_in_half_precision_the_answer_of_the_network_stays_wide_where_it_is_multiplied(tmp_path):
+    """c_out is 19.4; rounding an answer to 11 bits would cost 20 log10(19.4) = 26 dB more than elsewhere."""
+    sampler = resolve(model(noise=AMPLIFYING))
+    graph = apply_rewrites(capture(sampler), REWRITES)
+    found = {}
+    (tmp_path / "wide").mkdir()
+    (tmp_path / "half").mkdir()
+    for name, subject in {"wide": graph, "half": replace(graph, amplification=1.0)}.items():
+        lowered = OnnxTarget().lower_one(subject, OnnxOptions(precision="fp16"), tmp_path / name, lambda _: None)
+        inputs = draw_inputs(sampler.signature, 16)
+        with TorchRunner(sampler) as reference, OnnxRuntimeRunner(tmp_path / name / lowered.files[0]) as run:
+            expected, drawn = (np.concatenate([picture_of(r(i)) for i in inputs]) for r in (reference, run))
+        found[name] = compare(expected, drawn).mean_db
+    assert found["wide"] > found["half"] + 3
