@@ -34,7 +34,7 @@ from cmexport.targets.onnx.rewrites import chosen_rewrites
 
 STORED_BITS = {"w8": 8, "w4": 4}
 """Precisions of weights alone."""
-_SPARED = 0.015
+_SPARED = 0.01
 """Of the weights, in half precision: what is left of 27 % of the float32 file where the others have 8 bits."""
 
 
