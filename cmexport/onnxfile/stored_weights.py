@@ -16,6 +16,7 @@ import onnx_ir as ir
 LEAST_ELEMENTS = 1024
 BLOCK = 32
 BLOCKED_OPSET = 21
+_GRID = 1e-3  # how far from whole numbers, in steps, float32 puts numbers of a grid
 # Operators whose second input is a weight, with its axes of output channels and of summed channels.
 _WEIGHTED = {"Conv": (0, 1), "MatMul": (1, 0), "Attention": (1, 0)}
 
@@ -29,10 +30,11 @@ class StoredReport:
     bits: int
 
 
-def store_weights(model: ir.Model, bits: int) -> StoredReport:
+def store_weights(model: ir.Model, bits: int, *, chosen: bool = False) -> StoredReport:
     """Replace weights of at least `LEAST_ELEMENTS` numbers by `bits`-bit integers (8 or 4) in place.
 
-    A summed axis that 32 does not divide keeps 8 bits.
+    A summed axis that 32 does not divide keeps 8 bits. `chosen`: the numbers were rounded for the file already, and
+    those that no grid holds are to be kept in half precision.
     """
     graph = model.graph
     done: dict[ir.Value, ir.Value] = {}
@@ -46,7 +48,9 @@ def store_weights(model: ir.Model, bits: int) -> StoredReport:
             continue
         if weight not in done:
             numbers = weight.const_value.numpy()
-            if bits == 4 and numbers.shape[axes[1]] % BLOCK == 0:
+            if chosen and not _on_grid(numbers, *axes, bits):
+                done[weight] = _halved(graph, node, weight, numbers)
+            elif bits == 4 and numbers.shape[axes[1]] % BLOCK == 0:
                 done[weight] = _blocked(graph, node, weight, numbers, axes[1])
             else:
                 done[weight] = _per_channel(graph, node, weight, numbers, axes[0])
@@ -67,18 +71,29 @@ def _axes(node: ir.Node) -> tuple[int, int] | None:
     return _WEIGHTED.get(node.op_type)
 
 
+def _on_grid(numbers: npt.NDArray[np.float32], outputs: int, summed: int, bits: int) -> bool:
+    if bits == 4 and numbers.shape[summed] % BLOCK == 0:
+        shape = numbers.shape
+        blocks = numbers.reshape(*shape[:summed], shape[summed] // BLOCK, BLOCK, *shape[summed + 1 :])
+        groups, top = np.moveaxis(blocks, summed + 1, -1), 7
+    else:
+        groups, top = np.moveaxis(numbers, outputs, 0).reshape(numbers.shape[outputs], -1), 127
+    codes = groups / _steps(groups, top)[..., None]
+    return bool((np.abs(codes - np.rint(codes)).max(axis=-1) < _GRID).mean() > 0.5)
+
+
 def _steps(groups: npt.NDArray[np.float32], top: int) -> npt.NDArray[np.float32]:
     """Size of one step for each group of weights along the last axis: their own where they lie on a grid already.
 
     Weights rounded by least squares need not use the last code; all others get the step that gives it to the largest.
     """
     largest = np.maximum(np.abs(groups).max(axis=-1), np.float32(1e-12))
-    steps = (largest / top).astype(np.float32)
+    steps: npt.NDArray[np.float32] = (largest / top).astype(np.float32)
     unknown = np.ones(steps.shape, bool)
     for code in range(top, top // 2, -1):
         step = (largest / code).astype(np.float32)
         codes = groups / step[..., None]
-        fits = unknown & (np.abs(codes - np.rint(codes)).max(axis=-1) < 1e-3)
+        fits = unknown & (np.abs(codes - np.rint(codes)).max(axis=-1) < _GRID)
         steps[fits] = step[fits]
         unknown &= ~fits
     return steps
@@ -102,6 +117,18 @@ def _blocked(graph: ir.Graph, node: ir.Node, weight: ir.Value, numbers: npt.NDAr
     codes = np.clip(np.rint(blocks / np.expand_dims(scale, axis + 1)), -7, 7).reshape(shape)
     tensor = ir.Tensor(codes.astype(ml_dtypes.int4), dtype=ir.DataType.INT4)
     return _dequantized(graph, node, weight, tensor, scale, {"axis": axis, "block_size": BLOCK})
+
+
+def _halved(graph: ir.Graph, node: ir.Node, weight: ir.Value, numbers: npt.NDArray[np.float32]) -> ir.Value:
+    half = ir.Tensor(numbers.astype(np.float16))
+    kind = ir.TensorType(ir.DataType.FLOAT16)
+    stored = ir.Value(name=f"{weight.name}_half", shape=weight.shape, type=kind, const_value=half)
+    graph.register_initializer(stored)
+    made = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT}, name=f"{weight.name}_widen")
+    made.outputs[0].name = f"{weight.name}_read"
+    made.outputs[0].shape, made.outputs[0].dtype = weight.shape, ir.DataType.FLOAT
+    graph.insert_before(node, made)
+    return made.outputs[0]
 
 
 def _halve_table(graph: ir.Graph, node: ir.Node) -> None:
