@@ -38,6 +38,8 @@ def store_weights(model: ir.Model, bits: int) -> StoredReport:
     done: dict[ir.Value, ir.Value] = {}
     elements = 0
     for node in list(graph):
+        if node.op_type == "Gather":
+            _halve_table(graph, node)
         axes = _axes(node)
         weight = node.inputs[1] if axes and len(node.inputs) > 1 else None
         if axes is None or weight is None or weight.const_value is None or weight.const_value.size < LEAST_ELEMENTS:
@@ -65,11 +67,27 @@ def _axes(node: ir.Node) -> tuple[int, int] | None:
     return _WEIGHTED.get(node.op_type)
 
 
+def _steps(groups: npt.NDArray[np.float32], top: int) -> npt.NDArray[np.float32]:
+    """Size of one step for each group of weights along the last axis: their own where they lie on a grid already.
+
+    Weights rounded by least squares need not use the last code; all others get the step that gives it to the largest.
+    """
+    largest = np.maximum(np.abs(groups).max(axis=-1), np.float32(1e-12))
+    steps = (largest / top).astype(np.float32)
+    unknown = np.ones(steps.shape, bool)
+    for code in range(top, top // 2, -1):
+        step = (largest / code).astype(np.float32)
+        codes = groups / step[..., None]
+        fits = unknown & (np.abs(codes - np.rint(codes)).max(axis=-1) < 1e-3)
+        steps[fits] = step[fits]
+        unknown &= ~fits
+    return steps
+
+
 def _per_channel(
     graph: ir.Graph, node: ir.Node, weight: ir.Value, numbers: npt.NDArray[np.float32], axis: int
 ) -> ir.Value:
-    others = tuple(a for a in range(numbers.ndim) if a != axis)
-    scale = np.maximum(np.abs(numbers).max(axis=others) / 127, np.float32(1e-12)).astype(np.float32)
+    scale = _steps(np.moveaxis(numbers, axis, 0).reshape(numbers.shape[axis], -1), 127)
     shape = [1] * numbers.ndim
     shape[axis] = -1
     codes = np.clip(np.rint(numbers / scale.reshape(shape)), -127, 127).astype(np.int8)
@@ -80,10 +98,35 @@ def _blocked(graph: ir.Graph, node: ir.Node, weight: ir.Value, numbers: npt.NDAr
     shape = numbers.shape
     split = (*shape[:axis], shape[axis] // BLOCK, BLOCK, *shape[axis + 1 :])
     blocks = numbers.reshape(split)
-    scale = np.maximum(np.abs(blocks).max(axis=axis + 1) / 7, np.float32(1e-12)).astype(np.float32)
+    scale = _steps(np.moveaxis(blocks, axis + 1, -1), 7)
     codes = np.clip(np.rint(blocks / np.expand_dims(scale, axis + 1)), -7, 7).reshape(shape)
     tensor = ir.Tensor(codes.astype(ml_dtypes.int4), dtype=ir.DataType.INT4)
     return _dequantized(graph, node, weight, tensor, scale, {"axis": axis, "block_size": BLOCK})
+
+
+def _halve_table(graph: ir.Graph, node: ir.Node) -> None:
+    """Store a table that rows are taken from in half precision: cast when they have been taken."""
+    table, taken = node.inputs[0], node.outputs[0]
+    if table is None or table.const_value is None or table.dtype != ir.DataType.FLOAT or taken.is_graph_output():
+        return
+    numbers = table.const_value.numpy()
+    if numbers.size < LEAST_ELEMENTS or float(np.abs(numbers).max()) > np.finfo(np.float16).max:
+        return
+    name = f"{table.name}_half"
+    if name not in graph.initializers:
+        half = ir.Tensor(numbers.astype(np.float16))
+        stored = ir.Value(name=name, shape=table.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=half)
+        graph.register_initializer(stored)
+    wide = ir.node("Cast", [taken], {"to": ir.DataType.FLOAT}, name=f"{taken.name}_cast")
+    wide.outputs[0].name, taken.name = taken.name, f"{taken.name}_half"
+    wide.outputs[0].shape, wide.outputs[0].dtype, taken.dtype = taken.shape, ir.DataType.FLOAT, ir.DataType.FLOAT16
+    for user, index in list(taken.uses()):
+        if user is not wide:
+            user.replace_input_with(index, wide.outputs[0])
+    node.replace_input_with(0, graph.initializers[name])
+    graph.insert_after(node, wide)
+    if not table.uses():
+        del graph.initializers[table.name or ""]
 
 
 def _dequantized(

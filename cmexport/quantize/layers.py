@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from torch import Tensor, fx
 
 from cmexport.graph.capture import CapturedGraph
-from cmexport.graph.fxtools import argument, aten, attribute
+from cmexport.graph.fxtools import argument, aten, attribute, is_op, is_view
 from cmexport.graph.tracing import to_module
 from cmexport.quantize.weights import LEAST_ELEMENTS
 
@@ -47,6 +47,7 @@ class Layer:
         nodes: names in the graph.
         operator: how they hold the weight.
         weight: (channels_out, channels_in, ...), float32.
+        attended: whether the input is what attention hands on.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Layer:
     nodes: tuple[str, ...]
     operator: WeightedOperator
     weight: Tensor
+    attended: bool = False
 
     @property
     def channels(self) -> int:
@@ -101,10 +103,11 @@ def find_layers(
         name = str(node.args[1].target)
         if name in found:
             known = found[name]
-            found[name] = Layer(known.key, known.role, (*known.nodes, node.name), operator, known.weight)
+            found[name] = replace(known, nodes=(*known.nodes, node.name))
         else:
             key = _unused(layer_key(node), {layer.key for layer in found.values()})
-            found[name] = Layer(key, _role(operator, matrix, picture), (node.name,), operator, matrix)
+            role = _role(operator, matrix, picture)
+            found[name] = Layer(key, role, (node.name,), operator, matrix, _attended(node.args[0]))
     return tuple(found.values())
 
 
@@ -123,6 +126,13 @@ def _role(operator: WeightedOperator, weight: Tensor, picture: int) -> str:
     if weight.shape[1] <= picture or weight.shape[0] <= picture:
         return "picture"
     return "pointwise" if weight[0, 0].numel() == 1 else "spatial"
+
+
+def _attended(source: object) -> bool:
+    """Whether a node is an attention's result, in another layout perhaps."""
+    while is_view(source) or is_op(source, aten.dropout.default):
+        source = source.args[0]  # type: ignore[attr-defined]
+    return isinstance(source, fx.Node) and ("attention" in str(source.target) or is_op(source, aten.matmul.default))
 
 
 def layer_key(node: fx.Node) -> str:

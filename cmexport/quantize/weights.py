@@ -37,7 +37,7 @@ def find_weights(module: fx.GraphModule) -> tuple[GraphWeight, ...]:
     names = weights_by_name(module)
     same: dict[str, list[str]] = {}
     for name, value in names.items():
-        same.setdefault(_digest(value), []).append(name)
+        same.setdefault(weight_digest(value), []).append(name)
     return tuple(GraphWeight(tuple(group), names[group[0]].detach()) for group in same.values())
 
 
@@ -81,6 +81,7 @@ def set_weights(module: fx.GraphModule, values: Mapping[str, Tensor]) -> None:
             owner._buffers[last] = value.contiguous()
 
 
-def _digest(value: Tensor) -> str:
+def weight_digest(value: Tensor) -> str:
+    """Tell weights with the same shape and numbers from others."""
     plain = value.detach().contiguous()
     return hashlib.sha256(str(tuple(plain.shape)).encode() + plain.numpy().tobytes()).hexdigest()

@@ -124,6 +124,9 @@ def test_the_tokenizer_is_part_of_the_artefact(artefact, closed, cmexport, tmp_p
 def test_a_closed_list_is_asked_by_text_or_number(closed, oracle, cmexport, tmp_path):
     found = drawn(cmexport, tmp_path, closed, *said(["red heart", " GREEN  car"]), "--count", 2)
     np.testing.assert_allclose(found, oracle(["red heart", "green car"], 0), atol=2e-4)
+    outcome = cmexport("sample", closed, "--save", tmp_path / "y.npz", "--count", 4)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npz")["image"], oracle([*LISTED, LISTED[0]], 0), atol=2e-4)
+    assert "no --prompt" in outcome.stderr
     artefact = library.open(closed)
     np.testing.assert_array_equal(artefact.sample(prompt=2), artefact.sample(prompt="red heart"))
     outcome = cmexport("sample", closed, "--prompt", "dog", "-o", tmp_path / "grid.png")

@@ -92,3 +92,35 @@ def test_options_reach_the_file(export):
     assert onnx.TensorProto.INT8 in types
     with OnnxRuntimeRunner(written.path, threads=1) as run:
         assert np.isfinite(run(written.inputs())["image"]).all()
+
+
+def test_weights_on_a_grid_keep_their_steps():
+    model, _ = small_model()
+    drawn = np.random.default_rng(1)
+    codes = drawn.integers(-120, 121, (64, 64, 3, 3)).astype(np.float32)
+    steps = drawn.uniform(1e-3, 2e-3, (64, 1, 1, 1)).astype(np.float32)
+    model.graph.initializers["kernel"].const_value = ir.Tensor(codes * steps)
+    store_weights(model, 8)
+    np.testing.assert_allclose(read_back(model, "kernel"), codes * steps, rtol=1e-6)
+
+
+def test_tables_are_kept_in_half_precision():
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    rows (int64[2] index) => (float[2,64] image) <float[100,64] table> {
+        taken = Gather (table, index)
+        image = Neg (taken)
+    }
+    """
+    proto = onnx.parser.parse_model(text)
+    table = np.random.default_rng(0).standard_normal((100, 64)).astype(np.float32)
+    del proto.graph.initializer[:]
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(table, "table"))
+    model = ir.from_proto(proto)
+    store_weights(model, 8)
+    stored = ir.to_proto(model)
+    onnx.checker.check_model(stored, full_check=True)
+    assert [i.data_type for i in stored.graph.initializer] == [onnx.TensorProto.FLOAT16]
+    (image,) = ReferenceEvaluator(stored).run(None, {"index": np.array([3, 99])})
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(image, -table.astype(np.float16)[[3, 99]].astype(np.float32))

@@ -114,6 +114,17 @@ def test_a_large_model_is_looked_at_less_with_wider_ranges(small, monkeypatch):
     assert prepare(small, PrecisionPlan(), options=ONE).calibration.pictures == 1
 
 
+def test_a_graph_that_takes_long_over_a_picture_is_looked_at_less(small, monkeypatch):
+    looked = []
+    monkeypatch.setattr(int8, "calibrate", lambda captured, layers, options, progress: looked.append(options))
+    for free in (10**12, 1000):
+        monkeypatch.setattr(int8, "FREELY", free)
+        prepare(small, PrecisionPlan())
+    full, less = looked
+    assert full == CalibrationOptions()
+    assert (less.pictures, less.gram_pictures) == (int8.LEAST_PICTURES,) * 2
+
+
 def test_more_codes_cost_more(small, prepared):
     codes = encode_layers(prepared, integer)
     all_of_them, one = simulate(small, codes, 4), simulate(small, codes[:1], 4)

@@ -81,6 +81,32 @@ def test_what_no_target_can_compute_is_left_out(toy):
     assert (found["plain"], found["point"]) == ("spatial", "pointwise")
 
 
+class Block(nn.Module):
+    """A transformer's: four layers read a norm or a sum, one reads what attention hands on."""
+
+    def __init__(self, spelled_out):
+        super().__init__()
+        self.spelled_out = spelled_out
+        self.q, self.k, self.v, self.out, self.mlp = (nn.Linear(32, 32) for _ in range(5))
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, noise):
+        n, c, h, w = noise.shape
+        x = F.layer_norm(noise.flatten(2).transpose(1, 2), [c])
+        q, k, v = (f(x).reshape(n, h * w, 2, -1).transpose(1, 2) for f in (self.q, self.k, self.v))
+        plain = F.scaled_dot_product_attention
+        mixed = (q @ k.transpose(2, 3)).softmax(-1) @ v if self.spelled_out else plain(q, k, v)
+        x = x + self.out(self.drop(mixed.transpose(1, 2).reshape(n, h * w, c)))
+        return self.mlp(x).transpose(1, 2).reshape(n, c, h, w)
+
+
+@pytest.mark.parametrize("spelled_out", [True, False])
+def test_what_attention_hands_on_is_known(toy, spelled_out):
+    found = find_layers(toy(Block(spelled_out).eval(), torch.randn(1, 32, 2, 2)))
+    assert len(found) == 5
+    assert [layer.key for layer in found if layer.attended] == ["out"]
+
+
 class Twice(nn.Module):
     """Two weights under one name: those of a module that a rewrite would have replaced."""
 

@@ -62,6 +62,12 @@ def test_more_harm_spared_means_more_layers(small, codes, measured):
     assert len(found[4]) >= len(codes) - 1
 
 
+def test_more_is_spared_where_the_sampler_multiplies_rounding(small, codes):
+    multiplied = replace(small, amplification=14.65)
+    assert most_harmful_outputs(multiplied, codes) == most_harmful_outputs(small, codes, 0.9)
+    assert most_harmful_outputs(small, codes) == most_harmful_outputs(small, codes, 0.75)
+
+
 def test_coarser_steps_are_more_harm(small, codes, measured):
     harmless = min(measured, key=lambda k: measured[k])
     assert harmless not in most_harmful_outputs(small, codes)

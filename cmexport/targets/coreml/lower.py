@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cmexport.errors import BackendError, UsageError, first_line
-from cmexport.graph.capture import CapturedGraph
+from cmexport.graph.capture import AMPLIFYING, CapturedGraph
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.quantize.centred.insertion import to_int8
 from cmexport.quantize.compression import RECIPES, compress
@@ -27,7 +27,7 @@ from cmexport.targets.coreml.centred import centred_decompositions
 from cmexport.targets.coreml.compress import BITS, BITS_BEFORE_18
 from cmexport.targets.coreml.compress import register as store_compressed_pass
 from cmexport.targets.coreml.info import CoreMlOptions
-from cmexport.targets.coreml.keeping import Selector, convert_keeping
+from cmexport.targets.coreml.keeping import Selector, convert_keeping, in_stream
 from cmexport.targets.coreml.library import coremltools
 from cmexport.targets.coreml.package import describe, make_deterministic, package_files
 from cmexport.targets.coreml.rewrites import chosen_rewrites
@@ -118,6 +118,8 @@ def lower(
         wanted.append(IMAGE_LAYOUT)
     shaped = apply_rewrites(captured, wanted, progress)
     plan: dict[str, Any] = {"default": "float32" if options.precision == "fp32" else "float16", "border": "float32"}
+    if options.precision != "fp32" and _wide_latents(captured) is not None:
+        plan["latents"] = "float32"
     if options.precision in RECIPES:
         widths = BITS if options.ios >= 18 else BITS_BEFORE_18
         compression = compress(shaped, options.precision, options.budget_db, progress, widths)
@@ -172,7 +174,7 @@ def _translate(
                 captured.program.run_decompositions(centred_decompositions()),
                 convert_to="mlprogram",
                 minimum_deployment_target=getattr(ct.target, f"iOS{options.ios}"),
-                compute_precision=_compute_precision(ct, options, selector),
+                compute_precision=_compute_precision(ct, options, selector, _wide_latents(captured)),
                 outputs=[_output_type(ct, captured.signature.output)],
                 pass_pipeline=passes,
                 skip_model_load=True,
@@ -185,10 +187,24 @@ def _translate(
         raise BackendError(f"Core ML: this network can't be translated for iOS {options.ios}: {reason}") from error
 
 
-def _compute_precision(ct: Any, options: CoreMlOptions, selector: Selector | None) -> Any:
+def _compute_precision(
+    ct: Any, options: CoreMlOptions, selector: Selector | None, latents: tuple[int, ...] | None
+) -> Any:
     if options.precision == "fp32":
         return ct.precision.FLOAT32
-    return ct.precision.FLOAT16 if selector is None else ct.transform.FP16ComputePrecision(op_selector=selector)
+    if selector is None and latents is None:
+        return ct.precision.FLOAT16
+
+    def halved(operation: Any) -> bool:
+        asked = selector is None or selector(operation)
+        return asked and not (latents is not None and in_stream(operation, latents))
+
+    return ct.transform.FP16ComputePrecision(op_selector=halved)
+
+
+def _wide_latents(captured: CapturedGraph) -> tuple[int, ...] | None:
+    """The shape of the samples where the sampler multiplies the rounding of what makes them."""
+    return captured.signature.sample.shape if captured.amplification > AMPLIFYING else None
 
 
 def _output_type(ct: Any, output: Output) -> Any:

@@ -15,9 +15,10 @@ from cmexport.graph.looping import CapturedLoop
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.onnxfile.half import to_half
 from cmexport.onnxfile.saving import save
-from cmexport.onnxfile.stored_weights import store_weights
+from cmexport.onnxfile.stored_weights import BLOCK, store_weights
 from cmexport.onnxfile.translate import translate
 from cmexport.onnxfile.translations import Translations, standard_translations
+from cmexport.quantize.careful import round_carefully
 from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.signature import Signature
 from cmexport.targets.base import LoweredModel, TellStep
@@ -25,7 +26,7 @@ from cmexport.targets.onnx.budget import within_db, within_latency
 from cmexport.targets.onnx.buffers import limit_buffers
 from cmexport.targets.onnx.contrib import contrib_translations
 from cmexport.targets.onnx.info import OnnxOptions
-from cmexport.targets.onnx.int8 import Int8Graph, prepare_int8, to_int8
+from cmexport.targets.onnx.int8 import PACKED, Int8Graph, prepare_int8, to_int8
 from cmexport.targets.onnx.loop import wrap_loop
 from cmexport.targets.onnx.npu.lowering import is_for_npu, lower_for_npu
 from cmexport.targets.onnx.providers import OPSET, ProviderProfile, profile_for
@@ -62,6 +63,11 @@ def lower(
         shaped = replace(rounded.captured, rewrites=shaped.rewrites)
         translations = {**translations, **rounded.translations}
         plan |= facts
+        progress("translate to ONNX")
+    if options.precision in STORED_BITS and captured.amplification > AMPLIFYING:
+        bits = STORED_BITS[options.precision]
+        rounded = round_carefully(shaped, bits, BLOCK if bits == 4 else None, progress, PACKED)
+        shaped = replace(rounded, rewrites=shaped.rewrites)
         progress("translate to ONNX")
     model = translate(shaped, translations, OPSET, tidy=plain)
     if options.precision == "fp16":

@@ -23,6 +23,8 @@ def _apply(editor: Editor) -> Changes:
 
 
 def _columns(editor: Editor, lookup: fx.Node) -> bool:
+    if len(shape_of(lookup)) != 2:
+        return False  # Words of a prompt: rows (N, T, D).
     batch, width = shape_of(lookup)
     row = _only_user(lookup)
     split = _only_user(row) if is_op(row, *RESHAPES) and row is not None else row

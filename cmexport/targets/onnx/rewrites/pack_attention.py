@@ -84,7 +84,10 @@ def _projection(editor: Editor, attention: fx.Node, operand: object) -> _Project
         return None
     source = layer.args[0]
     weight = attribute(editor.module, layer.args[1])
-    bias = attribute(editor.module, argument(layer, 2, "bias"))
+    given = argument(layer, 2, "bias")
+    bias = attribute(editor.module, given)
+    if given is None and weight is not None:
+        bias = torch.zeros(weight.shape[0])
     channel_major = is_op(layer, CONV)
     if weight is None or bias is None or not isinstance(source, fx.Node) or weight[0].numel() != weight.shape[1]:
         return None

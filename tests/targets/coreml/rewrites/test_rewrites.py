@@ -154,6 +154,26 @@ def test_a_row_with_other_uses_keeps_its_shape(toy):
     assert after.rewrites[0].applied == 0
 
 
+class Words(nn.Module):
+    """Two lookups of a sentence's words: rows (N, T, D), which are no label's."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(9, 8)
+
+    def forward(self, noise, tokens):
+        first, second = self.table(tokens).reshape(-1, 16).split(8, dim=1)
+        return noise * first[:, :, None, None] + second[:, :, None, None]
+
+
+def test_words_of_a_prompt_stay_rows(toy):
+    inputs = {"noise": torch.randn(2, 8, 4, 4), "tokens": torch.arange(4).reshape(2, 2)}
+    before = toy(Words(), **inputs)
+    after = apply_rewrites(before, [label_columns.REWRITE])
+    assert after.rewrites[0].applied == 0
+    assert difference(before, after, inputs) == 0.0
+
+
 class Steps(nn.Module):
     def forward(self, noise, renoise):
         return noise + 2.0 * renoise[0] + 3.0 * renoise[renoise.shape[0] - 1]

@@ -23,8 +23,8 @@ class Block(nn.Module):
         super().__init__()
         self.layout = layout
         self.norm = nn.GroupNorm(2, C)
-        if layout == "separate":
-            self.q, self.k, self.v = (nn.Linear(C, C) for _ in range(3))
+        if layout in ("separate", "without biases"):
+            self.q, self.k, self.v = (nn.Linear(C, C, bias=layout == "separate") for _ in range(3))
             self.proj = nn.Linear(C, C)
         else:
             self.qkv = nn.Conv2d(C, 3 * C, 1)
@@ -35,7 +35,7 @@ class Block(nn.Module):
     def forward(self, noise):
         n = noise.shape[0]
         h = self.norm(noise)
-        if self.layout == "separate":
+        if self.layout in ("separate", "without biases"):
             tokens = h.flatten(2).transpose(1, 2)
             q, k, v = (m(tokens).reshape(n, -1, HEADS, WIDTH).transpose(1, 2) for m in (self.q, self.k, self.v))
             mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, -1, C)
@@ -57,7 +57,7 @@ def pack(toy, module, noise):
     return to_module(graph.program), {r.name: r for r in graph.rewrites}["pack_attention"]
 
 
-@pytest.mark.parametrize("layout", ["thirds", "head_major", "separate", "values as keys"])
+@pytest.mark.parametrize("layout", ["thirds", "head_major", "separate", "without biases", "values as keys"])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_every_layout_is_packed(toy, layout, batch):
     torch.manual_seed(0)
