@@ -18,7 +18,7 @@ from cmexport.cli.options import parse_set
 from cmexport.cli.requests import said_aloud
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, OutputError
-from cmexport.model import Setting, Space
+from cmexport.model import ConsistencyModel, Setting, Space
 from cmexport.naming import model_name
 from cmexport.recipes.template import Subject, recipe_text
 from cmexport.sampling.schedules import tuned_two_steps
@@ -64,11 +64,12 @@ def command(
     subject = Subject(
         name=model.source.name,
         file=None if checkpoint is None else os.path.relpath(checkpoint, target.parent),
-        what=_what(model.space, model.classes),
+        what=_what(model),
         classes=model.classes,
         assumed=[s for s in model.settings if (s.ambiguous or s.name in chosen) and _settable(s)],
-        sigmas=tuned_two_steps(model.source.name, model.noise),
+        sigmas=None if model.schedule is not None else tuned_two_steps(model.source.name, model.noise),
         weights=chosen_weights(model.settings),
+        steps=None if model.schedule is None else model.schedule.default_steps,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, recipe_text(subject, str(target)).encode())
@@ -80,9 +81,13 @@ def command(
         console.say(f"Assumed, to be confirmed in [checkpoint.set]: {', '.join(s.name for s in subject.assumed)}")
 
 
-def _what(space: Space, classes: int | None) -> str:
+def _what(model: ConsistencyModel) -> str:
+    space, classes, codec = model.space, model.classes, model.codec
+    if codec is not None:
+        space = Space(codec.channels, space.height * codec.factor, space.width * codec.factor)
     colors = {1: "grey pictures", 3: "pictures"}.get(space.channels, f"pictures of {space.channels} channels")
-    return f"{space.text} {colors}" + ("" if classes is None else f", {classes} classes")
+    words = "" if model.worded is None else " of prompts"
+    return f"{space.text} {colors}{words}" + ("" if classes is None else f", {classes} classes")
 
 
 def _settable(setting: Setting) -> bool:

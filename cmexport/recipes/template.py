@@ -24,15 +24,15 @@ _SETTINGS = """\
 
 _REST = """\
 
-# Noise levels to evaluate. One step is what consistency models are for; more cost as many times the latency.
+# Noise levels to evaluate. {few}; more cost as many times the latency.
 [schedules]
-one-step = {{ steps = 1 }}
+{schedule} = {{ steps = {steps} }}
 {two_steps}
 
 # One artefact for each precision (and schedule). Delete what you don't need.
 [targets.onnx]
 precisions = ["fp32", "fp16"]      # also: "int8" (weights and activations), "w8", "w4" (weights only)
-schedules = ["one-step"]
+schedules = ["{schedule}"]
 # gate_db = {{ fp16 = 70 }}          # above cmexport's own gates: fp32 100, fp16 60, w8 52, w6 42, int8 38, w4 30 dB
 # ep = "cuda"                      # form of the graph: cpu, cuda, arm, web, xnnpack, qnn, ...
 # output = "uint8"                 # bytes (N, H, W, C) instead of floats
@@ -40,13 +40,13 @@ schedules = ["one-step"]
 
 [targets.coreml]
 precisions = ["fp16", "w6"]        # also: "fp32", "int8", "w8", "w4"; "mixed" with budget_db = 45
-schedules = ["one-step"]
+schedules = ["{schedule}"]
 optional = true                    # skipped where coremltools is not installed
 # ios = 17                         # oldest release that is to run it
 
 [targets.tensorrt]
 precisions = ["fp16"]              # also: "fp32", "bf16", "int8", "fp8"
-schedules = ["one-step"]
+schedules = ["{schedule}"]
 optional = true
 
 # Where to measure latency, memory and energy. Others: "ssh://user@host", "adb://serial", "browser", "folder://DIR".
@@ -74,6 +74,7 @@ class Subject:
         assumed: constants that are guesses, to be confirmed.
         sigmas: two tuned levels, and whose they are; None where none are known.
         weights: which of several sets of weights; None where the file holds one.
+        steps: of a latent few-step model by default; None for other models.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Subject:
     assumed: Sequence[Setting]
     sigmas: tuple[str, tuple[float, ...]] | None
     weights: str | None = None
+    steps: int | None = None
 
 
 def recipe_text(subject: Subject, recipe_file: str) -> str:
@@ -106,7 +108,13 @@ def recipe_text(subject: Subject, recipe_file: str) -> str:
         if subject.classes is None
         else f"\n# label = 0                        # bake one of {subject.classes} classes in"
     )
-    return text + _REST.format(two_steps=_two_steps(subject), label=label)
+    if subject.steps is None:
+        few, schedule, steps = "One step is what consistency models are for", "one-step", 1
+    else:
+        few, schedule, steps = f"{subject.steps} evaluations are usual of this scheduler", "usual", subject.steps
+        label += '\n# prompt = "a cat"                 # bake one prompt in; prompts = "words.txt": a closed list'
+    rest = _REST.format(two_steps=_two_steps(subject), label=label, few=few, schedule=schedule, steps=steps)
+    return text + rest
 
 
 def _two_steps(subject: Subject) -> str:

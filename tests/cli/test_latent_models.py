@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import pytest
 from support.latent_pipelines import decoder, tiny_pipeline
 
@@ -55,3 +57,15 @@ def test_one_line_refuses_what_makes_no_sense(arguments, said, cmexport):
     assert outcome.code == 2
     assert said in outcome.stderr
     assert len(outcome.stderr.splitlines()) == 1
+
+
+def test_init_writes_its_own_number_of_steps(cmexport, tmp_path):
+    outcome = cmexport("init", tiny_pipeline("euler_ancestral"), "-o", tmp_path / "turbo.toml")
+    assert outcome.code == 0, outcome.stderr
+    recipe = tomllib.loads((tmp_path / "turbo.toml").read_text())
+    assert recipe["description"].endswith(": 16x16 pictures of prompts")
+    assert recipe["schedules"] == {"usual": {"steps": 1}}
+    assert cmexport("init", tiny_pipeline(), "-o", tmp_path / "lcm.toml").code == 0
+    assert tomllib.loads((tmp_path / "lcm.toml").read_text())["schedules"] == {"usual": {"steps": 4}}
+    planned = cmexport("run", tmp_path / "lcm.toml", "--dry-run")
+    assert "onnx --precision fp32 --steps 4" in planned.stdout
