@@ -26,6 +26,7 @@ from cmexport.artifact import (
     write_preview,
 )
 from cmexport.artifact.frontier import frontier_points, frontier_svg
+from cmexport.artifact.replacing import prompt_facts
 from cmexport.describing import describe, function_record, numerics_of, role_of, wording_of
 from cmexport.errors import UsageError
 from cmexport.graph.capture import CapturedGraph, RewriteReport, capture, capture_stage
@@ -174,7 +175,7 @@ def _subject(samplers: Sequence[Sampler], options: ExportOptions) -> Subject:
             "output": request.output,
             "sampler": request.sampler,
             "eta": request.eta,
-            "wording": None if (wording := wording_of(sampler)) is None else wording.model_dump(mode="json"),
+            **prompt_facts(None if (wording := wording_of(sampler)) is None else wording.model_dump(mode="json")),
             "ep": getattr(options.lowering, "ep", None),
             "packaging": getattr(options.lowering, "packaging", "one"),
         }

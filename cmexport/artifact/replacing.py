@@ -153,10 +153,17 @@ def _graph(facts: Mapping[str, Any], ep: str | None, parts: int) -> dict[str, An
         "output": "uint8" if output["dtype"] == "uint8" else "float",
         "sampler": facts["sampling"].get("sampler", "consistency"),
         "eta": facts["sampling"].get("eta"),
-        "wording": facts.get("wording"),
+        **prompt_facts(facts.get("wording")),
         "packaging": "staged" if parts > 1 else "one",
         "ep": ep,
     }
+
+
+def prompt_facts(wording: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Facts of `Subject.graphs` about prompts, out of a manifest's `wording`."""
+    facts = wording or {}
+    guidance = "an input" if facts.get("guidance_input") else facts.get("guidance")
+    return {"condition": facts.get("condition"), "prompts": list(facts.get("prompts", ())), "guidance": guidance}
 
 
 def _unlisted(folder: Path, manifest: Mapping[str, Any]) -> str | None:
