@@ -141,8 +141,9 @@ def _affordable(captured: CapturedGraph, layers: Iterable[Layer]) -> Calibration
             channels = shape[1 if layer.operator.kind == "conv" else -1]
             products += layer.weight.numel() * math.prod(shape) // channels
     share = min(1.0, FREELY / max(products, 1))
-    pictures, multiplied = (round(share * n) for n in (options.pictures, options.gram_pictures))
-    return replace(options, pictures=max(pictures, LEAST_PICTURES), gram_pictures=max(multiplied, LEAST_PICTURES))
+    every = options.pictures, options.gram_pictures
+    pictures, multiplied = (min(n, max(round(share * n), LEAST_PICTURES)) for n in every)
+    return replace(options, pictures=pictures, gram_pictures=multiplied)
 
 
 def encode_layers(

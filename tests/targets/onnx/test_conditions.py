@@ -155,7 +155,7 @@ def test_weights_of_encoders_and_decoders_are_counted():
     [
         (SampleRequest(task="stroke"), "samples latents"),
         (SampleRequest(sigmas=(80.0, 1.0), sampler="heun"), "not for a model of latents"),
-        (SampleRequest(label=1), "unconditional"),
+        (SampleRequest(label=1), "takes a prompt, no label"),
     ],
 )
 def test_what_a_latent_model_cannot_do_is_refused(request_, said):
