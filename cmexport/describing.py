@@ -26,6 +26,7 @@ from cmexport.graph.capture import RewriteReport
 from cmexport.naming import shown_name
 from cmexport.parity.ladder import ParityReport
 from cmexport.sampling.resolved import Sampler
+from cmexport.signature import known
 from cmexport.targets.base import LoweredModel
 
 # What a TensorRT artefact holds besides: engines, their descriptions, and an ONNX file for each batch.
@@ -153,11 +154,11 @@ def wording_of(sampler: Sampler) -> WordingRecord | None:
     request, worded = sampler.request, sampler.model.worded
     if worded is None:
         return None
-    form = "baked" if request.prompt is not None else "prompt" if request.prompts else request.condition
+    form = known.BAKED if request.prompt is not None else known.PROMPT if request.prompts else request.condition
     prompts = request.prompts if request.prompt is None else (request.prompt,)
     guidance = next((sampler.baked.get(c.input.name) for c in sampler.model.conditions if c.usual is not None), None)
     return WordingRecord(
-        condition=form,  # type: ignore[arg-type]  # checked by pydantic
+        condition=form,
         prompts=prompts,
         guidance=guidance,
         guidance_input=request.guidance_input,

@@ -42,6 +42,7 @@ from cmexport.recorded import graph_rungs
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.stages import Stage, stages_of
+from cmexport.signature import Tokens
 from cmexport.targets.base import LoweredModel
 from cmexport.targets.info import LoweringOptions
 from cmexport.targets.registry import INFOS, target_info, target_named
@@ -357,7 +358,7 @@ def _names(sampler: Sampler) -> tuple[str, ...]:
 def _write_tokenizer(folder: Path, samplers: Sequence[Sampler]) -> list[str]:
     """Write what makes tokens of prompts, if a graph takes any; return the files' paths."""
     tokenizer = samplers[0].model.tokenizer
-    if tokenizer is None or not any("tokens" in sampler.signature.names for sampler in samplers):
+    if tokenizer is None or not any(isinstance(i.law, Tokens) for s in samplers for i in s.signature.inputs):
         return []
     write_tokenizer(folder / "tokenizer", tokenizer)
     return [path.relative_to(folder).as_posix() for path in sorted((folder / "tokenizer").iterdir())]

@@ -22,7 +22,7 @@ from cmexport.parity.ladder import Rung
 from cmexport.sampling.evaluations import levels_of
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.resolved import Sampler
-from cmexport.signature import Signature
+from cmexport.signature import Signature, known
 from cmexport.targets.base import Target
 from cmexport.targets.registry import target_named
 
@@ -87,9 +87,9 @@ def request_of(manifest: Manifest) -> SampleRequest:
 def _wording(record: WordingRecord) -> dict[str, Any]:
     """Recover what a request says of prompts."""
     return {
-        "prompt": record.prompts[0] if record.condition == "baked" else None,
-        "prompts": record.prompts if record.condition == "prompt" else (),
-        "condition": "embeddings" if record.condition == "embeddings" else "tokens",
+        "prompt": record.prompts[0] if record.condition == known.BAKED else None,
+        "prompts": record.prompts if record.condition == known.PROMPT else (),
+        "condition": known.EMBEDDINGS if record.condition == known.EMBEDDINGS else known.TOKENS,
         "guidance": record.guidance,
         "guidance_input": record.guidance_input,
     }

@@ -23,7 +23,7 @@ from cmexport.runner import Array, Runner, picture_of
 from cmexport.sampling.editing import task_named
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
-from cmexport.signature import Input, Signature
+from cmexport.signature import Input, Signature, known
 from cmexport.tokenizer import Tokenizer, read_tokenizer
 
 
@@ -154,7 +154,7 @@ def _worded(source: PictureSource, prompts: Sequence[str]) -> tuple[Input, list[
     names = source.signature.names
     if source.request.prompt is not None:
         raise UsageError(f"--prompt: {source.request.prompt!r} is baked in; export again for other prompts")
-    if "embeddings" in names:
+    if known.EMBEDDINGS in names:
         raise UsageError("--prompt: takes embeddings, a text encoder's output; give them with --inputs FILE.npz")
     taking = next((i for i in source.signature.inputs if i.worded), None)
     if taking is None:

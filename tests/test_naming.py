@@ -84,7 +84,7 @@ def test_a_hub_id_names_the_model_whatever_its_cache_is_called(tmp_path, monkeyp
     )
     unet.save_pretrained(folder)
     (folder / "config.json").exists()
-    monkeypatch.setattr(loading, "fetch_from_hub", lambda _: folder)
+    monkeypatch.setattr(loading, "fetch_from_hub", lambda *_: folder)
     monkeypatch.chdir(tmp_path)
     model = loading.load_checkpoint("someone/cm-v1.5")
     assert model.source.name == "cm-v1.5"

@@ -16,7 +16,7 @@ from cmexport.artifact.parity_record import ParityRecord
 from cmexport.artifact.schema import PlainDict, PlainValue, Record, Sha256
 from cmexport.errors import UsageError
 from cmexport.model import Setting, SettingValue
-from cmexport.signature import Signature
+from cmexport.signature import Signature, known
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -126,6 +126,12 @@ class SamplingRecord(Record):
     clip: float | None = None
 
 
+def _form(text: str) -> str:
+    if text not in known.FORMS:
+        raise ValueError(f"known are {', '.join(known.FORMS)}")
+    return text
+
+
 class WordingRecord(Record):
     """What a graph does with prompts.
 
@@ -136,7 +142,7 @@ class WordingRecord(Record):
         guidance_input: whether it is an input.
     """
 
-    condition: Literal["tokens", "embeddings", "prompt", "baked"]
+    condition: Annotated[str, AfterValidator(_form)]
     prompts: tuple[str, ...] = ()
     guidance: float | None = None
     guidance_input: bool = False

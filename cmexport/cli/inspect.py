@@ -148,7 +148,7 @@ def _latent_facts(model: ConsistencyModel) -> dict[str, Any]:
         "latents": None if codec is None else [model.space.channels, model.space.height, model.space.width],
         "pictures": None if codec is None else [codec.channels, *_pixels(model)],
         "guidance": next((c.usual for c in model.conditions if c.usual is not None), None),
-        "tokenizer": None if tokenizer is None else {"tokens": len(tokenizer.vocabulary), "pad": tokenizer.pad},
+        "tokenizer": None if tokenizer is None else {"vocabulary": len(tokenizer.vocabulary), "pad": tokenizer.pad},
     }
 
 
@@ -204,7 +204,7 @@ def _show_latent(model: ConsistencyModel, facts: Mapping[str, Any]) -> None:
     }
     if facts["tokenizer"] is not None:
         said["text_encoder"] = (
-            f"prompts of 77 out of {facts['tokenizer']['tokens']:,} tokens, padded with {facts['tokenizer']['pad']}"
+            f"prompts of 77 out of {facts['tokenizer']['vocabulary']:,} tokens, padded with {facts['tokenizer']['pad']}"
         )
     for part, weights in facts["parts"].items():
         table.add_row(part.replace("_", " "), f"{weights:,}", f"{weights / model.parameters:.0%}", said.get(part, ""))

@@ -18,7 +18,7 @@ from cmexport.files import require_file
 from cmexport.labels import KNOWN
 from cmexport.recipes.cycles import find_cycle
 from cmexport.recipes.identity import tree_hash
-from cmexport.recipes.names import LOOPED, owners
+from cmexport.recipes.names import EMBEDDINGS, LOOPED, owners
 from cmexport.recipes.nearest import nearest, nearest_file
 from cmexport.recipes.reading import Document
 from cmexport.recipes.schema import ANY_PRECISION, Recipe, Target
@@ -316,7 +316,8 @@ def _option_faults(path: KeyPath, info: TargetInfo, target: Target) -> Iterator[
     for index, task in enumerate(target.tasks):
         if task in target.tasks[:index]:
             yield Fault((*path, "tasks", index), f'"{task}" comes twice')
-    forms = {"prompt": target.prompt, "prompts": target.prompts, "condition": target.condition == "embeddings" or None}
+    embedded = target.condition == EMBEDDINGS or None
+    forms = {"prompt": target.prompt, "prompts": target.prompts, "condition": embedded}
     if len(given := [key for key, value in forms.items() if value is not None]) > 1:
         yield Fault((*path, given[1]), f"{given[0]} and {given[1]} contradict each other: a prompt comes in one form")
     if target.guidance is not None and target.guidance_input:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from cmexport.targets.registry import INFOS
 
@@ -16,6 +16,7 @@ else:
     Output = Literal[tuple(word for info in INFOS.values() for word in info.outputs)]
 TaskName = Literal["generate", "inpaint", "colorize", "superres", "stroke", "denoise"]
 Condition = Literal["tokens", "embeddings"]
+TOKENS, EMBEDDINGS = get_args(Condition)
 Sampler = Literal["consistency", "heun", "exact", "euler", "tcd"]
 LOOPED: frozenset[str] = frozenset({"heun"})
 """Samplers that run as a loop, which not every target writes."""

@@ -11,6 +11,7 @@ from typing import Any
 from cmexport.demo import demo_checkpoint
 from cmexport.labels import KNOWN
 from cmexport.recipes.checking import checkpoint_file, resolve_path, target_of
+from cmexport.recipes.names import TOKENS
 from cmexport.recipes.reading import Document
 from cmexport.recipes.schema import ANY_PRECISION, Device, Recipe, Schedule, Target
 from cmexport.recipes.steps import KEPT, PLANS, WORK, Run, Step
@@ -238,7 +239,7 @@ class _Planner:
                 ("--label", target.label),
                 ("--prompt", target.prompt),
                 ("--prompts", prompts),
-                ("--condition", None if target.condition == "tokens" else target.condition),
+                ("--condition", None if target.condition == TOKENS else target.condition),
                 ("--guidance", target.guidance),
                 ("--guidance-input", target.guidance_input),
                 ("--decoder", decoder),

@@ -119,8 +119,10 @@ class _Run:
     def close(self) -> None:
         """End whatever still runs."""
         stop(self._running)
-        for child in self._running:
-            self._place.log(child.step).unlink(missing_ok=True)  # ended by us: it says nothing
+        # Ended by us, a step's log says nothing; nor does that of one that was being started or collected just now.
+        begun = [s for s in self._plan.steps if s not in self._left and s.name not in self._outcomes]
+        for step in begun:
+            self._place.log(step).unlink(missing_ok=True)
         self._lifeline.close()
 
     def _note(self, outcome: Outcome) -> None:

@@ -13,7 +13,7 @@ from cmexport.errors import UsageError
 from cmexport.model import Condition, ConsistencyModel, SampleRequest
 from cmexport.signature import Rows, known
 
-CONDITIONS = ("tokens", "embeddings")
+CONDITIONS = (known.TOKENS, known.EMBEDDINGS)
 
 
 class ClosedList(nn.Module):
@@ -45,7 +45,7 @@ def conditioned(model: ConsistencyModel, request: SampleRequest) -> ConsistencyM
         return model
     if request.prompt is not None or request.prompts:
         form = _closed(model, worded, request.prompts or (str(request.prompt),))
-    elif request.condition == "embeddings":
+    elif request.condition == known.EMBEDDINGS:
         form = embedded(worded)
     else:
         return model
@@ -58,7 +58,7 @@ def _check(model: ConsistencyModel, request: SampleRequest) -> None:
     asked = {
         "--prompt": request.prompt is not None,
         "--prompts": bool(request.prompts),
-        "--condition embeddings": request.condition == "embeddings",
+        "--condition embeddings": request.condition == known.EMBEDDINGS,
     }
     forms = [name for name, given in asked.items() if given]
     if forms and model.worded is None:

@@ -10,6 +10,10 @@ from cmexport.signature.laws import Choice, Hole, Law, Normal, Photo, Range
 
 BYTES = ("N", "H", "W", "C")
 
+TOKENS, EMBEDDINGS, PROMPT, BAKED = FORMS = ("tokens", "embeddings", "prompt", "baked")
+"""Forms of a prompt: three inputs by name, and none; the first two are what `--condition` takes."""
+GUIDANCE = "guidance"
+
 
 def noise(picture: tuple[int, ...]) -> Input:
     """Return the first step's noise, (N, C, H, W)."""
@@ -33,19 +37,19 @@ def label(batch: int, classes: int | None) -> Input:
 def tokens(batch: int, length: int, law: Law) -> Input:
     """Return a prompt in the tokenizer's numbers, (N, length)."""
     said = f"prompt as tokens, begin, words, end and padding, (N, {length}); tokenizer/ makes them"
-    return Input("tokens", (batch, length), "int64", law, ("N", "T"), said)
+    return Input(TOKENS, (batch, length), "int64", law, ("N", "T"), said)
 
 
 def prompt(batch: int, prompts: int) -> Input:
     """Return the number of one of a closed list of prompts for each picture, (N,)."""
     said = f"which of the artefact's prompts each picture shows, 0 to {prompts - 1}, (N,)"
-    return Input("prompt", (batch,), "int64", Choice(prompts, worded=True), ("N",), said)
+    return Input(PROMPT, (batch,), "int64", Choice(prompts, worded=True), ("N",), said)
 
 
 def embeddings(batch: int, length: int, width: int, law: Law | None) -> Input:
     """Return what a text encoder makes of a prompt, (N, length, width)."""
     said = f"the text encoder's last states, normed, (N, {length}, {width})"
-    return Input("embeddings", (batch, length, width), law=law, layout=("N", "T", "D"), meaning=said)
+    return Input(EMBEDDINGS, (batch, length, width), law=law, layout=("N", "T", "D"), meaning=said)
 
 
 def latent(shape: tuple[int, ...], law: Law | None) -> Input:
@@ -57,7 +61,7 @@ def guidance(batch: int) -> Input:
     """Return how strongly each picture follows its prompt, (N,)."""
     said = "guidance scale, as diffusers counts it: 1 follows the prompt least, (N,)"
     # Luo et al. 2023 (arXiv:2310.04378) distil scales from 3 to 15, others from 1 on.
-    return Input("guidance", (batch,), law=Range(1.0, 15.0), layout=("N",), meaning=said)
+    return Input(GUIDANCE, (batch,), law=Range(1.0, 15.0), layout=("N",), meaning=said)
 
 
 def image(picture: tuple[int, ...], noise: float = 0.0) -> Input:
