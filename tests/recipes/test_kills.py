@@ -43,13 +43,14 @@ class Runs:
         (folder / "m.pt").write_text("weights")
         (folder / "x.toml").write_text(RECIPE)
 
-    def start(self, out: str) -> subprocess.Popen[str]:
+    def start(self, out: str, seconds: float = 0.1) -> subprocess.Popen[str]:
+        """Steps sleep three times `seconds`."""
         (self.notes / "calls").unlink(missing_ok=True)
         command = [sys.executable, "-c", DRIVER, str(PRETENDED), str(self.notes), "run", "x.toml", "-o", out, "--json"]
         return subprocess.Popen(
             command,
             cwd=self.folder,
-            env={**os.environ, "PRETEND_SECONDS": "0.1"},
+            env={**os.environ, "PRETEND_SECONDS": str(seconds)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -146,7 +147,8 @@ def test_killed_at_random_moments(runs, tmp_path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(runs, tmp_path, number) -> None:
-    process = runs.start("out")
+    # Three steps are left by then, 3.6 s: beside other work this process may get no turn for one.
+    process = runs.start("out", 0.4)
     runs.wait_for_calls(process, 5)  # a third begins after the first was collected
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
