@@ -291,6 +291,8 @@ def _verify_and_describe(
     manifests: dict[str, Manifest] = {}
     reports: dict[str, ParityReport] = {}
     several = len(drafts) > 1
+    # A file may then hold several graphs under their names.
+    shared = sum(len(draft.graphs) for draft in drafts.values()) > 1
     for index, (name, draft) in enumerate(drafts.items()):
         if options.verify is not None:
             tell.step(f"{name}: verify" if several else "verify")
@@ -298,7 +300,7 @@ def _verify_and_describe(
             reports[name] = verify_rungs(
                 replace(draft.reference, expendable=expendable),
                 graph_rungs(
-                    target, folder, [(n, g.files, g.session, g.signature) for n, g in draft.graphs.items()], several
+                    target, folder, [(n, g.files, g.session, g.signature) for n, g in draft.graphs.items()], shared
                 ),
                 options.lowering.precision,
                 numerics_of(draft.graphs),

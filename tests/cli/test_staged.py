@@ -49,3 +49,18 @@ def test_it_is_verified_again_and_bench_says_what_it_wants(staged, cmexport):
     outcome = cmexport("bench", staged)
     assert outcome.code == 2
     assert "--packaging one" in outcome.stderr
+
+
+def test_core_ml_has_the_parts_as_functions_of_one_package(folder, cmexport, tmp_path):
+    outcome = cmexport("coreml", folder, "--steps", 1, "--fp16", "--packaging", "staged", "--seeds", 8, "-o", tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    artefact = next(tmp_path.iterdir())
+    graphs = json.loads((artefact / "manifest.json").read_text())["graphs"]
+    assert [graph["name"] for graph in graphs] == ["encode", "paint", "decode"]
+    assert len({tuple(graph["files"]) for graph in graphs}) == 1
+    outcome = cmexport("sample", artefact, "--prompt", "green car", "--count", 1, "--save", tmp_path / "y.npz")
+    assert outcome.code == 0, outcome.stderr
+    asked = ("--steps", 1, "--prompt", "green car", "--count", 1)
+    assert cmexport("sample", folder, *asked, "--save", tmp_path / "x.npz").code == 0
+    drawn, expected = (np.load(tmp_path / name)["image"] for name in ("y.npz", "x.npz"))
+    np.testing.assert_allclose(drawn, expected, rtol=0, atol=0.05)
