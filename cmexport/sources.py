@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,6 +12,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
+from cmexport import noise as portable_noise
 from cmexport.artifact import Manifest, read_manifest
 from cmexport.errors import UsageError
 from cmexport.labels import number_of
@@ -24,7 +26,12 @@ from cmexport.sampling.editing import task_named
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.signature import Input, Signature, known
+from cmexport.signature.laws import Normal
 from cmexport.tokenizer import Tokenizer, read_tokenizer
+
+TORCH = "torch"
+NOISES = (TORCH, portable_noise.NAME)
+"""How noise is made of a seed: by PyTorch's generator, or so that apps in any language make the same."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,7 @@ def draw_pictures(
     given: Mapping[str, Array | float | str] = MappingProxyType({}),
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     prompts: Sequence[str] = (),
+    noise: str = TORCH,
 ) -> Array:
     """`count` pictures; picture i has seed `seed` + i, and what is not given is drawn.
 
@@ -87,6 +95,7 @@ def draw_pictures(
             its mask (1, H, W).
         progress: told about every run.
         prompts: what the pictures show, in turn.
+        noise: how noise is made of a seed: "torch", PyTorch's generator, or "cmx1", which apps have too.
 
     Raises:
         UsageError: a class or prompt the source does not have, a count below 1, or a picture to edit that is missing or
@@ -99,7 +108,9 @@ def draw_pictures(
     inputs = draw_inputs(source.signature, count, seed)
     fixed = source.signature.spread({name: np.asarray(value) for name, value in given.items()})
     asked = _in_turn(source, prompts)
-    runs = ({**run, **fixed, **asked(index)} for index, run in enumerate(inputs))
+    portable = _noise_maker(source.signature, noise)
+    batch = source.signature.batch
+    runs = ({**run, **portable(seed + n * batch), **fixed, **asked(n)} for n, run in enumerate(inputs))
     return run_all(source, runs, len(inputs), progress)[:count]
 
 
@@ -111,6 +122,7 @@ def draw_between(
     given: Mapping[str, Array | float | str] = MappingProxyType({}),
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     prompts: Sequence[str] = (),
+    noise: str = TORCH,
 ) -> Array:
     """`count` pictures on the way from seed `first` to seed `second`: their noises, interpolated on the sphere.
 
@@ -131,13 +143,44 @@ def draw_between(
     single = source.signature.with_batch(1)
     fixed = single.spread({name: np.asarray(value) for name, value in given.items()})
     fixed |= _in_turn(replace(source, signature=single), prompts)(0)
-    start, end = ({**single.draw(seed), **fixed} for seed in (first, second))
+    portable = _noise_maker(single, noise)
+    start, end = ({**single.draw(seed), **portable(seed), **fixed} for seed in (first, second))
     # Whole runs of the graph; what is too much is cut off again.
     padded = -(-count // source.signature.batch) * source.signature.batch
     weights = [min(i, count - 1) / (count - 1) for i in range(padded)]
     arrays = single.join([single.between(start, end, weight) for weight in weights])
     runs = source.signature.batches(arrays)
     return run_all(source, runs, len(runs), progress)[:count]
+
+
+def cmx1_noise(signature: Signature, seed: int) -> dict[str, Array]:
+    """Make the noise of one run by `cmexport.noise`: picture j of it has `seed` + j.
+
+    Args:
+        signature: the graph's border; every input whose law is normal is made.
+        seed: 0 to 2^64 - 1, of the run's first picture.
+    """
+    made = {}
+    for i in signature.inputs:
+        if not isinstance(i.law, Normal):
+            continue
+        if later := bool(i.batch_axis):
+            one, streams = i.picture_shape[1:], range(1, i.picture_shape[0] + 1)
+        else:
+            one, streams = i.picture_shape, range(1)
+        pictures = [
+            np.stack([portable_noise.draw(seed + j, math.prod(one), stream).reshape(one) for stream in streams])
+            for j in range(signature.batch)
+        ]
+        made[i.name] = i.stack(pictures if later else [picture[0] for picture in pictures])
+    return made
+
+
+def _noise_maker(signature: Signature, noise: str) -> Callable[[int], dict[str, Array]]:
+    """Return a function from a run's seed to the inputs that replace PyTorch's noise."""
+    if noise not in NOISES:
+        raise UsageError(f"--noise {noise}: known are {', '.join(NOISES)}")
+    return (lambda _: {}) if noise == TORCH else partial(cmx1_noise, signature)
 
 
 def _in_turn(source: PictureSource, prompts: Sequence[str]) -> Callable[[int], dict[str, Array]]:

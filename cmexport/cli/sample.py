@@ -21,6 +21,8 @@ from cmexport.progress import Progress
 from cmexport.runner import Array
 from cmexport.sampling.schedules import EDITING_STEPS
 from cmexport.sources import (
+    NOISES,
+    TORCH,
     PictureSource,
     draw_between,
     draw_pictures,
@@ -73,6 +75,12 @@ SampleTask = Annotated[
 Interpolate = Annotated[
     str | None, typer.Option("--interpolate", metavar="A,B", help="Pictures on the way from seed A to seed B.")
 ]
+Noise = Annotated[
+    str,
+    typer.Option(
+        "--noise", metavar="torch|cmx1", help="How noise is made of a seed; cmx1: as in kits, the same everywhere."
+    ),
+]
 Save = Annotated[
     Path | None, typer.Option("--save", metavar="Y.npz", help="Write the pictures as an array named image.")
 ]
@@ -91,6 +99,7 @@ class _Wanted:
     image: Path | None
     mask: Path | None
     ends: tuple[int, int] | None
+    noise: str
 
 
 def command(
@@ -112,6 +121,7 @@ def command(
     image: ImageFile = None,
     mask: MaskFile = None,
     interpolate: Interpolate = None,
+    noise: Noise = TORCH,
     inputs: Inputs = None,
     save: Save = None,
     size: o.Size = None,
@@ -130,7 +140,7 @@ def command(
         raise UsageError(f"--save {save}: must end in .npz")
     if not 0 <= seed < 2**63 or (count is not None and count < 1):
         raise UsageError("--seed must not be negative and --count must be at least 1")
-    wanted = _Wanted(count, seed, label, tuple(prompt or ()), guidance, inputs, image, mask, _ends(interpolate))
+    wanted = _Wanted(count, seed, label, tuple(prompt or ()), guidance, inputs, image, mask, _ends(interpolate), noise)
     _check_contradictions(wanted)
     schedule = o.ScheduleText(steps, timesteps, levels, sigmas, strength)
     with console.working("load") as progress:
@@ -177,6 +187,10 @@ def _check_contradictions(wanted: _Wanted) -> None:
         options |= {"prompt": wanted.prompts or None, "interpolate": wanted.ends}
         if asked := [name for name, value in options.items() if value is not None]:
             raise UsageError(f"--{asked[0]} and --inputs contradict each other: the inputs hold everything")
+        if wanted.noise != TORCH:
+            raise UsageError(f"--noise {wanted.noise} and --inputs contradict each other: the inputs hold everything")
+    if wanted.noise not in NOISES:
+        raise UsageError(f"--noise {wanted.noise}: known are {', '.join(NOISES)}")
     if wanted.mask is not None and wanted.image is None:
         raise UsageError(f"--mask {wanted.mask}: a mask belongs to a picture; give --image PHOTO too")
 
@@ -257,11 +271,11 @@ def _pictures(source: PictureSource, wanted: _Wanted, given: dict[str, Array], p
     if wanted.ends is not None:
         if given:
             raise UsageError("--interpolate and --image contradict each other")
-        return draw_between(source, *wanted.ends, wanted.count or 8, same, tell, wanted.prompts)
+        return draw_between(source, *wanted.ends, wanted.count or 8, same, tell, wanted.prompts, wanted.noise)
     choice = None if label else source.signature.choice
     several = 1 if choice is None else min(choice.count or 1, 10)
     usual = several if source.signature.given else 16
-    return draw_pictures(source, wanted.count or usual, wanted.seed, same, tell, wanted.prompts)
+    return draw_pictures(source, wanted.count or usual, wanted.seed, same, tell, wanted.prompts, wanted.noise)
 
 
 def _draw(out: Path, source: PictureSource, given: dict[str, Array], pictures: Array) -> None:
