@@ -33,6 +33,8 @@ def render(kit: Kit, platform: Platform) -> dict[str, bytes]:
                 rendered[name] = text.encode()
         else:
             rendered[name] = source.read_bytes()
+    for path, module in platform.shared(kit).items():
+        rendered[spelled(path, kit)] = files("cmexport").joinpath(module).read_bytes()
     return rendered
 
 

@@ -13,6 +13,10 @@ def _nothing(_: Kit) -> Mapping[str, Any]:
     return {}
 
 
+def _usable(_: Kit) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Platform:
     """Where apps of one kind run, and how a kit for them is laid out.
@@ -24,6 +28,7 @@ class Platform:
         model_folder: where the artefact's files go, below the kit; `@snake@` and `@pascal@` are the model's name.
         golden_folder: where golden pictures go.
         context: what its templates know beside `kit`.
+        shared: modules of cmexport that a kit takes as they are, as "noise.py", by their paths in the kit.
         refusal: why an artefact can't be used there, in words; "" where it can.
     """
 
@@ -33,4 +38,5 @@ class Platform:
     model_folder: str = "model"
     golden_folder: str = "golden"
     context: Callable[[Kit], Mapping[str, Any]] = _nothing
-    refusal: Callable[[Kit], str] = lambda _: ""
+    shared: Callable[[Kit], Mapping[str, str]] = _nothing
+    refusal: Callable[[Kit], str] = _usable
