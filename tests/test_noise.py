@@ -112,7 +112,9 @@ def test_blocks_beyond_32_bits_are_counted_in_the_next_word() -> None:
     assert [int(word[0]) for word in low] != [int(word[0]) for word in high]
 
 
-@pytest.mark.parametrize(("seed", "count", "stream"), [(-1, 1, 0), (2**64, 1, 0), (0, -1, 0), (0, 1, -1), (0, 1, 2**32)])
+@pytest.mark.parametrize(
+    ("seed", "count", "stream"), [(-1, 1, 0), (2**64, 1, 0), (0, -1, 0), (0, 1, -1), (0, 1, 2**32)]
+)
 def test_out_of_range(seed: int, count: int, stream: int) -> None:
     with pytest.raises(ValueError, match="out of range"):
         noise.draw(seed, count, stream)

@@ -4,7 +4,7 @@ from cmexport.artifact.golden import Golden, read_arrays, write_golden
 from cmexport.artifact.manifest import Manifest
 from cmexport.artifact.metadata import metadata_props
 from cmexport.artifact.parity_record import ParityRecord
-from cmexport.artifact.preview import write_grid, write_preview, write_row
+from cmexport.artifact.preview import write_grid, write_preview, write_row, write_way
 from cmexport.artifact.reading import artifact_folder, check_files, describe_file, read_manifest, write_manifest
 from cmexport.artifact.replacing import Replacement, Subject
 from cmexport.artifact.writing import StagedFolder, artifact_name, reject_name, staged_folder, write_atomically
@@ -31,4 +31,5 @@ __all__ = [
     "write_manifest",
     "write_preview",
     "write_row",
+    "write_way",
 ]

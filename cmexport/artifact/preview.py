@@ -24,6 +24,10 @@ LEAST_SIDE = 96
 """Pictures are enlarged by a whole factor to at least this many pixels, or 32 x 32 can't be judged."""
 GAP = 4
 CAPTION_HEIGHT = 18
+ANIMATIONS = {".gif": "GIF", ".webp": "WEBP"}
+"""Kinds of moving pictures by the ends of their names."""
+_MOST_IN_STRIP = 12
+_FRAME_MS, _END_MS = 80, 400
 _PAPER = 255
 _NOT_A_NUMBER = (255, 0, 255)
 
@@ -77,6 +81,33 @@ def write_grid(path: Path, pictures: Array) -> None:
         OutputError: the file can't be written.
     """
     _save(path, _tile(_to_rgb(pictures), math.isqrt(len(pictures) - 1) + 1))
+
+
+def write_way(path: Path, pictures: Array) -> None:
+    """Write pictures on the way from one to another: up to 12 as a strip, more as a grid, or as an animation.
+
+    An animation goes there and back, for ever, 80 ms a picture and longer at both ends.
+
+    Args:
+        path: a `.png` file, or a `.gif` or `.webp` file for the animation. GIF has 256 colours; WebP loses nothing.
+        pictures: float (N, C, H, W) in [-1, 1] or uint8 (N, H, W, C), at least two.
+
+    Raises:
+        UsageError: the name ends in something else.
+        OutputError: the file can't be written.
+    """
+    kind = ANIMATIONS.get(path.suffix.lower())
+    if kind is None:
+        columns = len(pictures) if len(pictures) <= _MOST_IN_STRIP else math.isqrt(len(pictures) - 1) + 1
+        _save(path, _tile(_to_rgb(pictures), columns))
+        return
+    there = [Image.fromarray(_tile(picture[None], 1)[GAP:-GAP, GAP:-GAP]) for picture in _to_rgb(pictures)]
+    frames = [*there, *there[-2:0:-1]]
+    times = [_END_MS if i in (0, len(there) - 1) else _FRAME_MS for i in range(len(frames))]
+    buffer = io.BytesIO()
+    options = {"lossless": True} if kind == "WEBP" else {}
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], duration=times, loop=0, **options)
+    write_atomically(path, buffer.getvalue())
 
 
 def write_row(path: Path, pictures: Sequence[tuple[str, Array]]) -> None:

@@ -10,7 +10,16 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from cmexport.artifact import artifact_folder, read_arrays, read_manifest, write_atomically, write_grid, write_row
+from cmexport.artifact import (
+    artifact_folder,
+    read_arrays,
+    read_manifest,
+    write_atomically,
+    write_grid,
+    write_row,
+    write_way,
+)
+from cmexport.artifact.preview import ANIMATIONS
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.assumed import assumed_facts, tell_recorded
@@ -73,7 +82,10 @@ SampleTask = Annotated[
     typer.Option("--task", metavar="T", help="generate, inpaint, colorize, superres, stroke or denoise."),
 ]
 Interpolate = Annotated[
-    str | None, typer.Option("--interpolate", metavar="A,B", help="Pictures on the way from seed A to seed B.")
+    str | None,
+    typer.Option(
+        "--interpolate", metavar="A,B", help="Pictures on the way from seed A to seed B; -o WAY.gif or .webp moves."
+    ),
 ]
 Noise = Annotated[
     str,
@@ -142,6 +154,8 @@ def command(
         raise UsageError("--seed must not be negative and --count must be at least 1")
     wanted = _Wanted(count, seed, label, tuple(prompt or ()), guidance, inputs, image, mask, _ends(interpolate), noise)
     _check_contradictions(wanted)
+    if out is not None and wanted.ends is None and out.suffix.lower() in ANIMATIONS:
+        raise UsageError(f"{out}: only --interpolate A,B gives pictures that move; name the file *.png")
     schedule = o.ScheduleText(steps, timesteps, levels, sigmas, strength)
     with console.working("load") as progress:
         source, assumed = _source(
@@ -154,7 +168,7 @@ def command(
         np.savez(buffer, image=pictures)
         write_atomically(save, buffer.getvalue())
     if out is not None:
-        _draw(out, source, given, pictures)
+        _draw(out, source, given, pictures, on_the_way=wanted.ends is not None)
     if as_json:
         console.emit_json(
             {
@@ -278,8 +292,11 @@ def _pictures(source: PictureSource, wanted: _Wanted, given: dict[str, Array], p
     return draw_pictures(source, wanted.count or usual, wanted.seed, same, tell, wanted.prompts, wanted.noise)
 
 
-def _draw(out: Path, source: PictureSource, given: dict[str, Array], pictures: Array) -> None:
-    """Write a grid; when one picture was edited, before | what the graph knows of it | after."""
+def _draw(out: Path, source: PictureSource, given: dict[str, Array], pictures: Array, on_the_way: bool) -> None:
+    """Write a grid, or a way between two; when one picture was edited, before | what the graph knows of it | after."""
+    if on_the_way:
+        write_way(out, pictures)
+        return
     if not given:
         write_grid(out, pictures)
         return

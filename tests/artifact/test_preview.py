@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmexport.artifact.preview import CAPTION_HEIGHT, GAP, write_grid, write_preview
+from cmexport.artifact.preview import CAPTION_HEIGHT, GAP, write_grid, write_preview, write_way
 from cmexport.errors import OutputError, UsageError
 
 BLACK, WHITE, MAGENTA = [0, 0, 0], [255, 255, 255], [255, 0, 255]
@@ -118,3 +118,36 @@ def test_only_png(tmp_path: Path, name: str) -> None:
 def test_a_folder_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         write_grid(tmp_path / "absent" / "g.png", np.zeros((1, 3, 8, 8), dtype=np.float32))
+
+
+def _moving(path: Path) -> tuple[list[np.ndarray], list[int]]:
+    with Image.open(path) as image:
+        frames, times = [], []
+        for number in range(image.n_frames):
+            image.seek(number)
+            frames.append(np.asarray(image.convert("RGB")).copy())
+            times.append(image.info["duration"])
+    return frames, times
+
+
+def test_a_way_is_a_strip_until_it_is_long(tmp_path: Path) -> None:
+    for count, columns in ((12, 12), (13, 4)):
+        write_way(tmp_path / "way.png", np.zeros((count, 3, 96, 96), dtype=np.float32))
+        with Image.open(tmp_path / "way.png") as image:
+            assert image.width == columns * 100 + 4
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".WEBP"])
+def test_a_way_that_moves_goes_there_and_back(tmp_path: Path, suffix: str) -> None:
+    levels = np.linspace(-1, 1, 4, dtype=np.float32)
+    pictures = np.broadcast_to(levels[:, None, None, None], (4, 3, 96, 96))
+    write_way(tmp_path / f"way{suffix}", pictures)
+    frames, times = _moving(tmp_path / f"way{suffix}")
+    assert [int(frame[50, 50, 0]) for frame in frames] == [0, 85, 170, 255, 170, 85]
+    assert [frame.shape for frame in frames] == [(96, 96, 3)] * 6
+    assert times == [400, 80, 80, 400, 80, 80]
+
+
+def test_a_way_in_another_format(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"name the file \*.png"):
+        write_way(tmp_path / "way.jpg", np.zeros((2, 3, 8, 8), dtype=np.float32))

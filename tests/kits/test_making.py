@@ -79,7 +79,8 @@ def test_an_editing_run_has_its_picture_and_mask(editing: Path, tmp_path: Path) 
     folder = make_kit(editing, PYTHON, tmp_path).folder / GOLDEN
     entry = next(e for e in json.loads((folder / "golden.json").read_text())["pictures"] if e["run"] == "inpaint")
     shape = entry["height"], entry["width"], entry["channels"]
-    image, drawn = (np.frombuffer((folder / entry[k]).read_bytes(), np.uint8).reshape(shape) for k in ("image", "expected"))
+    bytes_of = {name: np.frombuffer((folder / entry[name]).read_bytes(), np.uint8) for name in ("image", "expected")}
+    image, drawn = bytes_of["image"].reshape(shape), bytes_of["expected"].reshape(shape)
     kept = np.frombuffer((folder / entry["mask"]).read_bytes(), np.uint8).reshape(shape[:2])
     assert set(np.unique(kept)) == {0, 255}
     assert (image[kept == 255] == drawn[kept == 255]).all()

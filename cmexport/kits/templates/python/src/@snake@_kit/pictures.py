@@ -43,7 +43,7 @@ def from_bytes(picture: Picture, shape: tuple[int, ...], name: str) -> Floats:
 
 
 def from_mask(mask: Picture, shape: tuple[int, ...]) -> Floats:
-    """A mask (H, W), 255 where the picture is kept and 0 where it is painted, as a model takes it.
+    """Turn a mask (H, W), 255 where the picture is kept and 0 where it is painted, into what a model takes.
 
     Raises:
         BadInput: it has another shape, or is neither bytes nor boolean.
