@@ -54,6 +54,13 @@ def from_mask(mask: Picture, shape: tuple[int, ...]) -> Floats:
     return kept
 
 
+def keeping(image: Picture, mask: Picture, drawn: Picture) -> Picture:
+    """Put the kept pixels of `image` into `drawn`, both (H, W, C): a graph in few bits keeps them only nearly."""
+    kept = (mask >= 128 if mask.dtype == np.uint8 else mask)[:, :, None]
+    whole: Picture = np.where(kept, image.reshape(drawn.shape), drawn).astype(np.uint8)
+    return whole
+
+
 def psnr(expected: Picture, found: Picture) -> float:
     """How alike two pictures are, in dB over bytes with peak 255; infinite where they are equal."""
     error = float(np.mean((expected.astype(np.float64) - found.astype(np.float64)) ** 2))
