@@ -36,12 +36,15 @@ class ClosedList(nn.Module):
 def conditioned(model: ConsistencyModel, request: SampleRequest) -> ConsistencyModel:
     """Return the model with the conditions in the form that a request asks for.
 
+    A model whose prompt has no text encoder any more, because a request gave it a form or its sampler was taken apart,
+    keeps that form.
+
     Raises:
         UsageError: prompts or guidance for a model that takes none, or two forms at once.
     """
     worded = model.worded
     _check(model, request)
-    if worded is None or worded.input.count is not None:
+    if worded is None or worded.encode is None or worded.input.count is not None:
         return model
     if request.prompt is not None or request.prompts:
         form = _closed(model, worded, request.prompts or (str(request.prompt),))
