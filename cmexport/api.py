@@ -300,7 +300,7 @@ class Artifact:
             task: which graph, of several; None: the first.
             prompt: what the pictures show; of several texts each in turn. In a closed list the number will do.
             given: inputs that are not to be drawn, the same for all pictures: label=8 or label="ship",
-                image=(C, H, W), mask=(1, H, W).
+                image=(C, H, W), mask=(1, H, W). A guidance scale is the model's own unless given.
 
         Raises:
             UsageError: no such input, a class or prompt that it doesn't have, or a picture to edit that is missing.

@@ -49,6 +49,12 @@ class SettingRecord(Record):
     origin: str
     ambiguous: bool
 
+    @property
+    def setting(self) -> Setting:
+        """As the rest of the package has it; JSON has lists where settings have tuples."""
+        value = tuple(self.value) if isinstance(self.value, list) else self.value
+        return Setting(self.name, cast(SettingValue, value), self.origin, self.ambiguous)
+
 
 class AssumedRecord(Record):
     """A setting that was guessed, and the option that sets it."""
@@ -60,9 +66,8 @@ class AssumedRecord(Record):
 
     @property
     def setting(self) -> Setting:
-        """As the rest of the package has it; JSON has lists where settings have tuples."""
-        value = tuple(self.value) if isinstance(self.value, list) else self.value
-        return Setting(self.name, cast(SettingValue, value), self.origin, ambiguous=True)
+        """As the rest of the package has it."""
+        return SettingRecord(name=self.name, value=self.value, origin=self.origin, ambiguous=True).setting
 
 
 class CheckpointRecord(Record):

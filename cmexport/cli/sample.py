@@ -250,6 +250,9 @@ def _pictures(source: PictureSource, wanted: _Wanted, given: dict[str, Array], p
         return run_all(source, runs, len(runs), tell)
     if not wanted.prompts and any(i.worded for i in source.signature.inputs):
         console.remark("no --prompt: the pictures show prompts of a packaged list, or of the artefact's own, in turn")
+    if wanted.guidance is None:
+        for taken in source.usual:
+            console.remark(f"no --{taken.name}: {taken.text}, {taken.origin.split(';')[0]}")
     label: dict[str, str] = {} if wanted.label is None else {"label": wanted.label}
     same: dict[str, Array | float | str] = {**given, **label}
     if wanted.guidance is not None and "guidance" in source.signature.names:
