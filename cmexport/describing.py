@@ -59,6 +59,7 @@ def describe(
     precision: str,
     parity: ParityReport | None,
     *,
+    run: str,
     self_check: tuple[str, ...] = (),
 ) -> Manifest:
     """Write the manifest of one run, but for the artefact's files.
@@ -70,6 +71,7 @@ def describe(
         target: its name.
         precision: of the file.
         parity: what comparing it with the reference gave; None: it was not compared.
+        run: its name.
         self_check: see `exporting.ExportOptions`.
     """
     model, request, plan = sampler.model, sampler.request, sampler.plan
@@ -131,7 +133,7 @@ def describe(
             GraphRecord(name=name, files=graph.files, signature=SignatureRecord.of(graph.signature))
             for name, graph in graphs.items()
         ),
-        runs={request.task: tuple(graphs)},
+        runs={run: tuple(graphs)},
         numerics={**numerics_of(graphs), **_measured_gate(parity)},
         rewrites=tuple(_rewrite_record(r) for r in account),
         simplification=None if lowered.simplification is None else SimplificationRecord(**lowered.simplification),

@@ -230,8 +230,9 @@ class Manifest(Record):
     `golden` is null without verification and for large pictures.
 
     `graphs` are all graphs with their borders; `runs` says which of them make a picture, in which order: one run for
-    each task. An artefact of one run has no `functions`. One of several lists them all there, and the fields above
-    describe the first; `function` gives the manifest that any one of them would have alone.
+    each task, or for each number of steps of one task ("1-step", "4-steps"). An artefact of one run has no `functions`.
+    One of several lists them all there, and the fields above describe the first; `function` gives the manifest that any
+    one of them would have alone.
     """
 
     schema_version: Literal[2]
@@ -279,7 +280,7 @@ class Manifest(Record):
 
     @property
     def function_names(self) -> tuple[str, ...]:
-        """Names of its runs: their tasks."""
+        """Names of its runs: their tasks, or their steps."""
         return tuple(self.runs)
 
     def function(self, name: str | None = None) -> Manifest:

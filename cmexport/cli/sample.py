@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from cmexport.cli import options as o
 from cmexport.cli.assumed import assumed_facts, tell_recorded
 from cmexport.cli.requests import build_request, chosen_checkpoint, levels_asked, open_checkpoint, tuned_sigmas
 from cmexport.errors import UsageError
+from cmexport.naming import run_of_steps
 from cmexport.photos import read_mask, read_photo
 from cmexport.progress import Progress
 from cmexport.runner import Array
@@ -204,6 +205,10 @@ def _source(
             *(model, schedule, None, 1, "float"), task=asked, patch=patch, tuned=tuned, worded=worded
         )
         return source_from_model(model, request), assumed_facts(model.settings)
+    if schedule.steps is not None:
+        run = run_of_steps(schedule.steps)
+        if task is None and run in read_manifest(folder, check=False).function_names:
+            task, schedule = run, replace(schedule, steps=None)
     if assignments or weights is not None or schedule != o.ScheduleText():
         raise UsageError(
             f"{folder}: an artefact's weights, constants and schedule are fixed; export again to change them"
