@@ -26,7 +26,7 @@ from cmexport.cli.requests import (
     verify_options,
     wording,
 )
-from cmexport.cli.showing import show_export, show_kept
+from cmexport.cli.showing import show_export, show_kept, show_ranges
 from cmexport.errors import UsageError
 from cmexport.exporting import ExportOptions, export_functions
 from cmexport.labels import named
@@ -185,6 +185,7 @@ def _export(
     if result.replaced:
         console.remark(f"{result.folder}: replaced {result.replaced}")
     show_frontier(result, as_json)
+    show_ranges(result.manifest)
     if getattr(lowering, "keep_fp32", ()):
         show_kept(result.manifest)
     several = len(result.manifest.function_names) > 1

@@ -36,9 +36,8 @@ def test_parts_share_their_weights(staged):
     assert [run["parity"]["pictures"] for run in manifest["functions"]] == [8, 8]
     assert {run["task"] for run in manifest["functions"]} == {"generate"}
     assert [len(run["sampling"]["evaluations"]) for run in manifest["functions"]] == [1, 2]
-    # Once, whatever the steps: float32, each weight at the beginning of a page.
-    weights = 4 * manifest["checkpoint"]["parameters"]
-    assert weights <= (staged / "weights.bin").stat().st_size < 1.25 * weights + 4096 * 300
+    # Stored once, whatever the steps: float32, without the UNet's time branch. Twice would be 5.5 MB.
+    assert (staged / "weights.bin").stat().st_size < 4 * manifest["checkpoint"]["parameters"]
 
 
 def test_the_seam(staged, folder, cmexport, tmp_path):
