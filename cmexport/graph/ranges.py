@@ -63,12 +63,12 @@ def overflowing(captured: CapturedGraph) -> tuple[str, ...]:
     A reader in half precision would get infinity, however wide its input was computed.
     """
     module = to_module(captured.program)
-    found: dict[str, None] = {}
+    found: set[fx.Node] = set()
     waiting = [node for node, peak in peaks(module, captured.signature).items() if peak > SAFE]
     large = set(waiting)
     while waiting:
         node = waiting.pop()
-        found |= {name.name: None for name in (node, *node.users) if name.op == "call_function"}
+        found.update((node, *node.users))
         waiting += [user for user in node.users if is_view(user) and user not in large]
         large.update(node.users)
-    return tuple(found)
+    return tuple(node.name for node in module.graph.nodes if node.op == "call_function" and node in found)

@@ -16,7 +16,7 @@ something linear, a product of two activations say, can't be mended so; the note
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -35,6 +35,8 @@ _MOVING = (
 )
 LEFT = "too large and can't be scaled"
 """Begins what a note says of the rest."""
+_ROOM = 64.0
+"""What is scaled at all is scaled below this: norms square it, and in half precision the square of 256 is too large."""
 _NAMED = 3
 """Streams that a note describes one by one."""
 
@@ -45,6 +47,15 @@ class _Stream:
 
     values: dict[fx.Node, None] = field(default_factory=dict)
     entries: dict[tuple[fx.Node, fx.Node], None] = field(default_factory=dict)
+
+    def readers(self, editor: Editor) -> Iterator[tuple[fx.Node, fx.Node]]:
+        """Every result with each of those outside that read it."""
+        for node in self.values:
+            yield from ((node, user) for user in list(node.users) if node not in _scaled_by(editor, user))
+
+    def unscaled(self, editor: Editor) -> list[tuple[fx.Node, fx.Node]]:
+        """Return results and readers that need them as they were: neither norms nor linear layers."""
+        return [(node, user) for node, user in self.readers(editor) if not _takes_scaled(editor, user, node)]
 
 
 def _apply(editor: Editor) -> Changes:
@@ -61,9 +72,12 @@ def _apply(editor: Editor) -> Changes:
             continue
         stream = _grow(editor, node)
         done.update(stream.values)
+        if any(found.get(value, 0.0) > SAFE for value, _ in stream.unscaled(editor)):
+            left.append(node)
+            continue
         peak = max(found.get(value, 0.0) for value in stream.values)
-        halvings = math.ceil(math.log2(peak / SAFE))
-        left += _scale(editor, stream, 2.0**-halvings, found)
+        halvings = math.ceil(math.log2(peak / _ROOM))
+        _scale(editor, stream, 2.0**-halvings)
         told.append(f"{_place(node)} peaks at {peak:,.0f} and is scaled by 2^-{halvings} up to the next norms")
     more = [f"{len(told) - _NAMED} more like it"] if len(told) > _NAMED else []
     if left:
@@ -116,8 +130,13 @@ def _grow(editor: Editor, start: fx.Node) -> _Stream:
     return stream
 
 
-def _scale(editor: Editor, stream: _Stream, s: float, found: Mapping[fx.Node, float]) -> list[fx.Node]:
-    """Scale a stream; returns what reads it and is still too large, since it has to be unscaled there."""
+def _takes_scaled(editor: Editor, reader: fx.Node, node: fx.Node) -> bool:
+    """Whether a reader can be made to give the same for its first argument times a number."""
+    once = sum(n is node for n in reader.args) == 1 and reader.args[0] is node
+    return once and (is_op(reader, *_NORMS) or _is_linear(editor, reader))
+
+
+def _scale(editor: Editor, stream: _Stream, s: float) -> None:
     for node in stream.values:
         if _is_linear(editor, node):
             scale_weights(editor, node, s, scale_bias=True)
@@ -128,20 +147,13 @@ def _scale(editor: Editor, stream: _Stream, s: float, found: Mapping[fx.Node, fl
                 node.replace_input_with(given, scaled)
     for node, given in stream.entries:
         node.replace_input_with(given, editor.call(node, aten.mul.Tensor, given, s))
-    left = []
-    for node in stream.values:
-        for user in list(node.users):
-            if node in _scaled_by(editor, user):
-                continue
-            once = sum(n is node for n in user.args) == 1 and user.args[0] is node
-            if is_op(user, *_NORMS) and once:
-                set_argument(user, _EPS, "eps", _eps(user) * s * s)
-            elif _is_linear(editor, user) and once:
-                scale_weights(editor, user, 1.0 / s, scale_bias=False)
-            else:
-                user.replace_input_with(node, editor.call(user, aten.mul.Tensor, node, 1.0 / s))
-                left += [user] if found.get(node, 0.0) > SAFE else []
-    return left
+    for node, reader in list(stream.readers(editor)):
+        if not _takes_scaled(editor, reader, node):
+            reader.replace_input_with(node, editor.call(reader, aten.mul.Tensor, node, 1.0 / s))
+        elif is_op(reader, *_NORMS):
+            set_argument(reader, _EPS, "eps", _eps(reader) * s * s)
+        else:
+            scale_weights(editor, reader, 1.0 / s, scale_bias=False)
 
 
 def _eps(norm: fx.Node) -> float:
