@@ -103,7 +103,7 @@ def export(
     target: str = "onnx",
     *,
     precision: str = "fp32",
-    steps: int | None = None,
+    steps: int | Sequence[int] | None = None,
     sigmas: Sequence[float] | None = None,
     strength: float | None = None,
     task: str | Sequence[str] = "generate",
@@ -132,7 +132,8 @@ def export(
         model: from `load`; it can be used again afterwards.
         target: "onnx", "coreml", "tensorrt" or "coreai".
         precision: "fp32", "fp16", "int8", "w8" and others, by target.
-        steps: evaluations of the network; None: 1, or the task's own.
+        steps: evaluations of the network; None: 1, or the task's own. Several for packaging="staged": each is a run of
+            the artefact.
         sigmas: noise levels in place of `steps`, largest first.
         strength: of latent few-step models, how much of a picture to edit is painted anew, above 0, at most 1; implies
             task "stroke", image to image.
@@ -175,10 +176,11 @@ def export(
     tasks = [task] if isinstance(task, str) else list(task)
     if strength is not None and tasks == ["generate"]:
         tasks = ["stroke"]
+    counts = tuple(steps) if isinstance(steps, Sequence) else (steps,)
     listed = () if prompts is None else read_prompts(Path(prompts)) if isinstance(prompts, str | Path) else prompts
     requests = [
         SampleRequest(
-            **_schedule(model, name, sampler, steps, sigmas, strength),
+            **_schedule(model, name, sampler, count, sigmas, strength),
             label=None if label is None else number_of(label, model.labels, model.classes),
             batch=batch,
             output=output,
@@ -192,6 +194,7 @@ def export(
             guidance=guidance,
             guidance_input=guidance_input,
         )
+        for count in counts
         for name in tasks
     ]
     options = ExportOptions(
@@ -300,7 +303,7 @@ class Artifact:
             task: which graph, of several; None: the first.
             prompt: what the pictures show; of several texts each in turn. In a closed list the number will do.
             given: inputs that are not to be drawn, the same for all pictures: label=8 or label="ship",
-                image=(C, H, W), mask=(1, H, W).
+                image=(C, H, W), mask=(1, H, W). A guidance scale is the model's own unless given.
 
         Raises:
             UsageError: no such input, a class or prompt that it doesn't have, or a picture to edit that is missing.

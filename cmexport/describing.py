@@ -23,6 +23,7 @@ from cmexport.artifact.manifest import (
     WordingRecord,
 )
 from cmexport.graph.capture import RewriteReport
+from cmexport.graph.rewrites import fit_half
 from cmexport.naming import shown_name
 from cmexport.parity.ladder import ParityReport
 from cmexport.sampling.resolved import Sampler
@@ -59,6 +60,7 @@ def describe(
     precision: str,
     parity: ParityReport | None,
     *,
+    run: str,
     self_check: tuple[str, ...] = (),
 ) -> Manifest:
     """Write the manifest of one run, but for the artefact's files.
@@ -70,6 +72,7 @@ def describe(
         target: its name.
         precision: of the file.
         parity: what comparing it with the reference gave; None: it was not compared.
+        run: its name.
         self_check: see `exporting.ExportOptions`.
     """
     model, request, plan = sampler.model, sampler.request, sampler.plan
@@ -131,8 +134,8 @@ def describe(
             GraphRecord(name=name, files=graph.files, signature=SignatureRecord.of(graph.signature))
             for name, graph in graphs.items()
         ),
-        runs={request.task: tuple(graphs)},
-        numerics={**numerics_of(graphs), **_measured_gate(parity)},
+        runs={run: tuple(graphs)},
+        numerics={**numerics_of(graphs), **_ranges(account), **_measured_gate(parity)},
         rewrites=tuple(_rewrite_record(r) for r in account),
         simplification=None if lowered.simplification is None else SimplificationRecord(**lowered.simplification),
         parity=None if parity is None else ParityRecord.from_report(parity),
@@ -147,6 +150,12 @@ def describe(
 def _measured_gate(parity: ParityReport | None) -> dict[str, Any]:
     """Return what replaced the gate of the precision, for `gates.gate_of`."""
     return {"gate_db": parity.gate_db, "gate_origin": parity.gate_origin} if parity and parity.gate_origin else {}
+
+
+def _ranges(account: Sequence[RewriteReport]) -> dict[str, Any]:
+    """Return what was too large for half precision, and what was done about it."""
+    notes = [report.note for report in account if report.name == fit_half.REWRITE.name and report.note]
+    return {"half_ranges": "; ".join(notes)} if notes else {}
 
 
 def wording_of(sampler: Sampler) -> WordingRecord | None:

@@ -35,6 +35,7 @@ from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import Rewrite, apply_rewrites, select
 from cmexport.memory import return_free_memory
 from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.naming import run_of_steps
 from cmexport.parity.ahead import Ahead
 from cmexport.parity.ladder import ParityReport, Truth
 from cmexport.progress import Progress
@@ -125,19 +126,17 @@ def export_functions(
     out: Path,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """One artefact of several graphs, one per request and named after its task; else as `export_model`.
+    """One artefact of several runs, one per request and named after its task or its steps; else as `export_model`.
 
     The result's manifest lists them.
 
     Raises:
-        UsageError, BackendError, OutputError: see `export_model`; also two requests of the same task.
+        UsageError, BackendError, OutputError: see `export_model`; also two requests of the same task, unless they have
+            different steps and are packaged in parts.
     """
     tell = progress or Progress()
-    names = [request.task for request in requests]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"--task {','.join(names)}: {twice[0]} comes twice")
-    samplers = [resolve(model, request) for request in requests]
-    final = out / artifact_name(samplers[0].name, options.target, options.lowering.precision)
+    samplers = _named([resolve(model, request) for request in requests], options)
+    final = out / artifact_name(next(iter(samplers.values())).name, options.target, options.lowering.precision)
     replacement = Replacement(_subject(samplers, options), options.overwrite)
     if options.verify is not None:
         # A failed gate is known hours later: said now, not then.
@@ -162,7 +161,22 @@ def export_functions(
     return ExportResult(folder=staged.final, manifest=manifest, parities=reports, replaced=replacement.replaced)
 
 
-def _subject(samplers: Sequence[Sampler], options: ExportOptions) -> Subject:
+def _named(samplers: Sequence[Sampler], options: ExportOptions) -> dict[str, Sampler]:
+    """Name the runs of an artefact: by their tasks, or by their steps where these are all that differs."""
+    tasks, steps = [s.request.task for s in samplers], [s.plan.steps for s in samplers]
+    if len(set(tasks)) == 1 < len(steps):
+        listed = ",".join(map(str, steps))
+        if getattr(options.lowering, "packaging", "one") == "one":
+            raise UsageError(f"--steps {listed}: several at once share their other parts; add --packaging staged")
+        if len(set(steps)) < len(steps):
+            raise UsageError(f"--steps {listed}: one of them comes twice")
+        return {run_of_steps(k): sampler for k, sampler in zip(steps, samplers, strict=True)}
+    if twice := [name for name in tasks if tasks.count(name) > 1]:
+        raise UsageError(f"--task {','.join(tasks)}: {twice[0]} comes twice")
+    return dict(zip(tasks, samplers, strict=True))
+
+
+def _subject(samplers: Mapping[str, Sampler], options: ExportOptions) -> Subject:
     """What tells this export from others that would have the same name."""
 
     def graph(sampler: Sampler) -> dict[str, Any]:
@@ -181,9 +195,9 @@ def _subject(samplers: Sequence[Sampler], options: ExportOptions) -> Subject:
             "packaging": getattr(options.lowering, "packaging", "one"),
         }
 
-    model = samplers[0].model
+    model = next(iter(samplers.values())).model
     settings = {s.name: s.value for s in model.settings}
-    return Subject(model.source.sha256, {s.request.task: graph(s) for s in samplers}, settings, __version__)
+    return Subject(model.source.sha256, {name: graph(s) for name, s in samplers.items()}, settings, __version__)
 
 
 @dataclass(frozen=True)
@@ -211,14 +225,15 @@ Begin = Callable[[Reference], Ahead[Truth] | None]
 
 
 def _lower(
-    samplers: Sequence[Sampler], options: ExportOptions, folder: Path, tell: Progress, begin: Begin
+    samplers: Mapping[str, Sampler], options: ExportOptions, folder: Path, tell: Progress, begin: Begin
 ) -> dict[str, _Draft]:
-    """All graphs of the artefact, written, by task."""
+    """All graphs of the artefact, written, by run."""
     target, lowering = target_named(options.target), options.lowering
     named = select((*REWRITES, *target.own_rewrites), lowering.rewrites)
     rewrites = [*(r for r in REWRITES if r in named), *target.rewrites_for(lowering)]
     packaging = getattr(lowering, "packaging", "one")
-    if packaging != "one" and (len(samplers) > 1 or samplers[0].plan.looped):
+    (first, sampler), *others = samplers.items()
+    if packaging != "one" and (sampler.plan.looped or any(s.request.task != sampler.request.task for _, s in others)):
         raise UsageError(f"--packaging {packaging}: for one task and unrolled steps only")
     prefix = ""
     accounts: dict[str, tuple[RewriteReport, ...]] = {}
@@ -227,33 +242,35 @@ def _lower(
     def step(name: str) -> None:
         tell.step(prefix + name)
 
-    def graph(sampler: Sampler, stage: Stage) -> CapturedGraph:
+    def graph(run: str, stage: Stage) -> CapturedGraph:
         nonlocal prefix
-        task = sampler.request.task
+        sampler = samplers[run]
         prefix = f"{stage.name}: " if several else ""
         step("capture")
         captured = capture_stage(stage)
-        if task not in begun:
+        if run not in begun:
             reference = Reference(sampler, captured if stage.sampler is sampler else capture(sampler))
-            begun[task] = reference, begin(reference)
+            begun[run] = reference, begin(reference)
         rewritten = apply_rewrites(captured, rewrites, step)
         accounts[stage.name] = rewritten.rewrites
         return rewritten
 
-    if samplers[0].plan.looped:
+    if sampler.plan.looped:
         step("capture")
-        return {samplers[0].request.task: _lower_loop(samplers[0], rewrites, options, folder, step, begin)}
-    runs = {s.request.task: (s, stages_of(s, packaging)) for s in samplers}
-    graphs = {stage.name: partial(graph, sampler, stage) for sampler, stages in runs.values() for stage in stages}
+        return {first: _lower_loop(sampler, rewrites, options, folder, step, begin)}
+    # Names of Core ML's functions are identifiers: no hyphen.
+    runs = {name: stages_of(s, packaging, f"_{s.plan.steps}" if others else "") for name, s in samplers.items()}
+    # Parts of the same name are the same part: the text encoder and the decoder do not depend on the steps.
+    graphs = {stage.name: partial(graph, run, stage) for run, stages in runs.items() for stage in stages}
     several = len(graphs) > 1
     lowered = target.lower(graphs, lowering, folder, step)
     # Folded weights have ended here: they would stay in memory while the ladder opens its runtimes.
     drafts = {}
-    for task, (_, stages) in runs.items():
-        reference, ahead = begun[task]
+    for run, stages in runs.items():
+        reference, ahead = begun[run]
         made = {stage.name: lowered[stage.name] for stage in stages}
         account = [report for name in made for report in (*accounts[name], *lowered[name].rewrites)]
-        drafts[task] = _Draft(reference, tuple(account), made, ahead)
+        drafts[run] = _Draft(reference, tuple(account), made, ahead)
     return drafts
 
 
@@ -315,6 +332,7 @@ def _verify_and_describe(
             options.target,
             options.lowering.precision,
             reports.get(name),
+            run=name,
             self_check=options.self_check,
         )
     previews = {name: "preview.png" if i == 0 else f"preview-{name}.png" for i, name in enumerate(reports)}
@@ -345,7 +363,7 @@ def _verify_and_describe(
     if several:
         more = {n: (*(p[n] for p in (previews, frontiers) if n in p), *golden_files.get(n, ())) for n in manifests}
         functions = tuple(function_record(n, m, (*drafts[n].files, *more[n])) for n, m in manifests.items())
-        graphs = tuple(graph for m in manifests.values() for graph in m.graphs)
+        graphs = tuple({graph.name: graph for m in manifests.values() for graph in m.graphs}.values())
         runs = {name: runs for m in manifests.values() for name, runs in m.runs.items()}
         manifest = manifest.model_copy(update={"functions": functions, "graphs": graphs, "runs": runs})
     return manifest, reports

@@ -1,4 +1,4 @@
-"""What a checkpoint is called: file names without the suffixes that checkpoints have, and nothing else cut off.
+"""What checkpoints and runs are called: file names without the suffixes that checkpoints have, and no more cut off.
 
 `Path.stem` cuts at the last dot, whatever stands behind it: the folders `cm-v1.0` and `cm-v1.5` would both be `cm-v1`,
 and `ema_0.9999` would be `ema_0`.
@@ -16,6 +16,11 @@ CHECKPOINT_SUFFIXES = (
 """Suffixes that tell a format; `.tar` stands behind one of the others (`model.pth.tar`) or alone."""
 
 _HUB_PREFIX = "models--"
+
+
+def run_of_steps(steps: int) -> str:
+    """Name a run of an artefact that holds one task in several numbers of steps: `1-step`, `4-steps`."""
+    return f"{steps}-step" if steps == 1 else f"{steps}-steps"
 
 
 def checkpoint_stem(name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from cmexport import noise as portable_noise
 from cmexport.artifact import Manifest, read_manifest
 from cmexport.errors import UsageError
 from cmexport.labels import number_of
-from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.model import ConsistencyModel, SampleRequest, Setting
 from cmexport.parity.gates import byte_gate, gate_of
 from cmexport.parity.inputs import draw_inputs
 from cmexport.parity.metrics import PictureDifference, compare
@@ -44,6 +45,8 @@ class PictureSource:
         request: task, schedule and the rest of what it was made for.
         labels: names of the classes, where known.
         tokenizer: reads what makes tokens of prompts, where some are taken.
+        usual: settings of the model that inputs have where nobody gives another value: a guidance scale. Pictures at
+            scales drawn from all that the input takes would differ by more than their seeds.
     """
 
     signature: Signature
@@ -51,13 +54,18 @@ class PictureSource:
     request: SampleRequest = field(default_factory=SampleRequest)
     labels: tuple[str, ...] = ()
     tokenizer: Callable[[], Tokenizer | None] = lambda: None
+    usual: tuple[Setting, ...] = ()
 
 
 def source_from_model(model: ConsistencyModel, request: SampleRequest) -> PictureSource:
     """Make a source of the PyTorch reference of a checkpoint."""
     sampler = resolve(model, request)
-    opened = partial(TorchRunner, sampler)
-    return PictureSource(sampler.signature, opened, request, model.labels, lambda: model.tokenizer)
+    opened, usual = partial(TorchRunner, sampler), _usual(sampler.signature, model.settings)
+    return PictureSource(sampler.signature, opened, request, model.labels, lambda: model.tokenizer, usual)
+
+
+def _usual(signature: Signature, settings: Iterable[Setting]) -> tuple[Setting, ...]:
+    return tuple(setting for setting in settings if setting.name in signature.names)
 
 
 def source_from_artifact(folder: Path, function: str | None = None) -> PictureSource:
@@ -73,7 +81,9 @@ def source_from_artifact(folder: Path, function: str | None = None) -> PictureSo
 def _source(folder: Path, manifest: Manifest) -> PictureSource:
     shipped = artifact_rungs(folder, manifest)[-1]
     tokenizer = partial(read_tokenizer, folder / "tokenizer")
-    return PictureSource(manifest.signature, shipped.open, request_of(manifest), manifest.labels or (), tokenizer)
+    usual = _usual(manifest.signature, (record.setting for record in manifest.checkpoint.settings))
+    labels, request = manifest.labels or (), request_of(manifest)
+    return PictureSource(manifest.signature, shipped.open, request, labels, tokenizer, usual)
 
 
 def draw_pictures(
@@ -85,7 +95,7 @@ def draw_pictures(
     prompts: Sequence[str] = (),
     noise: str = TORCH,
 ) -> Array:
-    """`count` pictures; picture i has seed `seed` + i, and what is not given is drawn.
+    """`count` pictures; picture i has seed `seed` + i, and what is neither given nor usual is drawn.
 
     Args:
         source: what draws.
@@ -221,9 +231,10 @@ def _number_of(prompt: str, known: Sequence[str]) -> int:
 
 
 def _checked(source: PictureSource, given: Mapping[str, Array | float | str]) -> dict[str, Array | float]:
-    """With the number of a class in place of its name."""
+    """With the number of a class in place of its name, and what is usual where nothing is given."""
     inputs, checked = {i.name: i for i in source.signature.inputs}, {}
-    for name, value in given.items():
+    usual = {setting.name: cast(float, setting.value) for setting in source.usual}
+    for name, value in {**usual, **given}.items():
         if name not in inputs:
             raise UsageError(f"--{name}: task {source.request.task} of this model takes none")
         count = inputs[name].count

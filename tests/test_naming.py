@@ -14,7 +14,7 @@ from cmexport.checkpoints.own_module import load_module
 from cmexport.checkpoints.settings import settings_for
 from cmexport.checkpoints.sidecar import read_sidecar
 from cmexport.model import CheckpointSource
-from cmexport.naming import checkpoint_stem, model_name, shown_name
+from cmexport.naming import checkpoint_stem, model_name, run_of_steps, shown_name
 from cmexport.networks.adm_unet import AdmUnet
 
 
@@ -111,3 +111,7 @@ def test_settings_of_one_file_are_not_anothers(tmp_path: Path) -> None:
     assert read_sidecar(tmp_path / "cm-v1.0").values == {"levels": "10"}
     assert read_sidecar(tmp_path / "cm-v1.5").values == {"levels": "15"}
     assert settings_for(tmp_path / "run.cifar", {}).stem == "run.cifar"
+
+
+def test_runs_are_called_after_their_steps():
+    assert [run_of_steps(steps) for steps in (1, 2, 12)] == ["1-step", "2-steps", "12-steps"]

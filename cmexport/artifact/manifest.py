@@ -49,6 +49,12 @@ class SettingRecord(Record):
     origin: str
     ambiguous: bool
 
+    @property
+    def setting(self) -> Setting:
+        """As the rest of the package has it; JSON has lists where settings have tuples."""
+        value = tuple(self.value) if isinstance(self.value, list) else self.value
+        return Setting(self.name, cast(SettingValue, value), self.origin, self.ambiguous)
+
 
 class AssumedRecord(Record):
     """A setting that was guessed, and the option that sets it."""
@@ -60,9 +66,8 @@ class AssumedRecord(Record):
 
     @property
     def setting(self) -> Setting:
-        """As the rest of the package has it; JSON has lists where settings have tuples."""
-        value = tuple(self.value) if isinstance(self.value, list) else self.value
-        return Setting(self.name, cast(SettingValue, value), self.origin, ambiguous=True)
+        """As the rest of the package has it."""
+        return SettingRecord(name=self.name, value=self.value, origin=self.origin, ambiguous=True).setting
 
 
 class CheckpointRecord(Record):
@@ -225,8 +230,9 @@ class Manifest(Record):
     `golden` is null without verification and for large pictures.
 
     `graphs` are all graphs with their borders; `runs` says which of them make a picture, in which order: one run for
-    each task. An artefact of one run has no `functions`. One of several lists them all there, and the fields above
-    describe the first; `function` gives the manifest that any one of them would have alone.
+    each task, or for each number of steps of one task ("1-step", "4-steps"). An artefact of one run has no `functions`.
+    One of several lists them all there, and the fields above describe the first; `function` gives the manifest that any
+    one of them would have alone.
     """
 
     schema_version: Literal[2]
@@ -274,7 +280,7 @@ class Manifest(Record):
 
     @property
     def function_names(self) -> tuple[str, ...]:
-        """Names of its runs: their tasks."""
+        """Names of its runs: their tasks, or their steps."""
         return tuple(self.runs)
 
     def function(self, name: str | None = None) -> Manifest:

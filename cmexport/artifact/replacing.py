@@ -121,7 +121,7 @@ def _differences(manifest: Mapping[str, Any], new: Subject) -> list[str]:
     outputs = {run: graphs[names[-1]]["signature"]["output"] for run, names in manifest["runs"].items()}
     runs = manifest.get("functions") or ({**manifest, "name": next(iter(outputs))},)
     parts = {run: len(names) for run, names in manifest["runs"].items()}
-    old = {str(run["task"]): _graph({**run, "output": outputs[run["name"]]}, ep, parts[run["name"]]) for run in runs}
+    old = {str(run["name"]): _graph({**run, "output": outputs[run["name"]]}, ep, parts[run["name"]]) for run in runs}
     if set(old) != set(new.graphs):
         return [f"task {','.join(old)}, not {','.join(new.graphs)}"]
     found = []

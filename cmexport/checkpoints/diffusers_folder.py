@@ -7,7 +7,6 @@ unknown weights with a warning, which is how the early ImageNet-64 uploads lost 
 
 from __future__ import annotations
 
-import inspect
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from cmexport.checkpoints.assembling import assemble
 from cmexport.checkpoints.choosing import choose_set
+from cmexport.checkpoints.diffusers_networks import fields_of, filled, read_state, renamed, without_weights
 from cmexport.checkpoints.folders import (
     EMA_FIELDS,
     NetworkFolder,
@@ -29,9 +29,8 @@ from cmexport.checkpoints.folders import (
 )
 from cmexport.checkpoints.latent_folder import PIPELINES, is_latent_pipeline, is_whole, load_latent_folder
 from cmexport.checkpoints.quiet import quiet_libraries
-from cmexport.checkpoints.reading import FileFacts, container_of, file_facts, find_weights, read_torch, strict_weights
+from cmexport.checkpoints.reading import FileFacts, file_facts, find_weights
 from cmexport.checkpoints.registered import with_registered
-from cmexport.checkpoints.safetensors_file import read_safetensors
 from cmexport.checkpoints.settings import OPENAI, Default, Family, SamplingConstants, Settings, resolve_sampling
 from cmexport.checkpoints.sharded import read_shards
 from cmexport.checkpoints.sizes import parse_size, space_of
@@ -40,7 +39,6 @@ from cmexport.errors import BackendError, CheckpointError
 from cmexport.files import read_json
 from cmexport.model import CheckpointSource, ConsistencyModel, Setting
 from cmexport.networks.diffusers_unet import DiffusersUnet
-from cmexport.networks.meta import on_meta
 from cmexport.sampling.preconditioning import c_noise_at
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
@@ -69,8 +67,6 @@ _SHAPING = frozenset(
         *("downsample_padding", "freq_shift"),
     }
 )
-# Attention names before diffusers 0.17.
-_OLD_NAMES = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
 
 
 @dataclass(frozen=True)
@@ -370,77 +366,44 @@ def _read_weights(
     return facts, find_weights(facts, container, content).tensors
 
 
-def read_state(facts: FileFacts) -> tuple[str, Any]:
-    """Container and content of a file of weights in a folder of diffusers or accelerate.
-
-    Raises:
-        CheckpointError: damaged, or written by neither.
-    """
-    if facts.path.suffix == ".safetensors":
-        return "safetensors", read_safetensors(facts.path)
-    if container_of(facts.path) != "torch":
-        raise CheckpointError(f"{facts.path}: torch.save did not write it")
-    return read_torch(facts)
-
-
 def _mend(
     path: Path, config: dict[str, Any], tensors: Mapping[str, Tensor], settings: Settings
 ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
-    renamed = {}
-    for key, tensor in tensors.items():
-        for old, new in _OLD_NAMES:
-            key = key.replace(old, new)
-        renamed[key] = tensor
+    named = renamed(tensors)
     if config.get("resnet_time_scale_shift") == "scale_shift" and config.get("attn_norm_num_groups") is None:
         # Until diffusers PR 4863 such a network was built without the mid block's GroupNorm, silently; since then the
         # configuration says null where it has none and was trained so.
-        if "mid_block.attentions.0.group_norm.weight" in renamed:
+        if "mid_block.attentions.0.group_norm.weight" in named:
             guess = Default(32, "guess: the mid block's norm is in the weights, not in config.json", ambiguous=True)
-            return {**config, "attn_norm_num_groups": settings.choose("groups", guess)}, renamed
-        attention = any(key.startswith("mid_block.attentions.0.") for key in renamed)
+            return {**config, "attn_norm_num_groups": settings.choose("groups", guess)}, named
+        attention = any(key.startswith("mid_block.attentions.0.") for key in named)
         if attention and "attn_norm_num_groups" not in config:
             raise CheckpointError(
                 f"{path}: an early, broken upload: the mid block's attention lost its norm (diffusers issue 4414);\n"
                 'download the current revision, or, if it was trained so, add "attn_norm_num_groups": null to '
                 "config.json"
             )
-    return config, renamed
+    return config, named
 
 
 def _skeleton(folder: Path, config: Mapping[str, Any], settings: Settings) -> nn.Module:
     """Build the network without memory for its weights."""
-    try:
-        from diffusers import UNet2DModel
-    except ImportError as error:
-        raise BackendError(f"{folder}: diffusers folders need diffusers: pip install 'cmexport[diffusers]'") from error
-    factory: Any = UNet2DModel
-    parameters = inspect.signature(factory.__init__).parameters
-    known = {name: value for name, value in config.items() if name in parameters}
-    _note_unknown(set(config) - set(known), config, settings)
-    for name, value in known.items():
-        default = parameters[name].default
-        if isinstance(value, list) and name != "sample_size" and not isinstance(default, tuple):
+    parameters = fields_of("UNet2DModel", folder)
+    _note_unknown(set(config) - set(parameters), config, settings)
+    for name, value in config.items():
+        many = name in parameters and isinstance(value, list) and name != "sample_size"
+        if many and not isinstance(parameters[name].default, tuple):
             raise CheckpointError(
                 f"{folder / 'config.json'}: {name} is a list, {value}; UNet2DModel has one for the whole network"
             )
-    try:
-        with quiet_libraries():
-            unet: nn.Module = on_meta(lambda: factory.from_config(known))
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{folder / 'config.json'}: describes no UNet2DModel ({reason[0][:200]})") from error
-    return unet
+    return without_weights("UNet2DModel", folder / "config.json", config)
 
 
 def _build(
     folder: Path, config: Mapping[str, Any], facts: FileFacts, tensors: Mapping[str, Tensor], settings: Settings
 ) -> DiffusersUnet:
-    unet = _skeleton(folder, config, settings)
-    expected = {key: value.shape for key, value in unet.state_dict().items()}
-    unet.load_state_dict(strict_weights(facts.path, tensors, expected), strict=True, assign=True)
-    network = DiffusersUnet(unet)
-    network.eval().requires_grad_(False)
-    return network
+    network = DiffusersUnet(filled(_skeleton(folder, config, settings), facts.path, tensors))
+    return network.eval().requires_grad_(False)
 
 
 def _note_unknown(names: Iterable[str], config: Mapping[str, Any], settings: Settings) -> None:

@@ -8,7 +8,6 @@ the text encoder is ours (see `networks.clip_text`).
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,19 +18,18 @@ from torch import Tensor, nn
 
 from cmexport.alphas import AlphaSchedule
 from cmexport.checkpoints.choosing import SETTING, several
+from cmexport.checkpoints.diffusers_networks import fields_of, filled, read_flat_state, renamed, without_weights
 from cmexport.checkpoints.folders import weights_files
-from cmexport.checkpoints.quiet import quiet_libraries
-from cmexport.checkpoints.reading import FileFacts, container_of, file_facts, read_torch, strict_weights
-from cmexport.checkpoints.safetensors_file import read_safetensors
+from cmexport.checkpoints.reading import FileFacts, file_facts
 from cmexport.checkpoints.settings import Default, Settings
 from cmexport.checkpoints.sharded import read_shards
 from cmexport.checkpoints.sizes import parse_size, space_of
-from cmexport.errors import BackendError, CheckpointError
+from cmexport.errors import CheckpointError
 from cmexport.files import read_json
 from cmexport.model import CheckpointSource, Codec, Condition, ConsistencyModel, Setting, Space
 from cmexport.networks.clip_text import ACTIVATIONS, ClipTextEncoder, TextEncoderShape
 from cmexport.networks.conditional_unet import ConditionalUnet, GuidanceEmbedding
-from cmexport.networks.meta import ModuleT, on_meta
+from cmexport.networks.meta import on_meta
 from cmexport.sampling.alphas import noise_range
 from cmexport.signature import Tokens, known
 from cmexport.tokenizer import Tokenizer, calibration_prompts, read_tokenizer
@@ -47,8 +45,6 @@ PARTS = ("tokenizer", "text_encoder", "unet", "scheduler", "vae")
 GUIDANCE = {"LatentConsistencyModelPipeline": 8.5, "StableDiffusionPipeline": 7.5}
 """Defaults of diffusers' pipelines; no file of a model states one. Pictures to edit get the same."""
 
-# Before diffusers 0.17 attention, before transformers 5 everything had other names.
-_OLD_VAE = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
 # What would make another network of the UNet than the one that is called here.
 _UNUSED = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim", "time_embedding_type")
 # What a scheduler takes from its configuration besides the table and what the network predicts.
@@ -92,10 +88,10 @@ class _Files:
         if chosen.variant:
             self.settings.inferred(SETTING, chosen.variant, origin)
         if chosen.sharded:
-            facts, tensors = read_shards(chosen.path, _state)
+            facts, tensors = read_shards(chosen.path, read_flat_state)
         else:
             facts = file_facts(chosen.path)
-            tensors = dict(_state(facts))
+            tensors = dict(read_flat_state(facts))
         self.read.append((part, facts))
         return tensors
 
@@ -189,6 +185,9 @@ def _conditions(
     tokens = known.tokens(1, LENGTH, law)
     prompt = Condition("embeddings", tokens, encoder)
     if guided is None:
+        settings.inferred(
+            "guidance", 1.0, "this UNet is told no scale; above 1 it is evaluated twice a step; --guidance"
+        )
         return (prompt,)
     pipeline = pipeline.replace("Img2Img", "")
     usual = settings.inferred("guidance", GUIDANCE[pipeline], f"default of diffusers' {pipeline}; --guidance")
@@ -230,7 +229,7 @@ def _text_encoder(files: _Files, tokenizer: Tokenizer) -> ClipTextEncoder:
     encoder = on_meta(lambda: ClipTextEncoder(shape))
     tensors = {k.removeprefix("text_model."): v for k, v in files.tensors("text_encoder").items()}
     tensors.pop("embeddings.position_ids", None)
-    return _filled(encoder, files.folder / "text_encoder", tensors)
+    return filled(encoder, files.folder / "text_encoder", tensors)
 
 
 def _unet(files: _Files, pipeline: str, width: int) -> tuple[ConditionalUnet, dict[str, Any]]:
@@ -254,7 +253,7 @@ def _unet(files: _Files, pipeline: str, width: int) -> tuple[ConditionalUnet, di
     if guided is not None and (not isinstance(guided, int) or not 4 <= guided <= 4096):
         raise CheckpointError(f"{path}: time_cond_proj_dim is {str(guided)[:40]}")
     unet = _library("UNet2DConditionModel", path, config)
-    network = ConditionalUnet(_filled(unet, files.folder / "unet", files.tensors("unet")))
+    network = ConditionalUnet(filled(unet, files.folder / "unet", files.tensors("unet")))
     full = {name: getattr(unet.config, name) for name in ("in_channels", "out_channels", "sample_size")}
     if full["in_channels"] != full["out_channels"]:
         raise CheckpointError(
@@ -338,13 +337,11 @@ def _codec(files: _Files, channels: int) -> Codec:
             "shift_factor", 0.0, "as in the pipeline's code", remark=remark + "kind divide by scaling_factor alone"
         )
     tensors = {}
-    for name, tensor in files.tensors("vae", path.parent).items():
-        for old, new in _OLD_VAE:
-            name = name.replace(old, new)
+    for name, tensor in renamed(files.tensors("vae", path.parent)).items():
         # Attention was 1x1 convolutions there.
         linear = ".attentions." in name and tensor.ndim == 4 and tensor.shape[2:] == (1, 1)
         tensors[name] = tensor[:, :, 0, 0] if linear else tensor
-    decoder, encoder = _ENDS[kind](_filled(vae, path.parent, tensors))
+    decoder, encoder = _ENDS[kind](filled(vae, path.parent, tensors))
     levels = vae.config.block_out_channels if kind == "AutoencoderKL" else vae.config.decoder_block_out_channels
     codec = Codec(decoder, vae.config.out_channels, 2 ** (len(levels) - 1), float(scale), encoder=encoder)
     _try_codec(path, codec, channels)
@@ -370,48 +367,15 @@ def _try_codec(path: Path, codec: Codec, channels: int) -> None:
 
 def _library(name: str, path: Path, config: Mapping[str, Any]) -> nn.Module:
     """Build one of the library's networks without memory for its weights."""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise BackendError(f"{path}: diffusers folders need diffusers: pip install 'cmexport[diffusers]'") from error
     if config.get("_class_name", name) != name:
         raise CheckpointError(f"{path}: is a {str(config['_class_name'])[:80]}, not {name}")
-    factory: Any = getattr(diffusers, name)
-    taken = inspect.signature(factory.__init__).parameters
-    known_fields = {key: value for key, value in config.items() if key in taken}
-    for key, value in known_fields.items():
-        if not _plausible(value, 64 if key in _COUNTS else 100_000):
+    for key in fields_of(name, path):
+        if not _plausible(config.get(key), 64 if key in _COUNTS else 100_000):
             raise CheckpointError(f"{path}: {key} is implausible")
-    try:
-        with quiet_libraries():
-            built: nn.Module = on_meta(lambda: factory.from_config(known_fields))
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{path}: describes no {name} ({reason[0][:200]})") from error
-    return built
+    return without_weights(name, path, config)
 
 
 def _plausible(value: Any, most: int, nested: int = 3) -> bool:
     if isinstance(value, list):
         return nested > 0 and len(value) <= 32 and all(_plausible(item, most, nested - 1) for item in value)
     return not isinstance(value, int | float) or abs(value) <= most
-
-
-def _filled(module: ModuleT, folder: Path, tensors: Mapping[str, Tensor]) -> ModuleT:
-    expected = {key: value.shape for key, value in module.state_dict().items()}
-    module.load_state_dict(strict_weights(folder, tensors, expected), strict=True, assign=True)
-    return module.eval().requires_grad_(False)
-
-
-def _state(facts: FileFacts) -> Mapping[str, Tensor]:
-    """Read a flat state dict.
-
-    Raises:
-        CheckpointError: it is none.
-    """
-    if facts.path.suffix == ".safetensors":
-        return read_safetensors(facts.path)
-    content = read_torch(facts)[1] if container_of(facts.path) == "torch" else None
-    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise CheckpointError(f"{facts.path}: is no state dict written by torch.save")
-    return content

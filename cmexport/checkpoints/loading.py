@@ -18,8 +18,8 @@ from cmexport.checkpoints.diffusers_folder import (
     holds_diffusers,
     is_hub_id,
     load_folder,
-    read_state,
 )
+from cmexport.checkpoints.diffusers_networks import read_state
 from cmexport.checkpoints.edm import ECT, EDM
 from cmexport.checkpoints.edm_pickle import EdmPickle, preconditioning_of, read_edm_pickle
 from cmexport.checkpoints.embedded import embedded_settings

@@ -26,7 +26,7 @@ from cmexport.cli.requests import (
     verify_options,
     wording,
 )
-from cmexport.cli.showing import show_export, show_kept
+from cmexport.cli.showing import show_export, show_kept, show_ranges
 from cmexport.errors import UsageError
 from cmexport.exporting import ExportOptions, export_functions
 from cmexport.labels import named
@@ -105,7 +105,7 @@ def _export(
     demo: o.Demo = None,
     out: o.Out = Path("out"),
     precision: o.Precision = None,
-    steps: o.Steps = None,
+    steps: o.SeveralSteps = None,
     timesteps: o.Timesteps = None,
     levels: o.Levels = None,
     sigmas: o.Sigmas = None,
@@ -148,7 +148,8 @@ def _export(
     target = target_named(info.name)
     target.rewrites_for(lowering)  # a wrong option or a missing library is said before a checkpoint is read
     output = _output(info, output)
-    schedule, task = o.ScheduleText(steps, timesteps, levels, sigmas, strength), o.task_of(task, strength)
+    schedules = [o.ScheduleText(count, timesteps, levels, sigmas, strength) for count in o.step_counts(steps)]
+    task = o.task_of(task, strength)
     worded = wording(prompt, prompts, condition, guidance, guidance_input)
     with console.working("load") as progress:
         tuned = tuned_sigmas(checkpoint)
@@ -157,14 +158,14 @@ def _export(
             trust=trust,
             weights=weights,
             strict=strict,
-            levels_of=levels_asked(schedule, tasks=task, tuned=tuned, sampler=sampler),
+            levels_of=levels_asked(*schedules, tasks=task, tuned=tuned, sampler=sampler),
         )
         if (module := module_file(model.source.reference)) is not None:
             remember(module)
         if labels is not None:
             model = replace(model, labels=named(labels, model.classes))
         requests = build_requests(
-            *(model, schedule, label, batch, output),
+            *(model, schedules, label, batch, output),
             tasks=task,
             patch=patch,
             tuned=tuned,
@@ -184,6 +185,7 @@ def _export(
     if result.replaced:
         console.remark(f"{result.folder}: replaced {result.replaced}")
     show_frontier(result, as_json)
+    show_ranges(result.manifest)
     if getattr(lowering, "keep_fp32", ()):
         show_kept(result.manifest)
     several = len(result.manifest.function_names) > 1

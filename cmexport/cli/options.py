@@ -70,6 +70,15 @@ Steps = Annotated[
         "--steps", metavar="K", help="K evaluations: the release's tuned levels for K = 2, else diffusers' spacing."
     ),
 ]
+SeveralSteps = Annotated[
+    str | None,
+    typer.Option(
+        "--steps",
+        metavar="K",
+        help="K evaluations: the release's tuned levels for K = 2, else diffusers' spacing. With --packaging staged "
+        "also several: 1,4.",
+    ),
+]
 Timesteps = Annotated[
     str | None,
     typer.Option(
@@ -201,6 +210,20 @@ class ScheduleText:
     levels: int | None = None
     sigmas: str | None = None
     strength: float | None = None
+
+
+def step_counts(text: str | None) -> tuple[int | None, ...]:
+    """Read `--steps` as exporting verbs have it: one number of steps, or several; None where nobody says.
+
+    Raises:
+        UsageError: no whole numbers.
+    """
+    if text is None:
+        return (None,)
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and len(part) <= 6 for part in parts):
+        raise UsageError(f"--steps {text}: a whole number is expected, or several with commas between")
+    return tuple(map(int, parts))
 
 
 def task_of(task: str, strength: float | None) -> str:

@@ -116,7 +116,7 @@ def command(
         )
         _check_plan(out, model, overwrite=overwrite)
         (request,) = build_requests(
-            *(model, schedule, label, 1, "float"),
+            *(model, (schedule,), label, 1, "float"),
             tasks=task,
             patch=patch,
             tuned=tuned,

@@ -223,8 +223,7 @@ def wording(
 
 
 def levels_asked(
-    schedule: ScheduleText,
-    *,
+    *schedules: ScheduleText,
     tasks: str,
     tuned: Sequence[float] = (),
     editing_steps: int = EXPORTED_EDITING_STEPS,
@@ -235,7 +234,8 @@ def levels_asked(
     The function raises UsageError as `build_request` does.
     """
     names = _task_names(tasks)
-    return lambda model: [resolve_schedule(model, schedule, n, tuned, editing_steps, sampler).sigmas for n in names]
+    pairs = [(schedule, name) for schedule in schedules for name in names]
+    return lambda model: [resolve_schedule(model, s, n, tuned, editing_steps, sampler).sigmas for s, n in pairs]
 
 
 def _task_names(tasks: str) -> list[str]:
@@ -244,7 +244,7 @@ def _task_names(tasks: str) -> list[str]:
 
 def build_requests(
     model: ConsistencyModel,
-    schedule: ScheduleText,
+    schedules: Sequence[ScheduleText],
     label: str | None,
     batch: int,
     output: str,
@@ -255,9 +255,9 @@ def build_requests(
     sampler: str = "consistency",
     worded: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[SampleRequest, ...]:
-    """The requests behind the options of an exporting verb: one per task of a comma-separated list.
+    """The requests behind the options of an exporting verb: one per schedule and task of a comma-separated list.
 
-    The schedule means the same for each as if it were alone; `patch` is for "superres" where that is among several.
+    A schedule means the same for each task as if it were alone; `patch` is for "superres" where that is among several.
 
     Raises:
         UsageError: see `build_request`.
@@ -273,6 +273,7 @@ def build_requests(
             sampler=sampler,
             worded=worded,
         )
+        for schedule in schedules
         for name in names
     )
 

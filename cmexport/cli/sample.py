@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +25,7 @@ from cmexport.cli import options as o
 from cmexport.cli.assumed import assumed_facts, tell_recorded
 from cmexport.cli.requests import build_request, chosen_checkpoint, levels_asked, open_checkpoint, tuned_sigmas
 from cmexport.errors import UsageError
+from cmexport.naming import run_of_steps
 from cmexport.photos import read_mask, read_photo
 from cmexport.progress import Progress
 from cmexport.runner import Array
@@ -232,6 +233,10 @@ def _source(
             *(model, schedule, None, 1, "float"), task=asked, patch=patch, tuned=tuned, worded=worded
         )
         return source_from_model(model, request), assumed_facts(model.settings)
+    if schedule.steps is not None:
+        run = run_of_steps(schedule.steps)
+        if task is None and run in read_manifest(folder, check=False).function_names:
+            task, schedule = run, replace(schedule, steps=None)
     if assignments or weights is not None or schedule != o.ScheduleText():
         raise UsageError(
             f"{folder}: an artefact's weights, constants and schedule are fixed; export again to change them"
@@ -278,6 +283,9 @@ def _pictures(source: PictureSource, wanted: _Wanted, given: dict[str, Array], p
         return run_all(source, runs, len(runs), tell)
     if not wanted.prompts and any(i.worded for i in source.signature.inputs):
         console.remark("no --prompt: the pictures show prompts of a packaged list, or of the artefact's own, in turn")
+    if wanted.guidance is None:
+        for taken in source.usual:
+            console.remark(f"no --{taken.name}: {taken.text}, {taken.origin.split(';')[0]}")
     label: dict[str, str] = {} if wanted.label is None else {"label": wanted.label}
     same: dict[str, Array | float | str] = {**given, **label}
     if wanted.guidance is not None and "guidance" in source.signature.names:

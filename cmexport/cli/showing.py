@@ -71,6 +71,14 @@ def show_planned(manifest: Manifest) -> None:
             console.remark(f"{prefix}{len(keys)} layers that the plan does not name are as this target has them")
 
 
+def show_ranges(manifest: Manifest) -> None:
+    """What was too large for half precision in each run, and what was done about it."""
+    for name in manifest.function_names:
+        prefix = f"{name}: " if len(manifest.function_names) > 1 else ""
+        if said := manifest.function(name).numerics.get("half_ranges"):
+            console.remark(f"{prefix}half precision: {said}")
+
+
 def show_kept(manifest: Manifest) -> None:
     """Which operations each graph keeps in float32, and why."""
     for name in manifest.function_names:

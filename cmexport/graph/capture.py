@@ -58,8 +58,8 @@ class CapturedGraph:
         rewrites: the account of every rewrite applied so far.
         brief: for a sampler of more than `BRIEF_STEPS` steps, the same with its first and last evaluation only, on
             which rewrites are measured one by one.
-        amplification: by how much the sampler multiplies the network's rounding, at least 1: the largest c_out. A
-            model that predicts the noise has 14.6 at LCM's first timestep.
+        amplification: by how much the sampler multiplies the network's rounding; see `Sampler.amplification`. A model
+            that predicts the noise has 14.6 at LCM's first timestep.
     """
 
     program: ExportedProgram
@@ -102,8 +102,8 @@ def _captured(
     sampler: Sampler, record: Callable[[SamplerGraph, Mapping[str, Tensor]], ExportedProgram]
 ) -> CapturedGraph:
     module = SamplerGraph(sampler).eval().requires_grad_(False)
-    amplification = max(1.0, *(abs(evaluation.c_out) for evaluation in sampler.plan.evaluations))
-    return CapturedGraph(record(module, sampler.signature.examples()), sampler.signature, amplification=amplification)
+    program = record(module, sampler.signature.examples())
+    return CapturedGraph(program, sampler.signature, amplification=sampler.amplification)
 
 
 def _trace_network(sampler: Sampler) -> ExportedProgram:

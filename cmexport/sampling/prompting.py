@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cmexport.errors import UsageError
 from cmexport.model import Condition, ConsistencyModel, SampleRequest
+from cmexport.networks.guided import GuidedNetwork
 from cmexport.signature import Rows, known
 
 CONDITIONS = (known.TOKENS, known.EMBEDDINGS)
@@ -36,12 +37,16 @@ class ClosedList(nn.Module):
 def conditioned(model: ConsistencyModel, request: SampleRequest) -> ConsistencyModel:
     """Return the model with the conditions in the form that a request asks for.
 
+    A model whose prompt has no text encoder any more, because a request gave it a form or its sampler was taken apart,
+    keeps that form.
+
     Raises:
         UsageError: prompts or guidance for a model that takes none, or two forms at once.
     """
-    worded = model.worded
     _check(model, request)
-    if worded is None or worded.input.count is not None:
+    model = _guided(model, request)
+    worded = model.worded
+    if worded is None or worded.encode is None or worded.input.count is not None:
         return model
     if request.prompt is not None or request.prompts:
         form = _closed(model, worded, request.prompts or (str(request.prompt),))
@@ -65,13 +70,30 @@ def _check(model: ConsistencyModel, request: SampleRequest) -> None:
         raise UsageError(f"{forms[0]}: this model takes no prompt")
     if len(forms) > 1:
         raise UsageError(f"{forms[0]} and {forms[1]} contradict each other: a prompt comes in one form")
-    guided = any(c.usual is not None for c in model.conditions)
-    if (request.guidance is not None or request.guidance_input) and not guided:
-        raise UsageError("--guidance: this model takes none; it was distilled for one scale, which is in its weights")
+    if (request.guidance is not None or request.guidance_input) and model.worded is None:
+        raise UsageError("--guidance: this model takes none, since it takes no prompt")
     if request.guidance is not None and request.guidance_input:
         raise UsageError("--guidance and --guidance-input contradict each other")
     if request.guidance is not None and not 1 <= request.guidance <= 100:
         raise UsageError(f"--guidance {request.guidance:g}: must lie between 1 and 100")
+
+
+def _guided(model: ConsistencyModel, request: SampleRequest) -> ConsistencyModel:
+    """Return a model that knows no scale of guidance with two evaluations a step, where a request asks for one.
+
+    At a scale of 1 nothing of the second evaluation would be left.
+    """
+    worded, asked = model.worded, request.guidance_input or request.guidance not in (None, 1.0)
+    if not asked or worded is None or worded.encode is None or any(c.usual is not None for c in model.conditions):
+        return model
+    with torch.no_grad():
+        empty = worded.of(tokens_of(model, [""]))
+    usual = request.guidance or 1.0
+    scale = known.guidance(1)
+    largest = max((usual, *(scale.drawn.limits or ()))) if request.guidance_input else usual
+    condition = Condition(known.GUIDANCE, scale, usual=usual)
+    network = GuidedNetwork(model.network, empty, largest).eval()
+    return replace(model, network=network, conditions=(*model.conditions, condition))
 
 
 def tokens_of(model: ConsistencyModel, prompts: Sequence[str]) -> Tensor:

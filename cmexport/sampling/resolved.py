@@ -9,6 +9,7 @@ from torch import nn
 
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.networks.guided import GuidedNetwork
 from cmexport.sampling.border import baked_values, border_of
 from cmexport.sampling.evaluations import Evaluations
 from cmexport.sampling.prompting import conditioned
@@ -97,6 +98,13 @@ class Sampler:
     def work(self) -> int:
         """Weights, counted once for each evaluation: what a picture costs."""
         return self.model.parameters * self.plan.steps
+
+    @property
+    def amplification(self) -> float:
+        """By how much what the network rounds is multiplied, at least 1: by c_out, and by our own guidance."""
+        network = self.model.network
+        guided = network.amplification if isinstance(network, GuidedNetwork) else 1.0
+        return max(1.0, *(guided * abs(evaluation.c_out) for evaluation in self.plan.evaluations))
 
     def module(self) -> nn.Module:
         """Return the PyTorch reference; its inputs are named as the graph's."""

@@ -63,8 +63,10 @@ class _Decode(nn.Module):
         return to_bytes(image) if self._as_bytes else image
 
 
-def stages_of(sampler: Sampler, packaging: str) -> tuple[Stage, ...]:
+def stages_of(sampler: Sampler, packaging: str, mark: str = "") -> tuple[Stage, ...]:
     """Return the parts of a sampler: itself for "one"; for "staged" encode (where it takes tokens), paint and decode.
+
+    `mark` is added to the name of the part that depends on the number of steps, where there are several.
 
     Raises:
         UsageError: another packaging, or a sampler without parts.
@@ -87,7 +89,7 @@ def stages_of(sampler: Sampler, packaging: str) -> tuple[Stage, ...]:
         form = embedded(worded)
         stages.append(_encode(sampler, worded, form))
         conditions = tuple(form if c is worded else c for c in conditions)
-    paint = _paint(sampler, conditions)
+    paint = _paint(sampler, conditions, f"paint{mark}")
     return (*stages, paint, _decode(sampler, codec, paint))
 
 
@@ -98,14 +100,14 @@ def _encode(sampler: Sampler, worded: Condition, form: Condition) -> Stage:
     return Stage("encode", Signature((taken,), output), lambda: _Encode(worded))
 
 
-def _paint(sampler: Sampler, conditions: tuple[Condition, ...]) -> Stage:
+def _paint(sampler: Sampler, conditions: tuple[Condition, ...], name: str) -> Stage:
     model = replace(sampler.model, codec=None, conditions=conditions)
     request = replace(sampler.request, output="float")
     inner = Sampler.of(model, request, sampler.method)
     latent = known.latent(inner.signature.sample.shape, None)
     output = Output(latent.name, latent.shape, meaning=latent.meaning)
     inner = replace(inner, signature=replace(inner.signature, output=output))
-    return Stage("paint", inner.signature, inner.module, inner)
+    return Stage(name, inner.signature, inner.module, inner)
 
 
 def _decode(sampler: Sampler, codec: Codec, paint: Stage) -> Stage:

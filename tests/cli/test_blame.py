@@ -8,7 +8,9 @@ import shutil
 import pytest
 import torch
 
+from cmexport.graph.rewrites import HALF_REWRITES, REWRITES
 from cmexport.networks.adm_unet import AdmUnet, AdmUnetConfig
+from cmexport.targets.coreml.rewrites import OWN_REWRITES
 
 pytest.importorskip("coremltools")
 
@@ -26,6 +28,10 @@ SETTINGS = (
     "--seeds",
     8,
 )
+
+
+# What these commands look for would not be there: the rewrite that scales it away is left out.
+UNFITTED = ("--rewrites", ",".join(r.name for r in (*REWRITES, *OWN_REWRITES) if r not in HALF_REWRITES))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +58,7 @@ def hot_checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def rejected(hot_checkpoint, cmexport, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    outcome = cmexport("coreml", hot_checkpoint, *SETTINGS, "--fp16", "-o", out)
+    outcome = cmexport("coreml", hot_checkpoint, *SETTINGS, *UNFITTED, "--fp16", "-o", out)
     assert outcome.code == 4
     assert "NaN or Inf numbers" in outcome.stderr
     return out / "hot-coreml-fp16.rejected"
@@ -80,7 +86,8 @@ def test_blame_as_json_lists_every_operation(rejected, cmexport):
 
 
 def test_auto_passes_the_gate_and_says_what_it_kept(hot_checkpoint, cmexport, tmp_path):
-    outcome = cmexport("coreml", hot_checkpoint, *SETTINGS, "--fp16", "--keep-fp32", "auto", "--json", "-o", tmp_path)
+    asked = ("--fp16", "--keep-fp32", "auto", "--json", "-o", tmp_path)
+    outcome = cmexport("coreml", hot_checkpoint, *SETTINGS, *UNFITTED, *asked)
     assert outcome.code == 0, outcome.stderr
     assert "kept in float32: conv2d_1, instance_norm_1 (conv2d_1 overflows" in outcome.stderr
     manifest = outcome.json["manifest"]
@@ -91,6 +98,15 @@ def test_auto_passes_the_gate_and_says_what_it_kept(hot_checkpoint, cmexport, tm
     again = cmexport("verify", tmp_path / "hot-coreml-fp16", "--blame")
     assert "Nothing is worth keeping in float32." in again.stdout
     assert "nothing overflows" in again.stdout
+
+
+def test_what_a_norm_takes_is_scaled_before_and_said(hot_checkpoint, cmexport, tmp_path):
+    outcome = cmexport("coreml", hot_checkpoint, *SETTINGS, "--fp16", "--json", "-o", tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    assert "half precision: network.input_blocks.1.0.in_layers.2 peaks at " in outcome.stderr
+    manifest = outcome.json["manifest"]
+    assert "scaled by 2^-" in manifest["numerics"]["half_ranges"]
+    assert {r["name"]: r["applied"] for r in manifest["rewrites"]}["fit_half"]
 
 
 @pytest.mark.parametrize(

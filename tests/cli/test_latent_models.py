@@ -19,7 +19,7 @@ def test_inspect_shows_parts_and_timesteps(cmexport):
         assert word not in outcome.stdout
     facts = cmexport("inspect", tiny_pipeline("euler_ancestral"), "--json").json
     assert facts["timesteps"] == [999]
-    assert facts["guidance"] is None
+    assert facts["guidance"] == 1.0
     assert (facts["latents"], facts["pictures"]) == ([4, 8, 8], [3, 16, 16])
     assert facts["self_check"] is None
     assert not {"one_step", "two_steps"} & set(facts)

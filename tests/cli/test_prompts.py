@@ -171,6 +171,18 @@ def test_other_forms_of_a_prompt_say_what_they_take(folder, oracle, request_, wo
         draw_pictures(source, 1, prompts=["dog"])
 
 
+def test_guidance_that_nobody_gives_is_the_models_own(folder, oracle, cmexport, tmp_path):
+    made = export(cmexport, folder, tmp_path / "out", "--guidance-input")
+    outcome = cmexport("sample", made, *said(PROMPTS[:2]), "--count", 2, "--save", tmp_path / "y.npz")
+    assert "no --guidance: 8.5, default of diffusers' LatentConsistencyModelPipeline" in outcome.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "y.npz")["image"], oracle(PROMPTS[:2], 0), atol=2e-4)
+    given = cmexport("sample", made, *said(PROMPTS[:1]), "--count", 1, "--guidance", 2, "--save", tmp_path / "z.npz")
+    assert "no --guidance" not in given.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "z.npz")["image"], oracle(PROMPTS[:1], 0, 2.0), atol=2e-4)
+    by_hand = library.open(made).sample(0, count=2, prompt=PROMPTS[:2])
+    np.testing.assert_array_equal(by_hand, np.load(tmp_path / "y.npz")["image"])
+
+
 def test_guidance_beyond_its_range_is_refused(folder, oracle):
     source = source_from_model(load_checkpoint(str(folder)), SampleRequest(guidance_input=True))
     draw_pictures(source, 1, given={"guidance": 2.0})

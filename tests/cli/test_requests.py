@@ -12,8 +12,8 @@ from torch.nn import functional
 
 import cmexport
 from cmexport.alphas import AlphaSchedule
-from cmexport.cli.options import ScheduleText, task_of
-from cmexport.cli.requests import resolve_schedule
+from cmexport.cli.options import ScheduleText, step_counts, task_of
+from cmexport.cli.requests import levels_asked, resolve_schedule
 from cmexport.errors import UsageError
 from cmexport.model import Codec
 from cmexport.networks.adm_unet import AdmUnet
@@ -118,3 +118,14 @@ def test_a_manifest_brings_the_sampler_back(fields, asked, tmp_path):
         (e.c_skip, e.mix) for e in sampler.plan.evaluations
     ]
     assert (manifest.sampling.clip, manifest.sampling.eta) == (fields.get("clip_sample_range"), asked.get("eta"))
+
+
+def test_several_numbers_of_steps_are_read_and_asked_for_together():
+    assert step_counts(None) == (None,)
+    assert step_counts("4") == (4,)
+    assert step_counts("1, 4") == (1, 4)
+    for text in ("", "4,", "-1", "1.5", "many", "1,,4", "9" * 40):
+        with pytest.raises(UsageError, match="a whole number is expected"):
+            step_counts(text)
+    levels = levels_asked(*(ScheduleText(steps) for steps in (1, 2)), tasks="generate")(latent())
+    assert [len(found) for found in levels] == [1, 2]

@@ -19,28 +19,51 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def staged(folder, cmexport, tmp_path_factory):
     out = tmp_path_factory.mktemp("staged")
-    outcome = cmexport("onnx", folder, "--steps", 2, "--packaging", "staged", "--seeds", 8, "-o", out)
+    outcome = cmexport("onnx", folder, "--steps", "1,2", "--packaging", "staged", "--seeds", 8, "-o", out)
     assert outcome.code == 0, outcome.stderr
     return next(out.iterdir())
 
 
 def test_parts_share_their_weights(staged):
     manifest = json.loads((staged / "manifest.json").read_text())
-    assert manifest["runs"] == {"generate": ["encode", "paint", "decode"]}
+    assert manifest["runs"] == {
+        "1-step": ["encode", "paint_1", "decode"],
+        "2-steps": ["encode", "paint_2", "decode"],
+    }
     for graph in manifest["graphs"]:
         assert graph["files"] == [f"{graph['name']}.onnx", "weights.bin"]
         assert (staged / graph["files"][0]).stat().st_size < 600_000
-    assert manifest["parity"]["pictures"] == 8
+    assert [run["parity"]["pictures"] for run in manifest["functions"]] == [8, 8]
+    assert {run["task"] for run in manifest["functions"]} == {"generate"}
+    assert [len(run["sampling"]["evaluations"]) for run in manifest["functions"]] == [1, 2]
+    # Stored once, whatever the steps: float32, without the UNet's time branch. Twice would be 5.5 MB.
+    assert (staged / "weights.bin").stat().st_size < 4 * manifest["checkpoint"]["parameters"]
 
 
 def test_the_seam(staged, folder, cmexport, tmp_path):
-    """Parts in ONNX Runtime paint what the sampler paints as a whole, seed by seed."""
-    drawn = []
-    for subject, options in ((staged, ()), (folder, ("--steps", 2))):
-        outcome = cmexport("sample", subject, *options, "--count", 3, "--seed", 5, "--save", tmp_path / "y.npz")
-        assert outcome.code == 0, outcome.stderr
-        drawn.append(np.load(tmp_path / "y.npz")["image"])
-    np.testing.assert_allclose(drawn[0], drawn[1], rtol=0, atol=1e-4)
+    """Parts in ONNX Runtime paint what the sampler paints as a whole, seed by seed, in each number of steps."""
+    drawn = {}
+    for steps in (1, 2):
+        for subject in (staged, folder):
+            asked = ("--steps", steps, "--count", 3, "--seed", 5)
+            outcome = cmexport("sample", subject, *asked, "--save", tmp_path / "y.npz")
+            assert outcome.code == 0, outcome.stderr
+            drawn[steps, subject] = np.load(tmp_path / "y.npz")["image"]
+        np.testing.assert_allclose(drawn[steps, staged], drawn[steps, folder], rtol=0, atol=1e-4)
+    assert np.abs(drawn[1, staged] - drawn[2, staged]).max() > 1e-3
+    outcome = cmexport("sample", staged, "--steps", 3, "-o", tmp_path / "grid.png")
+    assert outcome.code == 2
+
+
+def test_several_steps_are_for_parts_and_come_once(folder, cmexport, tmp_path):
+    for options, said in (
+        (("--steps", "1,2"), "--packaging staged"),
+        (("--steps", "2,2", "--packaging", "staged"), "comes twice"),
+        (("--steps", "1,many", "--packaging", "staged"), "a whole number is expected"),
+    ):
+        outcome = cmexport("onnx", folder, *options, "-o", tmp_path)
+        assert (outcome.code, said in outcome.stderr) == (2, True), outcome.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_is_verified_again_and_bench_says_what_it_wants(staged, cmexport):
@@ -52,12 +75,16 @@ def test_it_is_verified_again_and_bench_says_what_it_wants(staged, cmexport):
 
 
 def test_core_ml_has_the_parts_as_functions_of_one_package(folder, cmexport, tmp_path):
-    outcome = cmexport("coreml", folder, "--steps", 1, "--fp16", "--packaging", "staged", "--seeds", 8, "-o", tmp_path)
+    asked = ("--steps", "1,2", "--fp16", "--packaging", "staged", "--seeds", 8)
+    outcome = cmexport("coreml", folder, *asked, "-o", tmp_path)
     assert outcome.code == 0, outcome.stderr
     artefact = next(tmp_path.iterdir())
-    graphs = json.loads((artefact / "manifest.json").read_text())["graphs"]
-    assert [graph["name"] for graph in graphs] == ["encode", "paint", "decode"]
-    assert len({tuple(graph["files"]) for graph in graphs}) == 1
+    manifest = json.loads((artefact / "manifest.json").read_text())
+    assert [graph["name"] for graph in manifest["graphs"]] == ["encode", "paint_1", "decode", "paint_2"]
+    (files,) = {tuple(graph["files"]) for graph in manifest["graphs"]}
+    (weights,) = (artefact / path for path in files if path.endswith("weight.bin"))
+    # Half precision, stored once; some layers stay float32.
+    assert weights.stat().st_size < 1.5 * 2 * manifest["checkpoint"]["parameters"]
     outcome = cmexport("sample", artefact, "--prompt", "green car", "--count", 1, "--save", tmp_path / "y.npz")
     assert outcome.code == 0, outcome.stderr
     asked = ("--steps", 1, "--prompt", "green car", "--count", 1)

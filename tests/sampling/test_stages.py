@@ -64,6 +64,14 @@ def test_a_part_draws_what_the_part_before_would_give(model):
     torch.testing.assert_close(decode.signature.examples(2)["latent"], latent, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("asked", [{}, {"condition": "embeddings"}])
+def test_paint_draws_every_prompt_that_it_is_calibrated_with(model, asked):
+    paint = stages_of(sampler_for(model, 1, **asked), "staged")[-2]
+    sentences = model.worded.input.law.sentences
+    drawn = {paint.signature.examples(i)["embeddings"].numpy().tobytes() for i in range(len(sentences))}
+    assert len(drawn) == len(set(sentences)) > 16
+
+
 def test_what_has_no_parts_is_refused():
     sampler = resolve(model_around(torch.nn.Identity(), 8, 3))
     assert [stage.name for stage in stages_of(sampler, "one")] == ["generate"]

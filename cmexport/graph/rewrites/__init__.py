@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cmexport.graph.rewrites import (
+    fit_half,
     fold_attention,
     fold_constants,
     fold_scales,
@@ -21,4 +22,7 @@ REWRITES: tuple[Rewrite, ...] = (
     fold_attention.REWRITE,
 )
 
-__all__ = ["REWRITES"]
+HALF_REWRITES: tuple[Rewrite, ...] = (fit_half.REWRITE,)
+"""Those that a target adds, before its own, where it computes in half precision."""
+
+__all__ = ["HALF_REWRITES", "REWRITES"]

@@ -126,7 +126,7 @@ def add_to_bias(editor: Editor, node: fx.Node, offset: Tensor, key: tuple[object
     set_argument(node, 2, "bias", editor.constant(node, total, key=(*key, name_of(bias))))
 
 
-def set_argument(node: fx.Node, index: int, name: str, value: fx.Node) -> None:
+def set_argument(node: fx.Node, index: int, name: str, value: fx.Node | float) -> None:
     """Replace an argument given by position or keyword."""
     if len(node.args) > index:
         node.update_arg(index, value)

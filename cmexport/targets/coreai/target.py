@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmexport.graph.rewriting import Rewrite
+from cmexport.graph.rewrites import HALF_REWRITES, REWRITES
+from cmexport.graph.rewriting import Rewrite, select
 from cmexport.parity.ladder import Rung
 from cmexport.targets.base import Target
 from cmexport.targets.coreai import lower as lowering
@@ -21,13 +22,15 @@ from cmexport.targets.info import LoweringOptions
 class CoreAiTarget(Target):
     """One asset per graph, verified in Apple's own runtime."""
 
+    own_rewrites = HALF_REWRITES
     lower_one = staticmethod(lowering.lower)
 
-    def rewrites_for(self, options: LoweringOptions) -> tuple[Rewrite, ...]:  # noqa: ARG002
-        """None of its own. A missing library is told here, before anything is captured."""
+    def rewrites_for(self, options: LoweringOptions) -> tuple[Rewrite, ...]:
+        """Those for half precision. A missing library is told here, before anything is captured."""
         converter()
         assets()
-        return ()
+        named = select((*REWRITES, *HALF_REWRITES), options.rewrites)
+        return tuple(form for form in HALF_REWRITES if options.precision == "fp16" and form in named)
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
         """Write facts into the asset; see `asset.stamp`."""

@@ -113,7 +113,8 @@ def lower(
         _check_image(output)
     ct = coremltools()
     done = {report.name for report in captured.rewrites}
-    wanted = [r for r in chosen_rewrites(options.ios, options.rewrites) if r.name not in done]
+    chosen = chosen_rewrites(options.ios, options.rewrites, half=options.precision != "fp32")
+    wanted = [r for r in chosen if r.name not in done]
     if output.is_bytes:
         wanted.append(IMAGE_LAYOUT)
     shaped = apply_rewrites(captured, wanted, progress)

@@ -47,7 +47,7 @@ class CoreMlTarget(Target):
         lowering.check_precision(options.precision, options.ios)
         lowering.check_keeping(options)
         coremltools()
-        return chosen_rewrites(options.ios, options.rewrites)
+        return chosen_rewrites(options.ios, options.rewrites, half=options.precision != "fp32")
 
     def lower(
         self, graphs: Graphs, options: CoreMlOptions, folder: Path, progress: TellStep

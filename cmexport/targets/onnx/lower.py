@@ -12,6 +12,8 @@ import onnx_ir as ir
 
 from cmexport.graph.capture import AMPLIFYING, CapturedGraph
 from cmexport.graph.looping import CapturedLoop
+from cmexport.graph.ranges import overflowing
+from cmexport.graph.rewrites.fit_half import LEFT
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.onnxfile.half import to_half
 from cmexport.onnxfile.saving import save
@@ -52,7 +54,8 @@ def lower(
     """
     profile = profile_for(options.ep)
     done = {report.name for report in captured.rewrites}
-    wanted = [r for r in chosen_rewrites(profile, options.rewrites) if r.name not in done]
+    chosen = chosen_rewrites(profile, options.rewrites, half=options.precision == "fp16")
+    wanted = [r for r in chosen if r.name not in done]
     shaped = apply_rewrites(captured, wanted, progress)
     if is_for_npu(options.precision, profile):
         return lower_for_npu(shaped, options, profile, folder, progress, name)
@@ -69,13 +72,15 @@ def lower(
     careful = options.precision in STORED_BITS and captured.amplification > AMPLIFYING
     if careful:
         bits = STORED_BITS[options.precision]
-        chosen = round_carefully(shaped, bits, BLOCK if bits == 4 else None, progress, PACKED, _SPARED)
-        shaped = replace(chosen, rewrites=shaped.rewrites)
+        rounded_weights = round_carefully(shaped, bits, BLOCK if bits == 4 else None, progress, PACKED, _SPARED)
+        shaped = replace(rounded_weights, rewrites=shaped.rewrites)
         progress("translate to ONNX")
     model = translate(shaped, translations, OPSET, tidy=plain)
     if options.precision == "fp16":
         progress("half precision")
-        plan = _halved(model, captured.signature, wide_answers=captured.amplification > AMPLIFYING)
+        wide = any(LEFT in report.note for report in shaped.rewrites)
+        kept = overflowing(shaped) if wide else ()
+        plan = _halved(model, captured.signature, kept, wide_answers=captured.amplification > AMPLIFYING)
     if options.precision in STORED_BITS:
         progress("weights")
         plan |= {"weights_only": asdict(store_weights(model, STORED_BITS[options.precision], chosen=careful))}
@@ -124,9 +129,11 @@ def lower_loop(
     )
 
 
-def _halved(model: ir.Model, signature: Signature, *, wide_answers: bool = False) -> dict[str, Any]:
+def _halved(
+    model: ir.Model, signature: Signature, kept: tuple[str, ...] = (), *, wide_answers: bool = False
+) -> dict[str, Any]:
     """To half precision in place; what the manifest says of it."""
-    report = to_half(model, signature.sample.shape, wide_answers=wide_answers)
+    report = to_half(model, signature.sample.shape, kept=kept, wide_answers=wide_answers)
     plan = {"default": "float16", "kept_float32": report.float_nodes, **asdict(report)}
     del plan["float_nodes"]
     return plan

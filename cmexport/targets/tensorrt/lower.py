@@ -66,6 +66,11 @@ def check(options: TensorRtOptions) -> tuple[Library | None, EngineRequest | Non
     return library, engine_request(library, options)
 
 
+def has_halfs_range(precision: str) -> bool:
+    """Whether a precision computes in float16, which ends at 65,504."""
+    return _HALF.get(precision) is HALF
+
+
 def lower(
     captured: CapturedGraph, options: TensorRtOptions, folder: Path, progress: TellStep, name: str = "model"
 ) -> LoweredModel:

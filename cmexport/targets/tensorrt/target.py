@@ -9,7 +9,8 @@ from typing import Any
 
 import onnxruntime as ort
 
-from cmexport.graph.rewriting import Rewrite
+from cmexport.graph.rewrites import HALF_REWRITES, REWRITES
+from cmexport.graph.rewriting import Rewrite, select
 from cmexport.onnxfile import saving
 from cmexport.onnxfile.emulation import EmulatedHalfRunner
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
@@ -27,12 +28,15 @@ _CUDA = "CUDAExecutionProvider"
 class TensorRtTarget(Target):
     """Typed ONNX and an engine for each graph and batch; ONNX Runtime verifies the ONNX, a GPU the engine."""
 
+    own_rewrites = HALF_REWRITES
     lower_one = staticmethod(lowering.lower)
 
     def rewrites_for(self, options: TensorRtOptions) -> tuple[Rewrite, ...]:
-        """None; but a wrong option or a missing library is told here, before anything is captured."""
+        """Those for half precision; a wrong option or a missing library is told here, before anything is captured."""
         lowering.check(options)
-        return ()
+        half = lowering.has_halfs_range(options.precision)
+        named = select((*REWRITES, *HALF_REWRITES), options.rewrites)
+        return tuple(form for form in HALF_REWRITES if half and form in named)
 
     def stamp(self, folder: Path, files: tuple[str, ...], facts: Mapping[str, str]) -> None:
         """Into every ONNX file; see `saving.stamp`. An engine has no place for them."""

@@ -17,6 +17,7 @@ FORMS = {
         {"guidance": 5.0},
         {"guidance": 5.0, "height": 16, "width": 24},
     ),
+    "guided twice a step, ancestral Euler": (("euler_ancestral", "tiny"), {}, {"guidance": 5.0}, {"guidance": 5.0}),
     "a closed list, TCD": (("tcd", "tiny"), {}, {"prompts": PROMPTS, "eta": 0.3}, {"guidance": 0.0, "eta": 0.3}),
 }
 

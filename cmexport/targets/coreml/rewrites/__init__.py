@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from cmexport.graph.rewrites import REWRITES
+from cmexport.graph.rewrites import HALF_REWRITES, REWRITES
 from cmexport.graph.rewriting import Rewrite, select
 from cmexport.targets.coreml.rewrites import attention, flat_renoise, label_columns, native_norm
 
 OWN_REWRITES: tuple[Rewrite, ...] = (
+    *HALF_REWRITES,  # before the one that takes GroupNorm apart
     native_norm.REWRITE,
     attention.FUSED,
     attention.MATMUL,
@@ -15,12 +16,12 @@ OWN_REWRITES: tuple[Rewrite, ...] = (
 )
 
 
-def chosen_rewrites(ios: int, request: str = "all") -> tuple[Rewrite, ...]:
-    """The target's own rewrites for a deployment target, as far as `--rewrites` names them.
+def chosen_rewrites(ios: int, request: str = "all", *, half: bool = False) -> tuple[Rewrite, ...]:
+    """The target's own rewrites for a deployment target, as far as `--rewrites` names them; `half`: all but fp32.
 
     Raises:
         UsageError: the request names a rewrite that neither this target nor the general ones have.
     """
     named = select((*REWRITES, *OWN_REWRITES), request)
-    other = attention.MATMUL if ios >= 18 else attention.FUSED
-    return tuple(form for form in OWN_REWRITES if form in named and form is not other)
+    others = (attention.MATMUL if ios >= 18 else attention.FUSED, *(() if half else HALF_REWRITES))
+    return tuple(form for form in OWN_REWRITES if form in named and form not in others)
