@@ -22,6 +22,7 @@ from cmexport.targets.base import TellStep
 from cmexport.targets.onnx import contrib as contrib  # registers cmexport::packed_attention
 from cmexport.targets.onnx.integer.insertion import insert_integer_layer
 from cmexport.targets.onnx.integer.translations import integer_translations
+from cmexport.targets.onnx.pairs.handing_on import hand_on
 from cmexport.targets.onnx.pairs.insertion import insert_paired_convolution
 from cmexport.targets.onnx.pairs.translations import paired_translations
 from cmexport.targets.onnx.providers import ProviderProfile
@@ -65,7 +66,7 @@ def to_int8(
     ONNX Runtime's own CPU kernels get both spellings: pairs, which are fastest on most processors, and integer products
     where there is no convolution or where rounding the output as well would cost most.
     """
-    codes = encode_layers(prepared, _paired, progress, in_float)
+    codes = hand_on(prepared.captured, encode_layers(prepared, _paired, progress, in_float))
     if profile.contrib_ops and spare:
         progress("outputs worth sparing")
         spared = most_harmful_outputs(prepared.captured, codes)
@@ -73,7 +74,7 @@ def to_int8(
     found = finish(prepared, codes, progress)
     return Int8Graph(
         with_layers(prepared.captured, found.codes, signed=profile.signed),
-        {**integer_translations(), **paired_translations()},
+        {**integer_translations(), **paired_translations(channels_first=profile.own_kernels)},
         {
             **found.facts(),
             "activations": "int8" if profile.signed else "uint8",
@@ -93,6 +94,6 @@ def with_layers(captured: CapturedGraph, codes: Iterable[LayerCodes], *, signed:
     def insert(editor: Editor, node: fx.Node, chosen: LayerCodes, by_node: Mapping[str, LayerCodes]) -> fx.Node:
         if chosen.output is None:
             return insert_integer_layer(editor, node, chosen, by_node)
-        return insert_paired_convolution(editor, node, chosen, signed=signed)
+        return insert_paired_convolution(editor, node, chosen, by_node, signed=signed)
 
     return insert_layers(captured, codes, insert)

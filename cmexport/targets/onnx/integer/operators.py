@@ -93,14 +93,20 @@ def _linear_shape(x: Tensor, matrix: Tensor, weight_step: Tensor, bias: Tensor) 
 
 @torch.library.custom_op("cmexport::integer_attention", mutates_args=())
 def integer_attention(
-    x: Tensor, step: Tensor, zero_point: Tensor, matrix: Tensor, weight_step: Tensor, bias: Tensor, heads: int
+    x: Tensor,
+    step: Tensor | None,
+    zero_point: Tensor | None,
+    matrix: Tensor,
+    weight_step: Tensor,
+    bias: Tensor,
+    heads: int,
 ) -> Tensor:
     """Self-attention whose packed projection is a product of codes; scores are divided by sqrt(head width) inside.
 
     Args:
         x: (N, T, C) tokens.
-        step: (C,) float32.
-        zero_point: (C,) uint8.
+        step: (C,) float32; None: tokens are in steps and counted from the lowest code.
+        zero_point: (C,) uint8; None as `step`.
         matrix: (C, 3 C) int8, columns q, k, v with heads contiguous inside each.
         weight_step: (3 C,) float32.
         bias: (3 C,) float32, zero points multiplied out.
@@ -110,7 +116,8 @@ def integer_attention(
         (N, T, C), before the output projection.
     """
     n, tokens, channels = x.shape
-    qkv = _product(_codes((x / step).round() + zero_point.float()), matrix, weight_step, bias)
+    counted = x if step is None or zero_point is None else (x / step).round() + zero_point.float()
+    qkv = _product(_codes(counted), matrix, weight_step, bias)
     q, k, v = qkv.reshape(n, tokens, 3 * heads, channels // heads).transpose(1, 2).chunk(3, dim=1)
     mixed = F.scaled_dot_product_attention(q, k, v)
     return mixed.transpose(1, 2).reshape(n, tokens, channels).contiguous()
@@ -118,7 +125,13 @@ def integer_attention(
 
 @integer_attention.register_fake
 def _attention_shape(
-    x: Tensor, step: Tensor, zero_point: Tensor, matrix: Tensor, weight_step: Tensor, bias: Tensor, heads: int
+    x: Tensor,
+    step: Tensor | None,
+    zero_point: Tensor | None,
+    matrix: Tensor,
+    weight_step: Tensor,
+    bias: Tensor,
+    heads: int,
 ) -> Tensor:
     del step, zero_point, weight_step, bias, heads
     return x.new_empty(*x.shape[:-1], matrix.shape[1] // 3)
