@@ -77,10 +77,15 @@ class RoundingOptions:
 
 @dataclass(frozen=True, eq=False)
 class OutputCodes:
-    """How a layer's output is rounded: value = step (code - zero_point), both (O,); zero points are whole numbers."""
+    """How a layer's output is rounded: value = step (code - zero_point), both (O,); zero points are whole numbers.
+
+    `reader` is the key of the layer that these are the input codes of, so that nothing is rounded twice; None: it has
+    codes of its own.
+    """
 
     step: Tensor
     zero_point: Tensor
+    reader: str | None = None
 
     def rounded(self, layer: Layer, y: Tensor) -> Tensor:
         """The output as it is read back."""

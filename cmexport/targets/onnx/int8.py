@@ -66,12 +66,12 @@ def to_int8(
     ONNX Runtime's own CPU kernels get both spellings: pairs, which are fastest on most processors, and integer products
     where there is no convolution or where rounding the output as well would cost most.
     """
-    codes = hand_on(prepared.captured, encode_layers(prepared, _paired, progress, in_float))
+    codes = encode_layers(prepared, _paired, progress, in_float)
     if profile.contrib_ops and spare:
         progress("outputs worth sparing")
-        spared = most_harmful_outputs(prepared.captured, codes)
+        spared = most_harmful_outputs(prepared.captured, hand_on(prepared.captured, codes))
         codes = tuple(prepared.encoded(c.layer, INTEGER_PRODUCTS) if c.layer.key in spared else c for c in codes)
-    found = finish(prepared, codes, progress)
+    found = finish(prepared, hand_on(prepared.captured, codes), progress)
     return Int8Graph(
         with_layers(prepared.captured, found.codes, signed=profile.signed),
         {**integer_translations(), **paired_translations(channels_first=profile.own_kernels)},
@@ -94,6 +94,6 @@ def with_layers(captured: CapturedGraph, codes: Iterable[LayerCodes], *, signed:
     def insert(editor: Editor, node: fx.Node, chosen: LayerCodes, by_node: Mapping[str, LayerCodes]) -> fx.Node:
         if chosen.output is None:
             return insert_integer_layer(editor, node, chosen, by_node)
-        return insert_paired_convolution(editor, node, chosen, by_node, signed=signed)
+        return insert_paired_convolution(editor, node, chosen, signed=signed)
 
     return insert_layers(captured, codes, insert)

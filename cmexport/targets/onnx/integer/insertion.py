@@ -11,6 +11,7 @@ from cmexport.graph.fxtools import Editor, argument, aten, is_op, is_view, shape
 from cmexport.quantize.codes import LayerCodes
 from cmexport.quantize.insertion import corrected_bias
 from cmexport.targets.onnx.integer.counting import counted
+from cmexport.targets.onnx.pairs.handing_on import handed_codes
 from cmexport.targets.onnx.integer import operators as operators  # registers the operators
 
 INTEGER = torch.ops.cmexport
@@ -40,6 +41,9 @@ def insert_integer_layer(
 def _convolution(editor: Editor, node: fx.Node, codes: LayerCodes) -> fx.Node:
     source, factor = node.args[0], 1
     assert isinstance(source, fx.Node)
+    handed = handed_codes(source)
+    if handed is not None:
+        source = handed
     if is_op(source, UPSAMPLE) and _doubles(source):
         source, factor = source.args[0], 2
         assert isinstance(source, fx.Node)
@@ -47,13 +51,13 @@ def _convolution(editor: Editor, node: fx.Node, codes: LayerCodes) -> fx.Node:
     stride = argument(node, 3, "stride", [1, 1])
     padding = argument(node, 4, "padding", [0, 0])
     height, width = shape_of(source)[2:]
-    index = patch_index((height, width), factor, tuple(kernel), tuple(stride), tuple(padding))  # type: ignore[arg-type]
+    index = patch_index((height, width), factor, tuple(kernel), tuple(stride), tuple(padding)).int()  # type: ignore[arg-type]
     key = codes.layer.key
     result: fx.Node = editor.call(
         node,
         INTEGER.integer_convolution.default,
         source,
-        editor.constant(node, codes.step, key=("step", key)),
+        editor.constant(node, codes.step, key=("step", key)) if handed is None else None,
         editor.constant(node, codes.zero_point.to(torch.uint8), key=("zero point", key)),
         editor.constant(node, index, key=("index", height, width, factor, kernel, str(stride), str(padding))),
         editor.constant(node, codes.codes.permute(2, 3, 1, 0).flatten(0, 2), key=("matrix", key)),

@@ -23,7 +23,7 @@ def _codes(x: Tensor) -> Tensor:
 @torch.library.custom_op("cmexport::integer_convolution", mutates_args=())
 def integer_convolution(
     x: Tensor,
-    step: Tensor,
+    step: Tensor | None,
     zero_point: Tensor,
     index: Tensor,
     matrix: Tensor,
@@ -34,10 +34,10 @@ def integer_convolution(
     """A convolution of codes as one matrix product.
 
     Args:
-        x: (N, C, H, W).
+        x: (N, C, H, W), or its codes, uint8, where `step` is None.
         step: (C,) float32.
         zero_point: (C,) uint8; also what lies outside the picture.
-        index: (P k,) int64: for each of P output positions the k input positions it meets, H W for outside.
+        index: (P k,) int32: for each of P output positions the k input positions it meets, H W for outside.
         matrix: (k C, O) int8, rows by kernel position, then channel.
         weight_step: (O,) float32.
         bias: (O,) float32, zero points multiplied out.
@@ -48,7 +48,10 @@ def integer_convolution(
     """
     n, c = x.shape[:2]
     zero = zero_point.float()
-    codes = _codes((x / step.reshape(1, -1, 1, 1)).round() + zero.reshape(1, -1, 1, 1))
+    if step is None:
+        codes = x.float()
+    else:
+        codes = _codes((x / step.reshape(1, -1, 1, 1)).round() + zero.reshape(1, -1, 1, 1))
     rows = torch.cat([codes.flatten(2).transpose(1, 2), zero.expand(n, 1, c)], dim=1)
     y = _product(rows[:, index].reshape(n, size[0] * size[1], -1), matrix, weight_step, bias)
     return y.transpose(1, 2).reshape(n, matrix.shape[1], *size).contiguous()
@@ -57,7 +60,7 @@ def integer_convolution(
 @integer_convolution.register_fake
 def _convolution_shape(
     x: Tensor,
-    step: Tensor,
+    step: Tensor | None,
     zero_point: Tensor,
     index: Tensor,
     matrix: Tensor,
@@ -65,8 +68,8 @@ def _convolution_shape(
     bias: Tensor,
     size: Sequence[int],
 ) -> Tensor:
-    del step, zero_point, index, weight_step, bias
-    return x.new_empty(x.shape[0], matrix.shape[1], *size)
+    del step, zero_point, index, weight_step
+    return x.new_empty(x.shape[0], matrix.shape[1], *size, dtype=bias.dtype)
 
 
 @torch.library.custom_op("cmexport::integer_linear", mutates_args=())

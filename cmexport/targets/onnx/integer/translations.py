@@ -53,7 +53,8 @@ def _integer_convolution(
     n, c = (int(d) for d in x.shape[:2])
     height, width = (int(d) for d in size)
     # Before rounding: ONNX Runtime moves no transposition past a change of rank, and behind one channels are last.
-    rows = op.Transpose(_quantized(op.Reshape(x, _ints([n, c, -1])), step, zero_point), perm=[0, 2, 1])
+    rows = op.Reshape(x, _ints([n, c, -1]))
+    rows = op.Transpose(rows if step is None else _quantized(rows, step, zero_point), perm=[0, 2, 1])
     border = op.Expand(zero_point, _ints([n, 1, c]))
     patches = op.Gather(op.Concat(rows, border, axis=1), index, axis=1)
     patches = op.Reshape(patches, _ints([n, height * width, -1]))

@@ -28,35 +28,36 @@ def hand_on(captured: CapturedGraph, codes: Sequence[LayerCodes]) -> tuple[Layer
     def handed(c: LayerCodes) -> LayerCodes:
         if c.output is None:
             return c
-        readers = [only_reader(nodes[name], by_node) for name in c.layer.nodes]
+        readers = [_only_reader(nodes[name], by_node) for name in c.layer.nodes]
         first = readers[0]
         if first is None or any(reader is not first for reader in readers):
             return c
-        return replace(c, output=OutputCodes(first.step, first.zero_point))
+        return replace(c, output=OutputCodes(first.step, first.zero_point, first.layer.key))
 
     return tuple(handed(c) for c in codes)
 
 
-def hands_on(node: fx.Node, codes: LayerCodes, by_node: Mapping[str, LayerCodes]) -> bool:
-    """Whether the result of `node`, a convolution of `codes`, is in the codes that its only reader takes."""
-    reader = only_reader(node, by_node)
-    if reader is None or codes.output is None:
-        return False
-    output = codes.output
-    return torch.equal(output.step, reader.step) and torch.equal(output.zero_point, reader.zero_point)
+def handed_codes(source: object) -> fx.Node | None:
+    """The convolution that hands on its codes, where `source` is one or the ReLU of one."""
+    if is_op(source, aten.relu.default):
+        source = source.args[0]  # type: ignore[attr-defined]
+    assert isinstance(source, fx.Node)
+    # Both torch operators of convolutions give floating point but for this.
+    return None if source.meta["val"].is_floating_point() else source
 
 
-def only_reader(node: fx.Node, by_node: Mapping[str, LayerCodes]) -> LayerCodes | None:
-    """The convolution between pairs that alone reads what `node` gives, at most through a ReLU that its codes are."""
+def _only_reader(node: fx.Node, by_node: Mapping[str, LayerCodes]) -> LayerCodes | None:
+    """The 8-bit convolution that alone reads what `node` gives, at most through a ReLU that its codes are."""
     user = _only_user(node)
     rectified = is_op(user, aten.relu.default)
     if rectified:
         assert user is not None
         user = _only_user(user)
     reader = None if user is None else by_node.get(user.name)
-    if reader is None or reader.output is None or reader.layer.operator.kind != "conv":
+    if reader is None or reader.layer.operator.kind != "conv":
         return None
-    return None if rectified and bool(reader.zero_point.any()) else reader
+    zero = reader.zero_point
+    return reader if bool((zero == 0).all() if rectified else (zero == zero[0]).all()) else None
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:

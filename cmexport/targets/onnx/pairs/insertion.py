@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.fxtools import Editor, argument, aten, is_op
+from cmexport.graph.fxtools import Editor, argument
 from cmexport.quantize.codes import MIDDLE, LayerCodes
 from cmexport.quantize.insertion import corrected_bias
 from cmexport.targets.onnx.pairs import operators as operators  # registers the operator
-from cmexport.targets.onnx.pairs.handing_on import hands_on
-
-CONVOLUTION = torch.ops.cmexport.paired_convolution.default
+from cmexport.targets.onnx.pairs.handing_on import handed_codes
 
 
-def insert_paired_convolution(
-    editor: Editor, node: fx.Node, codes: LayerCodes, by_node: Mapping[str, LayerCodes], *, signed: bool
-) -> fx.Node:
-    """The node that computes what `node` does with `codes`, inserted before it.
+def insert_paired_convolution(editor: Editor, node: fx.Node, codes: LayerCodes, *, signed: bool) -> fx.Node:
+    """The node that computes what `node` does with `codes`, inserted before it; what it reads has been replaced.
 
     Args:
         editor: of the module.
         node: a convolution of `codes`' layer.
         codes: with output codes and a common zero point.
-        by_node: of every node that is to compute in 8 bits; those before `node` have been replaced.
         signed: int8 codes for activations, else uint8.
     """
     assert codes.output is not None
@@ -33,11 +26,11 @@ def insert_paired_convolution(
     key = codes.layer.key
     output_zero = codes.output.zero_point - shift
     bias = corrected_bias(editor, node, codes).float()
-    source = _handed(node.args[0])
-    handing = hands_on(node, codes, by_node)
+    source = handed_codes(node.args[0])
+    handing = codes.output.reader is not None
     result: fx.Node = editor.call(
         node,
-        CONVOLUTION,
+        torch.ops.cmexport.paired_convolution.default,
         source or node.args[0],
         None if source else editor.constant(node, codes.step, key=("step", key)),
         editor.constant(node, _one(codes.zero_point - shift).to(kind), key=("zero point", key)),
@@ -51,14 +44,6 @@ def insert_paired_convolution(
         argument(node, 4, "padding", [0, 0]),
     )
     return result
-
-
-def _handed(source: object) -> fx.Node | None:
-    """The convolution that hands on its codes, where `source` is one or the ReLU of one."""
-    if is_op(source, aten.relu.default):
-        source = source.args[0]  # type: ignore[attr-defined]
-    assert isinstance(source, fx.Node)
-    return source if is_op(source, CONVOLUTION) and source.args[6] is None else None
 
 
 def _one(zero_point: Tensor) -> Tensor:
