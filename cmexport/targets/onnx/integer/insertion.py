@@ -10,9 +10,9 @@ from torch import Tensor, fx
 from cmexport.graph.fxtools import Editor, argument, aten, is_op, is_view, shape_of
 from cmexport.quantize.codes import LayerCodes
 from cmexport.quantize.insertion import corrected_bias
+from cmexport.targets.onnx.integer import operators as operators  # registers the operators
 from cmexport.targets.onnx.integer.counting import counted
 from cmexport.targets.onnx.pairs.handing_on import handed_codes
-from cmexport.targets.onnx.integer import operators as operators  # registers the operators
 
 INTEGER = torch.ops.cmexport
 UPSAMPLE = aten.upsample_nearest2d.vec

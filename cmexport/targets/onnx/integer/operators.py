@@ -48,10 +48,8 @@ def integer_convolution(
     """
     n, c = x.shape[:2]
     zero = zero_point.float()
-    if step is None:
-        codes = x.float()
-    else:
-        codes = _codes((x / step.reshape(1, -1, 1, 1)).round() + zero.reshape(1, -1, 1, 1))
+    column = (1, -1, 1, 1)
+    codes = x.float() if step is None else _codes((x / step.reshape(column)).round() + zero.reshape(column))
     rows = torch.cat([codes.flatten(2).transpose(1, 2), zero.expand(n, 1, c)], dim=1)
     y = _product(rows[:, index].reshape(n, size[0] * size[1], -1), matrix, weight_step, bias)
     return y.transpose(1, 2).reshape(n, matrix.shape[1], *size).contiguous()

@@ -14,7 +14,7 @@ from cmexport.graph.tracing import to_module
 from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.quantize.codes import INTEGER_PRODUCTS
 from cmexport.quantize.int8 import encode_layers, prepare
-from cmexport.quantize.precision_plan import INT8, PrecisionPlan
+from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.targets.onnx.contrib import packed_attention
 from cmexport.targets.onnx.int8 import PACKED, with_layers
 
@@ -65,9 +65,7 @@ def test_layers_that_read_one_norm_round_it_once(toy, tmp_path, beta):
     assert multiplications(eight) == 0
     inputs = graph.examples(2)
     x = net.norm(inputs["noise"]).detach()
-    expected = sum(
-        exact_linear(c, x, layer.bias.detach()) for c, layer in zip(codes, net.layers, strict=True)
-    )
+    expected = sum(exact_linear(c, x, layer.bias.detach()) for c, layer in zip(codes, net.layers, strict=True))
     found = run_graph(eight, inputs).double()
     # x / step + zero and its rounding differ in the last bit from rounding first.
     assert float(((found - expected).abs() < 1e-4).double().mean()) > 0.97
