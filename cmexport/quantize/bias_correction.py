@@ -9,6 +9,7 @@ time, so the whole costs one drawing of each.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx
@@ -31,7 +32,9 @@ def correct_biases(
     projection's: those keep theirs.
     """
     module = to_module(captured.program)
-    chosen = {c.layer.key: c for c in codes}
+    # Codes for another layer may cut what is below 0, which is that layer's to lose: compared before they are made.
+    whole = {c.layer.key: c for c in codes if _correctable(c.layer) and c.output is not None and c.output.reader}
+    chosen = {c.layer.key: c if c.layer.key not in whole else replace(c, output=None) for c in codes}
 
     def quantized(layer: Layer, node: fx.Node, x: Tensor, multiply: Multiply) -> Tensor:
         del node
@@ -57,7 +60,7 @@ def correct_biases(
                         for p, r in zip(plain, rounded, strict=True)
                     ]
                 ).mean(dim=0)
-                chosen[layer.key] = with_bias(chosen[layer.key], shift)
+                chosen[layer.key] = with_bias(whole.get(layer.key, chosen[layer.key]), shift)
                 for run in rounded:
                     run.env[node] = run.run_node(node)
             for run in (*plain, *rounded):

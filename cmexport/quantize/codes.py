@@ -77,10 +77,15 @@ class RoundingOptions:
 
 @dataclass(frozen=True, eq=False)
 class OutputCodes:
-    """How a layer's output is rounded: value = step (code - zero_point), both (O,); zero points are whole numbers."""
+    """How a layer's output is rounded: value = step (code - zero_point), both (O,); zero points are whole numbers.
+
+    `reader` is the key of the layer that these are the input codes of, so that nothing is rounded twice; None: it has
+    codes of its own.
+    """
 
     step: Tensor
     zero_point: Tensor
+    reader: str | None = None
 
     def rounded(self, layer: Layer, y: Tensor) -> Tensor:
         """The output as it is read back."""
@@ -141,6 +146,8 @@ def encode(layer: Layer, statistics: LayerStatistics, scheme: Scheme, options: R
     """
     margin = options.margin * (TOKEN_MARGIN if layer.attended else 1.0)
     low, high = (margin * limit for limit in statistics.input_range())
+    if layer.rectified:
+        low = torch.zeros_like(low)
     step, zero = _input_codes(layer, low, high, scheme, options.balance)
     matrix = layer.weight * layer.spread(step)
     rows = matrix.flatten(1)
@@ -191,6 +198,9 @@ def _common_zero(low: Tensor, high: Tensor, reach: Tensor) -> tuple[Tensor, Tens
     After SiLU every channel goes down to -0.28 and up to a maximum of its own: a zero point that suits most leaves the
     others a coarser step.
     """
+    if not bool(low.any()):
+        # Behind a ReLU. Padding is code 0 as well, and codes that stop there are the ReLU.
+        return (high / LAST).clamp_min(SMALLEST), torch.zeros_like(low)
     # In float64, or the squares of steps below 1e-19 are all 0 and the worst zero point is as good as the best.
     zeros = torch.arange(1, LAST).reshape(-1, 1).double()
     steps = torch.maximum(high.double() / (LAST - zeros), -low.double() / zeros)

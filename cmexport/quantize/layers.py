@@ -48,6 +48,7 @@ class Layer:
         operator: how they hold the weight.
         weight: (channels_out, channels_in, ...), float32.
         attended: whether the input is what attention hands on.
+        rectified: whether the input is what a ReLU gives: nothing below 0 will come.
     """
 
     key: str
@@ -56,6 +57,7 @@ class Layer:
     operator: WeightedOperator
     weight: Tensor
     attended: bool = False
+    rectified: bool = False
 
     @property
     def channels(self) -> int:
@@ -107,7 +109,8 @@ def find_layers(
         else:
             key = _unused(layer_key(node), {layer.key for layer in found.values()})
             role = _role(operator, matrix, picture)
-            found[name] = Layer(key, role, (node.name,), operator, matrix, _attended(node.args[0]))
+            source = node.args[0]
+            found[name] = Layer(key, role, (node.name,), operator, matrix, _attended(source), _rectified(source))
     return tuple(found.values())
 
 
@@ -133,6 +136,13 @@ def _attended(source: object) -> bool:
     while is_view(source) or is_op(source, aten.dropout.default):
         source = source.args[0]  # type: ignore[attr-defined]
     return isinstance(source, fx.Node) and ("attention" in str(source.target) or is_op(source, aten.matmul.default))
+
+
+def _rectified(source: object) -> bool:
+    """Whether a node is a ReLU's result, in another layout or larger perhaps."""
+    while is_view(source) or is_op(source, aten.upsample_nearest2d.vec):
+        source = source.args[0]  # type: ignore[attr-defined]
+    return is_op(source, aten.relu.default)
 
 
 def layer_key(node: fx.Node) -> str:

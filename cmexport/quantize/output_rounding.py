@@ -20,10 +20,13 @@ with every convolution's output in 8 bits, 43.0 and 37.7 with none."""
 def most_harmful_outputs(
     captured: CapturedGraph, codes: Sequence[LayerCodes], spared: float | None = None
 ) -> frozenset[str]:
-    """Keys of the layers whose rounded outputs together cause `spared` of the predicted squared error; None: most."""
+    """Keys of the layers whose rounded outputs together cause `spared` of the predicted squared error; None: most.
+
+    Outputs that are another layer's input codes cost nothing: that input is rounded anyway.
+    """
     if spared is None:
         spared = SPARED_AMPLIFIED if captured.amplification > AMPLIFYING else SPARED
-    rounded = [c for c in codes if c.output is not None]
+    rounded = [c for c in codes if c.output is not None and c.output.reader is None]
     if not rounded:
         return frozenset()
     nodes = [name for c in rounded for name in c.layer.nodes]

@@ -16,6 +16,7 @@ from cmexport.quantize.codes import (
     INTEGER_PRODUCTS,
     LAST,
     PER_TENSOR,
+    SMALLEST,
     TOP,
     OutputCodes,
     RoundingOptions,
@@ -154,12 +155,25 @@ def test_the_common_zero_point_is_the_best_of_all(below, above, seed):
     weight = random(OUT, CHANNELS, 3, 3, seed=seed)
     codes = encoded(-below, above, CONVOLUTIONS, weight=weight)
     reach = weight.abs().amax(dim=(0, 2, 3)).double()
+    if not bool(below.any()):
+        assert bool((codes.zero_point == 0).all())
+        torch.testing.assert_close(codes.step, (above / LAST).clamp_min(SMALLEST))
+        return
 
     def harm(zero):
         steps = torch.maximum(above.double() / (LAST - zero), below.double() / zero)
         return float(((steps * reach) ** 2).sum())
 
     assert harm(float(codes.zero_point[0])) <= min(harm(float(z)) for z in range(1, LAST)) * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("scheme", [CONVOLUTIONS, INTEGER_PRODUCTS], ids=["convolutions", "products"])
+def test_behind_a_relu_all_codes_are_for_what_is_above_0(scheme):
+    low, high = torch.full((CHANNELS,), -0.3), 1 + random(CHANNELS).abs()
+    layer = replace(a_layer(random(OUT, CHANNELS, 3, 3)), rectified=True)
+    codes = encode(layer, statistics_of(low, high, torch.zeros(OUT), torch.ones(OUT)), scheme, RoundingOptions())
+    assert bool((codes.zero_point == 0).all())
+    torch.testing.assert_close(codes.step, high / LAST)
 
 
 def test_balance_trades_steps_of_channels_with_small_weights():

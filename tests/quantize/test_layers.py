@@ -107,6 +107,24 @@ def test_what_attention_hands_on_is_known(toy, spelled_out):
     assert [layer.key for layer in found if layer.attended] == ["out"]
 
 
+class Rectified(nn.Module):
+    """Convolutions behind a ReLU, behind an enlarged one, behind a sum with one, behind none."""
+
+    def __init__(self):
+        super().__init__()
+        self.near, self.large, self.sum, self.none = (nn.Conv2d(16, 16, 3, padding=1) for _ in range(4))
+
+    def forward(self, noise):
+        x = F.relu(self.near(F.relu(noise)))
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.none(self.sum(F.relu(self.large(x)) - x))
+
+
+def test_what_comes_from_a_relu_is_known(toy):
+    found = find_layers(toy(Rectified(), torch.randn(1, 16, 2, 2)))
+    assert {layer.key: layer.rectified for layer in found} == {"near": True, "large": True, "sum": False, "none": False}
+
+
 class Twice(nn.Module):
     """Two weights under one name: those of a module that a rewrite would have replaced."""
 

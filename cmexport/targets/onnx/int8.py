@@ -22,6 +22,7 @@ from cmexport.targets.base import TellStep
 from cmexport.targets.onnx import contrib as contrib  # registers cmexport::packed_attention
 from cmexport.targets.onnx.integer.insertion import insert_integer_layer
 from cmexport.targets.onnx.integer.translations import integer_translations
+from cmexport.targets.onnx.pairs.handing_on import hand_on
 from cmexport.targets.onnx.pairs.insertion import insert_paired_convolution
 from cmexport.targets.onnx.pairs.translations import paired_translations
 from cmexport.targets.onnx.providers import ProviderProfile
@@ -68,12 +69,12 @@ def to_int8(
     codes = encode_layers(prepared, _paired, progress, in_float)
     if profile.contrib_ops and spare:
         progress("outputs worth sparing")
-        spared = most_harmful_outputs(prepared.captured, codes)
+        spared = most_harmful_outputs(prepared.captured, hand_on(prepared.captured, codes))
         codes = tuple(prepared.encoded(c.layer, INTEGER_PRODUCTS) if c.layer.key in spared else c for c in codes)
-    found = finish(prepared, codes, progress)
+    found = finish(prepared, hand_on(prepared.captured, codes), progress)
     return Int8Graph(
         with_layers(prepared.captured, found.codes, signed=profile.signed),
-        {**integer_translations(), **paired_translations()},
+        {**integer_translations(), **paired_translations(channels_first=profile.own_kernels)},
         {
             **found.facts(),
             "activations": "int8" if profile.signed else "uint8",

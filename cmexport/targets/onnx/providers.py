@@ -35,6 +35,11 @@ class ProviderProfile:
     note: str = ""
     buffers: int | None = None
 
+    @property
+    def own_kernels(self) -> bool:
+        """Whether ONNX Runtime's own CPU kernels run the file, in their own layouts."""
+        return self.provider == "CPUExecutionProvider"
+
     def session(self, ep: str, opset: int = OPSET) -> dict[str, Any]:
         """The manifest's record of how the file wants to be opened."""
         return {

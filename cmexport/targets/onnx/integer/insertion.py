@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, fx
 
-from cmexport.graph.fxtools import Editor, argument, aten, is_op, shape_of
+from cmexport.graph.fxtools import Editor, argument, aten, is_op, is_view, shape_of
 from cmexport.quantize.codes import LayerCodes
 from cmexport.quantize.insertion import corrected_bias
 from cmexport.targets.onnx.integer import operators as operators  # registers the operators
+from cmexport.targets.onnx.integer.counting import counted
+from cmexport.targets.onnx.pairs.handing_on import handed_codes
 
 INTEGER = torch.ops.cmexport
 UPSAMPLE = aten.upsample_nearest2d.vec
@@ -31,14 +33,17 @@ def insert_integer_layer(
         case "conv":
             return _convolution(editor, node, codes)
         case "attention":
-            return _attention(editor, node, codes, _only_linear(node, by_node))
+            return _attention(editor, node, codes, by_node)
         case _:
-            return _linear(editor, node, codes)
+            return _linear(editor, node, codes, by_node)
 
 
 def _convolution(editor: Editor, node: fx.Node, codes: LayerCodes) -> fx.Node:
     source, factor = node.args[0], 1
     assert isinstance(source, fx.Node)
+    handed = handed_codes(source)
+    if handed is not None:
+        source = handed
     if is_op(source, UPSAMPLE) and _doubles(source):
         source, factor = source.args[0], 2
         assert isinstance(source, fx.Node)
@@ -46,13 +51,13 @@ def _convolution(editor: Editor, node: fx.Node, codes: LayerCodes) -> fx.Node:
     stride = argument(node, 3, "stride", [1, 1])
     padding = argument(node, 4, "padding", [0, 0])
     height, width = shape_of(source)[2:]
-    index = patch_index((height, width), factor, tuple(kernel), tuple(stride), tuple(padding))  # type: ignore[arg-type]
+    index = patch_index((height, width), factor, tuple(kernel), tuple(stride), tuple(padding)).int()  # type: ignore[arg-type]
     key = codes.layer.key
     result: fx.Node = editor.call(
         node,
         INTEGER.integer_convolution.default,
         source,
-        editor.constant(node, codes.step, key=("step", key)),
+        editor.constant(node, codes.step, key=("step", key)) if handed is None else None,
         editor.constant(node, codes.zero_point.to(torch.uint8), key=("zero point", key)),
         editor.constant(node, index, key=("index", height, width, factor, kernel, str(stride), str(padding))),
         editor.constant(node, codes.codes.permute(2, 3, 1, 0).flatten(0, 2), key=("matrix", key)),
@@ -84,11 +89,12 @@ def patch_index(
     return torch.where(columns == 0, outside, columns.long() - 1).t().reshape(-1)
 
 
-def _attention(editor: Editor, node: fx.Node, codes: LayerCodes, reader: LayerCodes | None) -> fx.Node:
-    """Where a layer that alone reads the result (`reader`) takes codes too, values leave in its steps.
+def _attention(editor: Editor, node: fx.Node, codes: LayerCodes, by_node: Mapping[str, LayerCodes]) -> fx.Node:
+    """Where a layer that alone reads the result takes codes too, values leave in its steps.
 
     Softmax rows sum to one, so scaling and shifting the values scales and shifts the result: exact, and free.
     """
+    reader = _only_linear(node, by_node)
     heads = argument(node, 3, "heads")
     assert isinstance(heads, int)
     channels = codes.layer.weight.shape[0] // 3
@@ -100,13 +106,16 @@ def _attention(editor: Editor, node: fx.Node, codes: LayerCodes, reader: LayerCo
     if reader is not None:
         step[2 * channels :] /= reader.step
         bias[2 * channels :] = bias[2 * channels :] / reader.step + reader.zero_point
-    key = codes.layer.key
+    key, source = codes.layer.key, node.args[0]
+    assert isinstance(source, fx.Node)
+    # Tokens of a picture are transposed anyway, and rounded before they are.
+    rows = is_view(source)
     result: fx.Node = editor.call(
         node,
         INTEGER.integer_attention.default,
-        node.args[0],
-        editor.constant(node, codes.step, key=("step", key)),
-        editor.constant(node, codes.zero_point.to(torch.uint8), key=("zero point", key)),
+        source if rows else counted(editor, node, source, codes, by_node),
+        editor.constant(node, codes.step, key=("step", key)) if rows else None,
+        editor.constant(node, codes.zero_point.to(torch.uint8), key=("zero point", key)) if rows else None,
         editor.constant(node, codes.codes.t(), key=("matrix", key)),
         editor.constant(node, step),
         editor.constant(node, bias),
@@ -123,17 +132,13 @@ def _only_linear(node: fx.Node, by_node: Mapping[str, LayerCodes]) -> LayerCodes
     return by_node[users[0].name]
 
 
-def _linear(editor: Editor, node: fx.Node, codes: LayerCodes) -> fx.Node:
+def _linear(editor: Editor, node: fx.Node, codes: LayerCodes, by_node: Mapping[str, LayerCodes]) -> fx.Node:
     source = node.args[0]
     assert isinstance(source, fx.Node)
     key = codes.layer.key
     # Attention layers were replaced before the linear layers that read them.
     if not is_op(source, INTEGER.integer_attention.default) or len(source.users) != 1:
-        shape = [1] * (len(shape_of(source)) - 1) + [-1]
-        inverse = editor.constant(node, (1 / codes.step).reshape(shape), key=("inverse step", key))
-        zero = editor.constant(node, codes.zero_point.reshape(shape), key=("zero", key))
-        source = editor.call(node, aten.mul.Tensor, source, inverse)
-        source = editor.call(node, aten.add.Tensor, source, zero)
+        source = counted(editor, node, source, codes, by_node)
     result: fx.Node = editor.call(
         node,
         INTEGER.integer_linear.default,

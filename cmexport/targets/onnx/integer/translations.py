@@ -52,7 +52,9 @@ def _integer_convolution(
 ) -> Any:
     n, c = (int(d) for d in x.shape[:2])
     height, width = (int(d) for d in size)
-    rows = op.Transpose(op.Reshape(_quantized(x, step, zero_point), _ints([n, c, -1])), perm=[0, 2, 1])
+    # Before rounding: ONNX Runtime moves no transposition past a change of rank, and behind one channels are last.
+    rows = op.Reshape(x, _ints([n, c, -1]))
+    rows = op.Transpose(rows if step is None else _quantized(rows, step, zero_point), perm=[0, 2, 1])
     border = op.Expand(zero_point, _ints([n, 1, c]))
     patches = op.Gather(op.Concat(rows, border, axis=1), index, axis=1)
     patches = op.Reshape(patches, _ints([n, height * width, -1]))
@@ -60,15 +62,22 @@ def _integer_convolution(
     return op.Reshape(op.Transpose(y, perm=[0, 2, 1]), _ints([n, -1, height, width]))
 
 
-def _integer_linear(x: Any, matrix: Any, weight_step: Any, bias: Any) -> Any:
+def _whole(x: Any) -> Any:
+    """Codes of what is in steps and counted from the lowest code."""
     zero: Any = op.Constant(value=_ZERO)
-    codes = op.QuantizeLinear(x, op.Constant(value_float=1.0), zero)
-    return MATMUL(codes, matrix, op.Constant(value_float=1.0), weight_step, None, None, bias)
+    return op.QuantizeLinear(x, op.Constant(value_float=1.0), zero)
+
+
+def _integer_linear(x: Any, matrix: Any, weight_step: Any, bias: Any) -> Any:
+    return MATMUL(_whole(x), matrix, op.Constant(value_float=1.0), weight_step, None, None, bias)
 
 
 def _integer_attention(x: Any, step: Any, zero_point: Any, matrix: Any, weight_step: Any, bias: Any, heads: int) -> Any:
-    channels_first = op.Transpose(x, perm=[0, 2, 1])
-    codes = op.Transpose(_quantized(channels_first, step, zero_point), perm=[0, 2, 1])
+    if step is None:
+        codes = _whole(x)
+    else:
+        channels_first = op.Transpose(x, perm=[0, 2, 1])
+        codes = op.Transpose(_quantized(channels_first, step, zero_point), perm=[0, 2, 1])
     return ATTENTION(codes, matrix, bias, op.Constant(value_float=1.0), weight_step, None, None, None, num_heads=heads)
 
 

@@ -9,10 +9,11 @@ from cmexport.graph.fxtools import Editor, argument
 from cmexport.quantize.codes import MIDDLE, LayerCodes
 from cmexport.quantize.insertion import corrected_bias
 from cmexport.targets.onnx.pairs import operators as operators  # registers the operator
+from cmexport.targets.onnx.pairs.handing_on import handed_codes
 
 
 def insert_paired_convolution(editor: Editor, node: fx.Node, codes: LayerCodes, *, signed: bool) -> fx.Node:
-    """The node that computes what `node` does with `codes`, inserted before it.
+    """The node that computes what `node` does with `codes`, inserted before it; what it reads has been replaced.
 
     Args:
         editor: of the module.
@@ -25,17 +26,19 @@ def insert_paired_convolution(editor: Editor, node: fx.Node, codes: LayerCodes, 
     key = codes.layer.key
     output_zero = codes.output.zero_point - shift
     bias = corrected_bias(editor, node, codes).float()
+    source = handed_codes(node.args[0])
+    handing = codes.output.reader is not None
     result: fx.Node = editor.call(
         node,
         torch.ops.cmexport.paired_convolution.default,
-        node.args[0],
-        editor.constant(node, codes.step, key=("step", key)),
+        source or node.args[0],
+        None if source else editor.constant(node, codes.step, key=("step", key)),
         editor.constant(node, _one(codes.zero_point - shift).to(kind), key=("zero point", key)),
         editor.constant(node, codes.codes, key=("codes", key)),
         editor.constant(node, codes.weight_step / codes.output.step, key=("weight step", key)),
         editor.constant(node, bias / codes.output.step + output_zero),
-        editor.constant(node, codes.output.step, key=("output step", key)),
-        editor.constant(node, output_zero.to(kind), key=("output zero point", key)),
+        None if handing else editor.constant(node, codes.output.step, key=("output step", key)),
+        None if handing else editor.constant(node, output_zero.to(kind), key=("output zero point", key)),
         -shift,
         argument(node, 3, "stride", [1, 1]),
         argument(node, 4, "padding", [0, 0]),

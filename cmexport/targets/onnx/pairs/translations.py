@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import onnx
@@ -29,18 +30,37 @@ def _paired_convolution(
     lowest: int,
     stride: Sequence[int],
     padding: Sequence[int],
+    *,
+    channels_first: bool,
 ) -> Any:
-    channels = int(x.shape[1])
     one: Any = op.Constant(value_float=1.0)
-    shape: Any = op.Constant(value_ints=[channels])
-    zeros: Any = op.Expand(zero_point, shape)
-    read = op.DequantizeLinear(op.QuantizeLinear(x, step, zeros, axis=1), one, zero_point)
+    read = op.DequantizeLinear(_input_codes(x, step, zero_point, channels_first=channels_first), one, zero_point)
     weight = op.DequantizeLinear(codes, weight_step, axis=0)
     pads = [int(p) for p in (*padding, *padding)]
     y = op.Conv(read, weight, bias, strides=[int(s) for s in stride], pads=pads)
-    return op.DequantizeLinear(op.QuantizeLinear(y, one, _zero(lowest)), output_step, output_zero_point, axis=1)
+    made = op.QuantizeLinear(y, one, _zero(lowest))
+    return made if output_step is None else op.DequantizeLinear(made, output_step, output_zero_point, axis=1)
 
 
-def paired_translations() -> Translations:
-    """Translation of the operator of `operators` to ONNX."""
-    return {torch.ops.cmexport.paired_convolution.default: _paired_convolution}
+def _input_codes(x: Any, step: Any, zero_point: Any, *, channels_first: bool) -> Any:
+    if step is None:
+        return x
+    shape = [int(d) for d in x.shape]
+    zeros: Any = op.Expand(zero_point, op.Constant(value_ints=[shape[1]]))
+    if not channels_first:
+        return op.QuantizeLinear(x, step, zeros, axis=1)
+    rows = op.Reshape(x, op.Constant(value_ints=[*shape[:2], -1]))
+    return op.Reshape(op.QuantizeLinear(rows, step, zeros, axis=1), op.Constant(value_ints=shape))
+
+
+def paired_translations(*, channels_first: bool = False) -> Translations:
+    """Translation of the operator of `operators` to ONNX.
+
+    Args:
+        channels_first: round inputs as (N, C, H W). ONNX Runtime's integer convolutions are channels-last, and it moves
+            their transpositions to the other side of whatever works on single elements, which leaves rounding with a
+            step for each element of the last axis: 45 ms for 64 channels at 128x128 in place of 0.5. It moves none past
+            a change of rank. Other runtimes want nothing between Q and DQ.
+    """
+    translation = partial(_paired_convolution, channels_first=channels_first)
+    return {torch.ops.cmexport.paired_convolution.default: translation}
