@@ -23,6 +23,8 @@ WORKERS := -n 2 --dist worksteal
 export CMEXPORT_AARCH64_ROOT ?= $(CURDIR)/build/aarch64
 # Qualcomm's plug-in for ONNX Runtime, which emulates the NPU on x86-64.
 export CMEXPORT_QNN_ENV ?= $(CURDIR)/build/qnn
+# A Kotlin compiler, Android's classes and ONNX Runtime for Java.
+export CMEXPORT_KOTLIN_ROOT ?= $(CURDIR)/build/kotlin
 PYTEST_ARGS ?=
 
 .PHONY: demo demo-all test test-quick system web lint docs bench clean
@@ -66,6 +68,7 @@ system:
 	sh tests/system.sh
 	sh tests/bench/make_aarch64_root.sh "$(CMEXPORT_AARCH64_ROOT)"
 	PYTHON="$(PYTHON)" sh tests/targets/onnx/make_qnn_env.sh "$(CMEXPORT_QNN_ENV)"
+	sh tests/kits/make_kotlin.sh "$(CMEXPORT_KOTLIN_ROOT)"
 
 web: .venv/.created
 	$(BIN)/python bench_device/web/fetch.py

@@ -21,6 +21,9 @@ android {
         ndk { abiFilters += listOf("arm64-v8a", "x86_64") }
     }
 
+    // What kits for Android do with ONNX Runtime too.
+    sourceSets["main"].kotlin.srcDir("../../../cmexport/kits/templates/android/kit/src/shared/kotlin")
+
     buildFeatures { buildConfig = true }
 
     buildTypes {

@@ -2,14 +2,13 @@ package dev.cmexport.bench
 
 import ai.onnxruntime.OnnxJavaType
 import ai.onnxruntime.OnnxTensor
-import ai.onnxruntime.OrtEnvironment
 import ai.onnxruntime.OrtException
 import ai.onnxruntime.OrtSession
 import ai.onnxruntime.TensorInfo
 import android.util.Base64
+import dev.cmexport.ort.Ort
 import java.io.File
 import java.io.IOException
-import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import kotlin.math.ceil
 import kotlin.math.max
@@ -22,7 +21,6 @@ class Runner(
     private val phone: Phone,
     private val show: (String) -> Unit = {},
 ) {
-    private val environment = OrtEnvironment.getEnvironment()
     private var peakMb = 0.0
 
     /** Run the job. False when an `error` line was written. */
@@ -42,18 +40,16 @@ class Runner(
         show(job.name)
         val before = look()
         val feeds = job.runs.map { feed(it, job) }
-        val options = options(job)
         val model = File(folder, job.model).path
         try {
-            val (cold, coldMs) = open(model, options)
+            val (cold, coldMs) = open(model, job)
             meta(job)
             lines.tell("load", "ms" to coldMs, "cold" to true)
             cold.close()
-            val (session, warmMs) = open(model, options)
+            val (session, warmMs) = open(model, job)
             lines.tell("load", "ms" to warmMs, "cold" to false)
             session.use { measure(job, it, feeds) }
         } finally {
-            options.close()
             feeds.forEach { feed -> feed.values.forEach(OnnxTensor::close) }
         }
         lines.tell(
@@ -147,34 +143,22 @@ class Runner(
         } catch (error: IOException) {
             throw StageException("start", "$file can't be read: ${error.message}")
         }
-        val (type, size) = TYPES[spec.dtype] ?: throw StageException("start", "no inputs of ${spec.dtype} here")
+        val (_, size) = Ort.TYPES[spec.dtype] ?: throw StageException("start", "no inputs of ${spec.dtype} here")
         if (bytes.size.toLong() != spec.count * size) {
             throw StageException("start", "$file holds ${bytes.size} bytes, not ${spec.count * size}")
         }
-        // ONNX Runtime reads direct buffers in place, in the machine's order: Android is little-endian everywhere.
-        val buffer = ByteBuffer.allocateDirect(bytes.size).order(ByteOrder.nativeOrder())
-        buffer.put(bytes).rewind()
-        spec.name to staged("start") { OnnxTensor.createTensor(environment, buffer, spec.shape, type) }
+        val buffer = Ort.buffer(bytes.size).apply { put(bytes).rewind() }
+        spec.name to staged("start") { Ort.tensor(buffer, spec.shape, spec.dtype) }
     }
 
-    private fun options(job: Job): OrtSession.SessionOptions {
-        val options = OrtSession.SessionOptions()
-        staged("load") {
-            options.setOptimizationLevel(OrtSession.SessionOptions.OptLevel.ALL_OPT)
-            if (job.threads > 0) options.setIntraOpNumThreads(job.threads)
-            when (job.provider) {
-                "cpu", "auto" -> Unit
-                "xnnpack" -> options.addXnnpack(if (job.threads > 0) mapOf("intra_op_num_threads" to "${job.threads}") else emptyMap())
-                "nnapi" -> options.addNnapi()
-                else -> throw StageException("start", "unknown provider ${job.provider}; known: cpu, xnnpack, nnapi")
-            }
-        }
-        return options
-    }
-
-    private fun open(model: String, options: OrtSession.SessionOptions): Pair<OrtSession, Double> {
+    private fun open(model: String, job: Job): Pair<OrtSession, Double> {
+        val provider = if (job.provider == "auto") "cpu" else job.provider
         val start = System.nanoTime()
-        val session = staged("load") { environment.createSession(model, options) }
+        val session = try {
+            staged("load") { Ort.open(model, provider, job.threads) }
+        } catch (unknown: IllegalArgumentException) {
+            throw StageException("load", unknown.message.orEmpty())
+        }
         return session to milliseconds(start)
     }
 
@@ -215,7 +199,7 @@ class Runner(
     }
 
     private fun numpyName(type: OnnxJavaType): String =
-        TYPES.entries.firstOrNull { it.value.first == type }?.key ?: throw StageException("run", "an output of $type")
+        Ort.TYPES.entries.firstOrNull { it.value.first == type }?.key ?: throw StageException("run", "an output of $type")
 
     private fun milliseconds(start: Long): Double = (System.nanoTime() - start) / 1e6
 
@@ -223,12 +207,5 @@ class Runner(
 
     private companion object {
         const val NO_CELSIUS = "Android tells apps a status, no temperature"
-        val TYPES = mapOf(
-            "float32" to (OnnxJavaType.FLOAT to 4L),
-            "float16" to (OnnxJavaType.FLOAT16 to 2L),
-            "uint8" to (OnnxJavaType.UINT8 to 1L),
-            "int32" to (OnnxJavaType.INT32 to 4L),
-            "int64" to (OnnxJavaType.INT64 to 8L),
-        )
     }
 }
