@@ -30,12 +30,15 @@ from cmexport.targets.onnx.contrib import contrib_translations
 from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.int8 import PACKED, Int8Graph, prepare_int8, to_int8
 from cmexport.targets.onnx.loop import wrap_loop
+from cmexport.targets.onnx.narrow import narrow_translations
 from cmexport.targets.onnx.npu.lowering import is_for_npu, lower_for_npu
 from cmexport.targets.onnx.providers import OPSET, ProviderProfile, profile_for
 from cmexport.targets.onnx.rewrites import chosen_rewrites
 
 STORED_BITS = {"w8": 8, "w4": 4}
 """Precisions of weights alone."""
+_NARROWED = ("fp32", "int8")
+"""Precisions whose convolutions to few channels become products: Col2Im takes float32, and no stored codes."""
 _SPARED = 0.01
 """Of the weights, in half precision: what is left of 27 % of the float32 file where the others have 8 bits."""
 
@@ -62,6 +65,8 @@ def lower(
     progress("translate to ONNX")
     plain = options.rewrites == "none"
     translations = {} if plain else contrib_translations() if profile.contrib_ops else standard_translations()
+    if profile.contrib_ops and profile.own_kernels and options.precision in _NARROWED and not plain:
+        translations = {**translations, **narrow_translations()}
     plan: dict[str, Any] = {"default": "float32"}
     if options.precision == "int8":
         rounded, facts = _in_8_bits(shaped, translations, options, profile, progress)

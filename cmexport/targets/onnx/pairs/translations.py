@@ -18,6 +18,10 @@ def _zero(lowest: int) -> Any:
     return op.Constant(value=onnx.helper.make_tensor("zero", kind, [], [0]))
 
 
+def _ints(values: Sequence[int]) -> Any:
+    return op.Constant(value_ints=values)
+
+
 def _paired_convolution(
     x: Any,
     step: Any,
@@ -46,11 +50,11 @@ def _input_codes(x: Any, step: Any, zero_point: Any, *, channels_first: bool) ->
     if step is None:
         return x
     shape = [int(d) for d in x.shape]
-    zeros: Any = op.Expand(zero_point, op.Constant(value_ints=[shape[1]]))
+    zeros: Any = op.Expand(zero_point, _ints([shape[1]]))
     if not channels_first:
         return op.QuantizeLinear(x, step, zeros, axis=1)
-    rows = op.Reshape(x, op.Constant(value_ints=[*shape[:2], -1]))
-    return op.Reshape(op.QuantizeLinear(rows, step, zeros, axis=1), op.Constant(value_ints=shape))
+    rows = op.Reshape(x, _ints([*shape[:2], -1]))
+    return op.Reshape(op.QuantizeLinear(rows, step, zeros, axis=1), _ints(shape))
 
 
 def paired_translations(*, channels_first: bool = False) -> Translations:
