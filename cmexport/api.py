@@ -24,6 +24,7 @@ from cmexport.checkpoints.sidecar import as_text
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, ParityError, UsageError
 from cmexport.exporting import ExportOptions, export_functions
+from cmexport.kits import make_kit, platform_named
 from cmexport.labels import named, number_of
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.parity.ladder import ParityReport
@@ -33,7 +34,7 @@ from cmexport.runner import Array
 from cmexport.sampling.editing import task_named
 from cmexport.sampling.methods import method_named, schedule_of_strength
 from cmexport.sampling.schedules import EXPORTED_EDITING_STEPS, Schedule
-from cmexport.sources import draw_pictures, source_from_artifact
+from cmexport.sources import TORCH, draw_pictures, source_from_artifact
 from cmexport.targets.info import LoweringOptions, TargetInfo
 from cmexport.targets.registry import INFOS, target_info
 from cmexport.tokenizer import read_prompts
@@ -293,15 +294,17 @@ class Artifact:
         count: int = 1,
         task: str | None = None,
         prompt: str | int | Sequence[str] | None = None,
+        noise: str = TORCH,
         **given: Array | float | str,
     ) -> Array:
         """Draw pictures: (count, C, H, W) float32 in [-1, 1], or (count, H, W, C) bytes, as the artefact was made.
 
         Args:
-            seed: of the first picture; picture i has seed + i, the same noise as PyTorch's reference.
+            seed: of the first picture; picture i has seed + i.
             count: how many.
             task: which graph, of several; None: the first.
             prompt: what the pictures show; of several texts each in turn. In a closed list the number will do.
+            noise: how noise is made of a seed: "torch", as in PyTorch's reference, or "cmx1", as in kits.
             given: inputs that are not to be drawn, the same for all pictures: label=8 or label="ship",
                 image=(C, H, W), mask=(1, H, W). A guidance scale is the model's own unless given.
 
@@ -315,7 +318,33 @@ class Artifact:
         if isinstance(prompt, int):
             given, prompt = {**given, "prompt": prompt}, None
         prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt or ())
-        return draw_pictures(source_from_artifact(self.folder, task), count, seed, given, prompts=prompts)
+        source = source_from_artifact(self.folder, task)
+        return draw_pictures(source, count, seed, given, prompts=prompts, noise=noise)
+
+    @speaks_of_arguments()
+    def kit(
+        self, platform: str, out: Path | str = ".", *, labels: str | Path | None = None, overwrite: bool = False
+    ) -> Path:
+        """Write what an app developer drops in: the model, code to call it, golden pictures, a sample, a README.
+
+        Args:
+            platform: "python", "cpp", "web", "android" or "ios".
+            out: where the folder `<name>-kit-<platform>` goes.
+            labels: names of the classes in the app's code, a file or a set known by name; None: the artefact's.
+            overwrite: replace whatever stands there.
+
+        Returns:
+            The kit's folder.
+
+        Raises:
+            UsageError: no such platform, an artefact for another target, one that was not verified, or wrong names.
+            ParityError: the artefact failed its gate.
+            CheckpointError: it is damaged.
+            BackendError: the runtime that draws the golden pictures is not on this machine.
+        """
+        names = None if labels is None else str(labels)
+        found = platform_named(platform)
+        return make_kit(self.folder, found, Path(out), labels=names, overwrite=overwrite).folder
 
     @speaks_of_arguments()
     def verify(

@@ -27,7 +27,7 @@ from cmexport.sampling.editing import task_named
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.signature import Input, Signature, known
-from cmexport.signature.laws import Normal
+from cmexport.signature.laws import Normal, Range
 from cmexport.tokenizer import Tokenizer, read_tokenizer
 
 TORCH = "torch"
@@ -65,7 +65,9 @@ def source_from_model(model: ConsistencyModel, request: SampleRequest) -> Pictur
 
 
 def _usual(signature: Signature, settings: Iterable[Setting]) -> tuple[Setting, ...]:
-    return tuple(setting for setting in settings if setting.name in signature.names)
+    # Names alone say nothing: `renoise` is an input, and the rule by which a model's noise is added.
+    scales = {i.name for i in signature.inputs if isinstance(i.law, Range)}
+    return tuple(setting for setting in settings if setting.name in scales)
 
 
 def source_from_artifact(folder: Path, function: str | None = None) -> PictureSource:

@@ -17,6 +17,7 @@ from support.networks import noisy_checkpoint, tiny_config
 
 import cmexport
 from cmexport.networks.adm_unet import AdmUnet
+from cmexport.parity.metrics import as_bytes
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.reference import TorchRunner
 from cmexport.verification import VerifyOptions
@@ -185,3 +186,14 @@ def test_the_documented_errors_are_all_there_are():
     documented = dict(re.findall(r"\| `(\w+Error)` \((\d)\)", text))
     kinds = [c for c in cmexport.CmexportError.__subclasses__() if c.__module__ == "cmexport.errors"]
     assert documented == {c.__name__: str(c.exit_code) for c in kinds}
+
+
+def test_a_kit_of_an_artefact(artifact, tmp_path):
+    folder = artifact.kit("python", tmp_path)
+    (golden,) = folder.rglob("generate-0.rgb")
+    picture = as_bytes(artifact.sample(seed=0, label=0, noise="cmx1"))
+    assert picture.tobytes() == golden.read_bytes()
+    for wrong in (lambda: artifact.kit("toaster", tmp_path), lambda: artifact.sample(noise="pink")):
+        with pytest.raises(cmexport.UsageError, match=r'^(platform="toaster"|noise="pink"): known are ') as refused:
+            wrong()
+        assert "--" not in str(refused.value)
