@@ -14,8 +14,8 @@ import pytest
 from cmexport.artifact import read_manifest
 from cmexport.errors import CheckpointError, OutputError, ParityError, UsageError
 from cmexport.kits import check_kit, make_kit, platform_named
-from cmexport.kits.facts import kit_of
-from cmexport.parity.metrics import as_bytes
+from cmexport.kits.facts import _least_db, kit_of
+from cmexport.parity.metrics import as_bytes, psnr_db
 from cmexport.sources import draw_pictures, source_from_artifact
 from cmexport.tokenizer import calibration_prompts
 
@@ -148,6 +148,21 @@ def test_what_stands_in_the_place_stays(demo: Path, tmp_path: Path) -> None:
     assert not (place / "mine.txt").exists()
     # The same artefact's kit may be made again.
     make_kit(demo, PYTHON, tmp_path)
+
+
+@pytest.mark.parametrize("apart", [1e-4, 1e-3, 0.02, 0.1, 1.0, 5.0])
+def test_what_is_asked_of_bytes_is_what_such_floats_become(apart: float) -> None:
+    """Pictures as far from others as a file's worst, in levels of 255: their bytes pass, those of thrice as far don't."""
+    generator = np.random.default_rng(0)
+    levels = generator.uniform(20, 235, 200_000)
+
+    def db(size: float) -> float:
+        moved = levels + generator.standard_normal(levels.size) * size
+        return psnr_db(4 * float(np.mean((np.rint(levels) - np.rint(moved)) ** 2)) / 255**2)
+
+    least = _least_db(20 * np.log10(255 / apart))
+    assert db(apart) >= least
+    assert least == 60 or db(3 * apart) < least
 
 
 def test_check(kit: Path, tmp_path: Path) -> None:
