@@ -13,6 +13,7 @@ fun main(arguments: Array<String>) {
         border.name to if (border.name == "tokens") Tensor.Longs(LongArray(border.count)) else Tensor.Floats(FloatArray(border.count))
     }
     OrtEngine(File(folder, graph.file), graph, Options()).use { engine ->
+        engine.run(inputs, Stop())
         for (wait in listOf(20L, 60L, 100L, 140L, 180L)) {
             val stop = Stop()
             var result = ""
