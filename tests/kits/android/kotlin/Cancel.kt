@@ -10,7 +10,8 @@ fun main(arguments: Array<String>) {
     val folder = ModelStore(FolderSource(assets), MODEL, storage).prepare(verify = false)
     val graph = MODEL.runs.first().graphs.first()
     val inputs = graph.inputs.associate { border ->
-        border.name to if (border.name == "tokens") Tensor.Longs(LongArray(border.count)) else Tensor.Floats(FloatArray(border.count))
+        val whole = border.name == "tokens"
+        border.name to if (whole) Tensor.Longs(LongArray(border.count)) else Tensor.Floats(FloatArray(border.count))
     }
     OrtEngine(File(folder, graph.file), graph, Options()).use { engine ->
         engine.run(inputs, Stop())
