@@ -71,10 +71,12 @@ with zipfile.ZipFile("package/Plugins/Android/onnxruntime.aar") as aar:
 with zipfile.ZipFile("pyserini-0.40.0-py3-none-any.whl") as wheel:
     (name,) = (name for name in wheel.namelist() if name.endswith("-fatjar.jar"))
     wheel.extract(name)
-with zipfile.ZipFile(name) as fat, zipfile.ZipFile(jars / "onnxruntime-linux-1.17.jar", "w", zipfile.ZIP_DEFLATED) as slim:
+native = "ai/onnxruntime/native/"
+slim = zipfile.ZipFile(jars / "onnxruntime-linux-1.17.jar", "w", zipfile.ZIP_DEFLATED)
+with zipfile.ZipFile(name) as fat, slim:
     for entry in fat.namelist():
-        native = entry.startswith("ai/onnxruntime/native/") and not entry.startswith(f"ai/onnxruntime/native/linux-{machine}/")
-        if entry.startswith("ai/onnxruntime/") and not entry.endswith("/") and not native:
+        other = entry.startswith(native) and not entry.startswith(f"{native}linux-{machine}/")
+        if entry.startswith("ai/onnxruntime/") and not entry.endswith("/") and not other:
             slim.writestr(entry, fat.read(entry))
 EOF
 cd "$root"

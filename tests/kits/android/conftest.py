@@ -21,7 +21,7 @@ from cmexport.kits import Kit, make_kit, platform_named
 from cmexport.kits.facts import KitGraph, KitRun, KitTensor
 from cmexport.kits.rendering import render
 
-from .mutations import MUTATIONS
+from .mutations import MUTATIONS, OF_THE_ENGINE
 
 HERE = Path(__file__).parent
 ROOT = Path(__file__).parents[3]
@@ -125,7 +125,7 @@ def _build(folder: Path, artifacts: dict[str, Path]) -> None:
             (rendered / path).parent.mkdir(parents=True, exist_ok=True)
             (rendered / path).write_bytes(content)
         jobs[name] = _job(folder / name, [*android, *_jars(_JUNIT)], [rendered])
-    for name, mutation in MUTATIONS.items():
+    for name, mutation in {**MUTATIONS, **OF_THE_ENGINE}.items():
         source = folder / f"sources-{name}" / mutation.file
         text = (first / LIBRARY / mutation.file).read_text()
         assert text.count(mutation.right) == 1, name

@@ -1,4 +1,4 @@
-"""What mistakes in the library would look like, and the test of the kit that must notice."""
+"""What mistakes in the library would look like, and the test that must notice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mutation:
-    """Where, what stands there, what stands there instead, and which of the kit's own tests fails then."""
+    """Where, what stands there, what stands there instead, and which test fails then."""
 
     file: str
     right: str
@@ -59,4 +59,10 @@ MUTATIONS = {
         "(byte(2) shl 16) or (byte(1) shl 8) or byte(0)",
         "BitmapsTest#pixelsAreOpaqueRedGreenBlue",
     ),
+}
+
+# Those that programs of ours notice, not the kit's tests.
+OF_THE_ENGINE = {
+    "deaf": Mutation("OrtEngine.kt", "run.setTerminate(true)", "run.setTerminate(false)", "Cancel"),
+    "leak": Mutation("OrtEngine.kt", "}.use { results ->", "}.let { results ->", "Growth"),
 }

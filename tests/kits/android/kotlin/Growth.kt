@@ -2,7 +2,7 @@ package dev.cmexport.kit
 
 import java.io.File
 
-/** Runs a graph from x to y, both (1, 3, 256, 256), 300 times and prints by how many MB the process grew in the last 200. */
+/** Runs a graph from x to y, both (1, 3, 256, 256), 300 times; prints how many MB the process grew in the last 200. */
 fun main(arguments: Array<String>) {
     val shape = longArrayOf(1, 3, 256, 256)
     val graph = Graph(arguments[0], listOf(Border("x", *shape)), Border("y", *shape))

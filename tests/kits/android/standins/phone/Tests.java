@@ -12,8 +12,11 @@ public final class Tests {
         for (String name : names) {
             String[] parts = name.split("#");
             Class<?> tests = Class.forName(parts[0]);
-            Result result = new JUnitCore().run(parts.length == 1 ? Request.aClass(tests) : Request.method(tests, parts[1]));
-            for (Failure failure : result.getFailures()) System.out.println(failure.getTestHeader() + ": " + failure.getTrace());
+            Request request = parts.length == 1 ? Request.aClass(tests) : Request.method(tests, parts[1]);
+            Result result = new JUnitCore().run(request);
+            for (Failure failure : result.getFailures()) {
+                System.out.println(failure.getTestHeader() + ": " + failure.getTrace());
+            }
             System.out.println(name + ": " + result.getRunCount() + " run, " + result.getFailureCount() + " failed");
             failed += result.getRunCount() == 0 ? 1 : result.getFailureCount();
         }

@@ -8,9 +8,13 @@ public final class ActivityScenario<A extends Activity> implements java.io.Close
         void perform(A activity);
     }
 
-    public static <A extends Activity> ActivityScenario<A> launch(Class<A> activity) { throw new UnsupportedOperationException(); }
+    public static <A extends Activity> ActivityScenario<A> launch(Class<A> activity) {
+        throw new UnsupportedOperationException();
+    }
 
-    public ActivityScenario<A> onActivity(ActivityAction<A> action) { throw new UnsupportedOperationException(); }
+    public ActivityScenario<A> onActivity(ActivityAction<A> action) {
+        throw new UnsupportedOperationException();
+    }
 
     @Override public void close() {}
 }

@@ -1,6 +1,6 @@
 package dev.cmexport.kit
 
-/** Makes pixels of any size the model's: the largest middle part of its shape, every pixel the mean of what it covers. */
+/** Makes pixels of any size the model's: the largest middle part of its shape, each the mean of what it covers. */
 internal class Fitting(width: Int, height: Int, private val toWidth: Int, private val toHeight: Int) {
     private val wide = width.toLong() * toHeight > height.toLong() * toWidth
     private val cropWidth = if (wide) height.toDouble() * toWidth / toHeight else width.toDouble()

@@ -29,6 +29,7 @@ internal object Golden {
             image = given("image") { Picture(width, height, channels, read(json.getString(it))) },
             keep = given("mask") { Mask(width, height, read(json.getString(it))) },
         )
-        return GoldenPicture(json.getString("run"), request, Picture(width, height, channels, read(json.getString("expected"))))
+        val expected = Picture(width, height, channels, read(json.getString("expected")))
+        return GoldenPicture(json.getString("run"), request, expected)
     }
 }

@@ -1,5 +1,7 @@
 package dev.cmexport.kit
 
+import java.util.Locale
+
 /** Everything that a kit throws but the cancellation of a coroutine, which stays a `CancellationException`. */
 sealed class KitException(message: String, cause: Throwable? = null) : Exception(message, cause) {
     /** A file of the model is not there; [path] is relative to the model's folder. */
@@ -21,5 +23,5 @@ sealed class KitException(message: String, cause: Throwable? = null) : Exception
 
     /** This device draws other pictures than the exported file did: the worst is [worstDb], [leastDb] is asked for. */
     class SelfTestFailed(val worstDb: Double, val leastDb: Double) :
-        KitException("self-test: the worst picture has %.1f dB, not %.1f".format(java.util.Locale.ROOT, worstDb, leastDb))
+        KitException("self-test: a picture has %.1f dB, not %.1f".format(Locale.ROOT, worstDb, leastDb))
 }

@@ -26,7 +26,7 @@ class FolderSource(private val folder: File) : Source {
 internal class ModelStore(private val source: Source, private val facts: Facts, storage: File) {
     private val home = File(storage, "cmexport/${facts.name}")
     private val models = facts.files.filter { it.role == "model" || it.role == "weights" }
-    private val folder = File(home, hex(sha256().digest(models.joinToString("\n") { it.sha256 }.toByteArray())).take(32))
+    private val folder = File(home, hashed(models.joinToString("\n") { it.sha256 }.toByteArray()).take(32))
 
     /**
      * Copy what is not there yet.
@@ -51,14 +51,16 @@ internal class ModelStore(private val source: Source, private val facts: Facts, 
     /** The bytes of a small file that is no model; hashed if the facts know it. */
     fun read(path: String): ByteArray = storing {
         val bytes = open(path).use(InputStream::readBytes)
-        facts.files.firstOrNull { it.path == path }?.let { matching(it, hex(sha256().digest(bytes))) }
+        facts.files.firstOrNull { it.path == path }?.let { matching(it, hashed(bytes)) }
         bytes
     }
 
     private fun copy(file: ModelFile, stored: File) {
         val part = File(stored.path + ".part")
         part.parentFile?.mkdirs()
-        val found = part.outputStream().use { to -> open(file.path).use { from -> hash(from) { bytes, count -> to.write(bytes, 0, count) } } }
+        val found = open(file.path).use { from ->
+            part.outputStream().use { to -> hash(from) { bytes, count -> to.write(bytes, 0, count) } }
+        }
         try {
             matching(file, found)
             if (!part.renameTo(stored)) throw IOException("${part.path} can't be renamed")
@@ -99,6 +101,8 @@ internal class ModelStore(private val source: Source, private val facts: Facts, 
     } catch (error: IOException) {
         throw KitException.Runtime("${facts.name} can't be stored: ${error.message}", error)
     }
+
+    private fun hashed(bytes: ByteArray) = hex(sha256().digest(bytes))
 
     private fun sha256() = MessageDigest.getInstance("SHA-256")
 

@@ -4,7 +4,12 @@ import java.io.Closeable
 import java.io.File
 
 /** Draws a model's pictures: what a generator of any model does once its arguments are a [Request]. */
-internal class Painter(private val facts: Facts, source: Source, storage: File, private val options: Options) : Closeable {
+internal class Painter(
+    private val facts: Facts,
+    source: Source,
+    storage: File,
+    private val options: Options,
+) : Closeable {
     private val worker = Worker(facts.name)
     private val store = ModelStore(source, facts, storage)
     private val engines = HashMap<Graph, Engine>()
@@ -83,18 +88,18 @@ internal class Painter(private val facts: Facts, source: Source, storage: File, 
     }
 
     private fun fitting(image: Picture, run: Run): Picture {
-        if (image.width != run.width || image.height != run.height || image.channels != run.channels) {
-            throw KitException.BadInput(
-                "the picture is ${image.width} x ${image.height} x ${image.channels}, not ${run.width} x ${run.height} x ${run.channels}",
-            )
+        val given = listOf(image.width, image.height, image.channels)
+        val taken = listOf(run.width, run.height, run.channels)
+        if (given != taken) {
+            throw KitException.BadInput("the picture is ${given.joinToString(" x ")}, not ${taken.joinToString(" x ")}")
         }
         return image
     }
 
     private fun within(border: Border, value: Float): Float {
         val limits = border.limits ?: return value
-        if (value !in limits) throw KitException.BadInput("${border.name} is $value, not ${limits.start} to ${limits.endInclusive}")
-        return value
+        if (value in limits) return value
+        throw KitException.BadInput("${border.name} is $value, not ${limits.start} to ${limits.endInclusive}")
     }
 
     private fun <T : Any> needed(value: T?, border: Border): T =

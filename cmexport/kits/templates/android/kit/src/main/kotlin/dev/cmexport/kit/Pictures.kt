@@ -5,8 +5,9 @@ import kotlin.math.log10
 /** Bytes of a picture, row by row from the top left; [channels] is 3 (red, green, blue) or 1 (grey). */
 class Picture(val width: Int, val height: Int, val channels: Int, val bytes: ByteArray) {
     init {
-        if (bytes.size != width * height * channels) {
-            throw KitException.BadInput("$width x $height pixels of $channels have ${width * height * channels} bytes, not ${bytes.size}")
+        val count = width * height * channels
+        if (bytes.size != count) {
+            throw KitException.BadInput("a picture of $width x $height x $channels has $count bytes, not ${bytes.size}")
         }
     }
 }
@@ -58,7 +59,8 @@ internal object Pictures {
         val bytes = drawn.bytes.copyOf()
         val channels = drawn.channels
         for (pixel in mask.bytes.indices) {
-            if (mask.keeps(pixel)) image.bytes.copyInto(bytes, pixel * channels, pixel * channels, (pixel + 1) * channels)
+            if (!mask.keeps(pixel)) continue
+            image.bytes.copyInto(bytes, pixel * channels, pixel * channels, (pixel + 1) * channels)
         }
         return Picture(drawn.width, drawn.height, channels, bytes)
     }

@@ -81,12 +81,17 @@ internal class Tokenizer(
         /** A printable character for each byte, as in GPT-2's vocabulary. */
         private val BYTES = run {
             var others = 256
-            List(256) { byte -> (if (byte in 33..126 || byte in 161..172 || byte in 174..255) byte else others++).toChar().toString() }
+            List(256) { byte ->
+                val printable = byte in 33..126 || byte in 161..172 || byte in 174..255
+                (if (printable) byte else others++).toChar().toString()
+            }
         }
 
         // No \s: Android's counts other characters than a computer's. In text whose letters outside ASCII are "b" and
         // digits "0"; transformers' pattern.
-        private val PIECES = Regex("<\\|((?:start|end)oftext)\\|>|'(?:s|t|re|ve|m|ll|d)|[A-Za-z]+|[0-9]|[^\\t-\\r A-Za-z0-9]+")
+        private val PIECES = Regex(
+            "<\\|((?:start|end)oftext)\\|>|'(?:s|t|re|ve|m|ll|d)|[A-Za-z]+|[0-9]|[^\\t-\\r A-Za-z0-9]+",
+        )
 
         // What Python calls white space, without 1C to 1F.
         private val SPACES = Regex("[\\t-\\r \\u0085\\u00A0\\u1680\\u2000-\\u200A\\u2028\\u2029\\u202F\\u205F\\u3000]+")
@@ -123,7 +128,7 @@ internal class Tokenizer(
             return points
         }
 
-        /** NFC, white space folded, lower case: letter by letter, since a whole word's last sigma becomes another one. */
+        /** NFC, white space folded, lower case: letter by letter, since a word's last sigma becomes another one. */
         private fun normalized(text: String): String = buildString {
             for (point in points(SPACES.replace(Normalizer.normalize(text, Normalizer.Form.NFC), " "))) {
                 append(String(Character.toChars(point)).lowercase(Locale.ROOT))
@@ -153,7 +158,8 @@ internal class Tokenizer(
         /** Text between special tokens, the longest where several begin; each part with the id of what follows it. */
         private fun apart(text: String, specials: Map<String, Int>): List<Pair<String, Int?>> {
             if (specials.isEmpty()) return listOf(text to null)
-            val any = Regex(specials.keys.sortedByDescending(String::length).joinToString("|", transform = Regex::escape))
+            val longestFirst = specials.keys.sortedByDescending(String::length)
+            val any = Regex(longestFirst.joinToString("|", transform = Regex::escape))
             val parts = ArrayList<Pair<String, Int?>>()
             var start = 0
             for (match in any.findAll(text)) {

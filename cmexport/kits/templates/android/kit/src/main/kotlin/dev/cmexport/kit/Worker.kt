@@ -9,7 +9,9 @@ import kotlinx.coroutines.suspendCancellableCoroutine
 
 /** One thread that works for one model, so that pictures queue instead of fighting over the cores. */
 internal class Worker(private val name: String) : Closeable {
-    private val thread = Executors.newSingleThreadExecutor { work -> Thread(work, "cmexport-$name").apply { isDaemon = true } }
+    private val thread = Executors.newSingleThreadExecutor { work ->
+        Thread(work, "cmexport-$name").apply { isDaemon = true }
+    }
     private val stops: MutableSet<Stop> = Collections.newSetFromMap(ConcurrentHashMap())
 
     /**
@@ -23,7 +25,8 @@ internal class Worker(private val name: String) : Closeable {
         continuation.invokeOnCancellation { stop.request() }
         try {
             thread.execute {
-                continuation.resumeWith(runCatching { if (stop.requested) throw KitException.Cancelled() else work(stop) })
+                val result = runCatching { if (stop.requested) throw KitException.Cancelled() else work(stop) }
+                continuation.resumeWith(result)
                 stops.remove(stop)
             }
         } catch (closed: RejectedExecutionException) {

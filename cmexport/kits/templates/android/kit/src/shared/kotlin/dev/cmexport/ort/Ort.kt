@@ -30,16 +30,17 @@ object Ort {
         OrtSession.SessionOptions().use { options ->
             options.setOptimizationLevel(OrtSession.SessionOptions.OptLevel.ALL_OPT)
             if (threads > 0) options.setIntraOpNumThreads(threads)
+            val ownThreads = if (threads > 0) mapOf("intra_op_num_threads" to "$threads") else emptyMap()
             when (provider) {
                 "cpu" -> Unit
-                "xnnpack" -> options.addXnnpack(if (threads > 0) mapOf("intra_op_num_threads" to "$threads") else emptyMap())
+                "xnnpack" -> options.addXnnpack(ownThreads)
                 "nnapi" -> options.addNnapi()
                 else -> throw IllegalArgumentException("unknown provider $provider; known: cpu, xnnpack, nnapi")
             }
             OrtEnvironment.getEnvironment().createSession(path, options)
         }
 
-    /** A buffer that ONNX Runtime reads in place: direct, in the machine's order (Android is little-endian everywhere). */
+    /** A buffer that ONNX Runtime reads in place: direct, in the machine's order (Android's is little-endian). */
     fun buffer(bytes: Int): ByteBuffer = ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder())
 
     /** A tensor over all of a [buffer]; [dtype] is a key of [TYPES]. */
