@@ -247,8 +247,8 @@ def _run(folder: Path, manifest: Manifest, opened: Mapping[str, str]) -> KitRun:
 def _least_db(worst: float | None) -> float:
     """Return what pictures must reach as bytes on another processor, of a file whose worst had `worst` dB as floats.
 
-    Another processor rounds elsewhere, about as far from PyTorch as this file is: 3 dB are two such errors. Rounded to
-    bytes, a difference of D dB that is small against a level puts 0.8 of its size of the bytes off by one: 25 + D / 2 dB.
+    Another processor rounds elsewhere, about as far from PyTorch as this file is: 3 dB are two such errors. As bytes a
+    difference of D dB that is small against a level sets 0.8 of its size of them off by one: 25 + D / 2 dB.
     """
     if worst is None:
         return _HIGHEST_LEAST_DB

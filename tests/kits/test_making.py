@@ -152,7 +152,7 @@ def test_what_stands_in_the_place_stays(demo: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("apart", [1e-4, 1e-3, 0.02, 0.1, 1.0, 5.0])
 def test_what_is_asked_of_bytes_is_what_such_floats_become(apart: float) -> None:
-    """Pictures as far from others as a file's worst, in levels of 255: their bytes pass, those of thrice as far don't."""
+    """Pictures as far apart as a file's worst, in levels of 255: their bytes pass, those of thrice as far don't."""
     generator = np.random.default_rng(0)
     levels = generator.uniform(20, 235, 200_000)
 
