@@ -29,41 +29,57 @@ class Package:
 
 
 @dataclass(frozen=True)
-class Method:
-    """How an app asks for a picture of a run.
+class Taken:
+    """An input that an app gives: as Swift declares it, as a call spells it, and as the generator passes it on."""
 
-    Attributes:
-        run: what it asks for.
-        name: of the method.
-        parameters: as Swift declares them, without seeds.
-        wish: as Swift passes them on.
-    """
+    declared: str
+    called: str
+    wish: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """How an app asks for a picture of a run."""
 
     run: KitRun
     name: str
-    parameters: tuple[str, ...]
-    wish: tuple[str, ...]
-
-    @property
-    def seeded(self) -> tuple[str, ...]:
-        """The parameters with the seed, where there is noise."""
-        return (*self.parameters, "seed: UInt64") if self.draws else self.parameters
+    taken: tuple[Taken, ...]
 
     @property
     def draws(self) -> bool:
-        """Whether noise is drawn."""
+        """Whether noise is drawn, so that there is a seed."""
         return self.run.input("noise") is not None
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """All but the seed."""
+        return tuple(taken.declared for taken in self.taken)
+
+    @property
+    def wish(self) -> str:
+        """Arguments of `Generator.Wish`, in the order of its fields."""
+        fields = ("label", "prompt", "text", "guidance", "image", "mask")
+        wishes = [taken.wish for taken in self.taken]
+        return ", ".join(sorted(wishes, key=lambda wish: fields.index(wish.partition(":")[0])))
+
+    def call(self, seed: str) -> str:
+        """Spell a call that draws a picture of the last label or prompt, from a seed."""
+        seeds = [f"seed: {seed}"] if self.draws else []
+        return f"{self.name}({', '.join([*(taken.called for taken in self.taken if taken.called), *seeds])})"
 
 
 def _context(kit: Kit) -> Mapping[str, Any]:
     ios, macos = _SEVERAL_FUNCTIONS if any(g.function for run in kit.runs for g in run.graphs) else ("16", "13")
     names = identifiers([_method_name(kit, run) for run in kit.runs], "camel")
+    methods = tuple(_method(kit, run, name) for run, name in zip(kit.runs, names, strict=True))
     return {
         "ios": ios,
         "macos": macos,
         "module": f"{identifier(kit.name, 'pascal')}Kit",
         "packages": _packages(kit),
-        "methods": tuple(_method(kit, run, name) for run, name in zip(kit.runs, names, strict=True)),
+        "methods": methods,
+        "usual": methods[0],
+        "editing": next((method for method in methods if method.run.input("image")), None),
         "swift": swift_string,
     }
 
@@ -89,27 +105,25 @@ def _method_name(kit: Kit, run: KitRun) -> str:
 
 
 def _method(kit: Kit, run: KitRun, name: str) -> Method:
-    alone = run.input("image") is None
-    asked = [
-        ("image", "_ image: CGImage", "image: try Picture(image, width: {w}, height: {h}, channels: {c})"),
-        ("mask", "keeping mask: CGImage", "mask: try Picture(mask, width: {w}, height: {h}, channels: 1)"),
-        ("label", f"{'_ ' if alone else ''}label: Label", "label: label.rawValue"),
-        ("prompt", f"{'_ ' if alone else ''}prompt: Prompt", "prompt: prompt.rawValue"),
-        ("tokens", f"{'_ ' if alone else ''}text: String", "text: text"),
-        ("guidance", f"guidance: Float = {kit.guidance}", "guidance: guidance"),
-    ]
     height, width, channels = run.picture
-    taken = [(parameter, wish) for name, parameter, wish in asked if run.input(name)]
-    return Method(
-        run,
-        name,
-        tuple(parameter for parameter, _ in taken),
-        tuple(wish.format(w=width, h=height, c=channels) for _, wish in sorted(taken, key=lambda t: _PLACES[t[1][:4]])),
-    )
+    fitted = f"width: {width}, height: {height}, channels:"
+    # The first argument has no name: the picture where there is one, else what is to be seen.
+    unnamed, named = ("", "label: ") if run.input("image") else ("_ ", "")
+    asked = {
+        "image": Taken("_ image: CGImage", "photo", f"image: try Picture(image, {fitted} {channels})"),
+        "mask": Taken("keeping mask: CGImage", "keeping: mask", f"mask: try Picture(mask, {fitted} 1)"),
+        "label": Taken(f"{unnamed}label: Label", named + _last(kit.labels, "label"), "label: label.rawValue"),
+        "prompt": Taken(
+            f"{unnamed}prompt: Prompt", named.replace("label", "prompt") + _last(kit.prompts, "prompt"), "prompt: prompt.rawValue"
+        ),
+        "tokens": Taken(f"{unnamed}text: String", named.replace("label", "text") + '"crying cat"', "text: text"),
+        "guidance": Taken(f"guidance: Float = {kit.guidance}", "", "guidance: guidance"),
+    }
+    return Method(run, name, tuple(taken for name, taken in asked.items() if run.input(name)))
 
 
-# Swift wants arguments in the order of the fields of `Generator.Wish`.
-_PLACES = {name[:4]: place for place, name in enumerate(("label", "prompt", "text", "guidance", "image", "mask"))}
+def _last(texts: tuple[str, ...] | None, otherwise: str) -> str:
+    return "" if texts is None else f".{identifiers(texts, 'camel', otherwise)[-1]}"
 
 
 def _refusal(kit: Kit) -> str:

@@ -1,4 +1,7 @@
-import Foundation
+@_exported import struct Foundation.CGFloat
+@_exported import struct Foundation.CGPoint
+@_exported import struct Foundation.CGRect
+@_exported import struct Foundation.CGSize
 
 // What the kit uses of Core Graphics, drawn without smoothing: enough to see that pictures are upright, in the right
 // colours and cut in the middle.

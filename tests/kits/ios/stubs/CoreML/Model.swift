@@ -8,8 +8,8 @@ public final class MLModelConfiguration {
     public init() {}
 }
 
-/// Core ML's model, computed by ONNX Runtime: the same network's ONNX export lies in the folder `CMEXPORT_ONNX` of the
-/// environment, under its function's name or as model.onnx. Not sendable, to be as strict as any release of the SDK.
+/// Core ML's model, computed by ONNX Runtime: the package that it is compiled from holds the same network's ONNX export,
+/// under its function's name or as model.onnx. Not sendable, to be as strict as any release of the SDK.
 public final class MLModel {
     private let session: Session
 
@@ -23,13 +23,11 @@ public final class MLModel {
     }
 
     public static func load(contentsOf compiled: URL, configuration: MLModelConfiguration) async throws -> MLModel {
-        guard FileManager.default.fileExists(atPath: compiled.appending(path: "package").path) else {
+        let file = compiled.appending(path: "package/\(configuration.functionName ?? "model").onnx").path
+        guard FileManager.default.fileExists(atPath: file) else {
             throw StubError("\(compiled.lastPathComponent) is no compiled model")
         }
-        guard let folder = ProcessInfo.processInfo.environment["CMEXPORT_ONNX"] else {
-            throw StubError("CMEXPORT_ONNX is not set")
-        }
-        return MLModel(try Session("\(folder)/\(configuration.functionName ?? "model").onnx"))
+        return MLModel(try Session(file))
     }
 
     public func prediction(from input: any MLFeatureProvider) throws -> any MLFeatureProvider {

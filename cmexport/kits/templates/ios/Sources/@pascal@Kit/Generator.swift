@@ -34,8 +34,8 @@ public actor Generator {
         var mask: Picture?
     }
 
-    let golden: URL
-    let model: URL
+    nonisolated let golden: URL
+    nonisolated let model: URL
     private let engine: any Engine
     private let told = States()
     private var open: [String: Task<any OpenGraph, any Error>] = [:]
@@ -73,6 +73,9 @@ public actor Generator {
 
     /// What happens to the model, beginning with what is so now. Any number of readers.
     public nonisolated var states: AsyncStream<LoadState> { told.stream() }
+
+    /// Whether graphs are in memory, or on their way.
+    var isOpen: Bool { !open.isEmpty }
 
     /// Open the model now, so that the first picture doesn't have to wait for it.
     public func prewarm() async throws(KitError) {

@@ -14,10 +14,9 @@ extension Picture {
         let context = try Self.canvas(width: width, height: height)
         context.interpolationQuality = .high
         context.draw(image, in: CGRect(origin: origin, size: size))
-        let bytes = try Self.pixels(of: context) { pixels in
-            (0..<width * height).flatMap { pixel in
-                (0..<3).map { pixels[4 * pixel + $0] }
-            }
+        var bytes = [UInt8](repeating: 0, count: 3 * width * height)
+        try Self.pixels(of: context) { pixels in
+            for place in bytes.indices { bytes[place] = pixels[4 * (place / 3) + place % 3] }
         }
         let rgb = try Picture(width: width, height: height, channels: 3, bytes: bytes)
         self = channels == 3 ? rgb : try rgb.grey()
@@ -40,9 +39,12 @@ extension Picture {
 
     /// Grey values with the weights of ITU-R BT.601, as Pillow's.
     private func grey() throws(KitError) -> Picture {
-        let grey = (0..<width * height).map { pixel -> UInt8 in
-            let (r, g, b) = (Int(bytes[3 * pixel]), Int(bytes[3 * pixel + 1]), Int(bytes[3 * pixel + 2]))
-            return UInt8((19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16)
+        var grey = [UInt8](repeating: 0, count: width * height)
+        for pixel in grey.indices {
+            let red = 19595 * Int(bytes[3 * pixel])
+            let green = 38470 * Int(bytes[3 * pixel + 1])
+            let blue = 7471 * Int(bytes[3 * pixel + 2])
+            grey[pixel] = UInt8((red + green + blue + 0x8000) >> 16)
         }
         return try Picture(width: width, height: height, channels: 1, bytes: grey)
     }
@@ -57,11 +59,11 @@ extension Picture {
         return context
     }
 
-    private static func pixels<T>(
-        of context: CGContext, _ body: (UnsafeMutableBufferPointer<UInt8>) -> T
-    ) throws(KitError) -> T {
+    private static func pixels(
+        of context: CGContext, _ body: (UnsafeMutableBufferPointer<UInt8>) -> Void
+    ) throws(KitError) {
         guard let data = context.data else { throw .runtime(message: "Core Graphics made a canvas without memory") }
         let count = 4 * context.width * context.height
-        return body(UnsafeMutableBufferPointer(start: data.bindMemory(to: UInt8.self, capacity: count), count: count))
+        body(UnsafeMutableBufferPointer(start: data.bindMemory(to: UInt8.self, capacity: count), count: count))
     }
 }
