@@ -10,11 +10,11 @@ public protocol View {
 }
 
 extension Never: View {
-    public var body: Never { fatalError() }
+    public var body: Never { return fatalError() }
 }
 
 public protocol Leaf: View where Body == Never {}
-extension Leaf { public var body: Never { fatalError() } }
+extension Leaf { public var body: Never { return fatalError() } }
 
 @resultBuilder
 public enum ViewBuilder {
