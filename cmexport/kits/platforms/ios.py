@@ -108,18 +108,21 @@ def _method(kit: Kit, run: KitRun, name: str) -> Method:
     height, width, channels = run.picture
     fitted = f"width: {width}, height: {height}, channels:"
     # The first argument has no name: the picture where there is one, else what is to be seen.
-    unnamed, named = ("", "label: ") if run.input("image") else ("_ ", "")
+    alone = run.input("image") is None
     asked = {
         "image": Taken("_ image: CGImage", "photo", f"image: try Picture(image, {fitted} {channels})"),
         "mask": Taken("keeping mask: CGImage", "keeping: mask", f"mask: try Picture(mask, {fitted} 1)"),
-        "label": Taken(f"{unnamed}label: Label", named + _last(kit.labels, "label"), "label: label.rawValue"),
-        "prompt": Taken(
-            f"{unnamed}prompt: Prompt", named.replace("label", "prompt") + _last(kit.prompts, "prompt"), "prompt: prompt.rawValue"
-        ),
-        "tokens": Taken(f"{unnamed}text: String", named.replace("label", "text") + '"crying cat"', "text: text"),
+        "label": _wished("label", "Label", _last(kit.labels, "label"), "label.rawValue", alone),
+        "prompt": _wished("prompt", "Prompt", _last(kit.prompts, "prompt"), "prompt.rawValue", alone),
+        "tokens": _wished("text", "String", '"crying cat"', "text", alone),
         "guidance": Taken(f"guidance: Float = {kit.guidance}", "", "guidance: guidance"),
     }
     return Method(run, name, tuple(taken for name, taken in asked.items() if run.input(name)))
+
+
+def _wished(name: str, swift_type: str, example: str, value: str, alone: bool) -> Taken:
+    declared, called = (f"_ {name}", example) if alone else (name, f"{name}: {example}")
+    return Taken(f"{declared}: {swift_type}", called, f"{name}: {value}")
 
 
 def _last(texts: tuple[str, ...] | None, otherwise: str) -> str:
@@ -134,7 +137,7 @@ def _refusal(kit: Kit) -> str:
 
 def swift_string(text: str) -> str:
     """Spell text as a string of Swift; all but printable ASCII by its number."""
-    return '"' + re.sub(r'[^ !#-\[\]-~]', lambda found: f"\\u{{{ord(found[0]):x}}}", text) + '"'
+    return '"' + re.sub(r"[^ !#-\[\]-~]", lambda found: f"\\u{{{ord(found[0]):x}}}", text) + '"'
 
 
 PLATFORM = Platform(

@@ -121,6 +121,12 @@ def _disguised_file(file: KitFile, several: bool) -> KitFile:
     return file.model_copy(update={"path": f"model.mlpackage/{file.path if several else 'model.onnx'}"})
 
 
+@pytest.fixture(scope="session")
+def disguise() -> Callable[[Path, Path], Kit]:
+    """Writes the iOS kit of an ONNX artefact as if its graphs were functions of one Core ML package."""
+    return disguised
+
+
 SEARCH = "-Xswiftc -I/mnt/stubs -Xswiftc -L/mnt/stubs"
 ENVIRONMENT = "export HOME=/tmp/home-$$ LD_LIBRARY_PATH=/mnt/stubs; mkdir -p $HOME; cd /mnt/kit"
 

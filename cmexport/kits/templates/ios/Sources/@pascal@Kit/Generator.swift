@@ -108,7 +108,10 @@ public actor Generator {
                 guard let last = run.graphs.last, let picture = tensors[last.output.name] else {
                     throw .runtime(message: "\(run.name) has no graph")
                 }
-                return .success(try Picture(picture, of: run))
+                let drawn = try Picture(picture, of: run)
+                guard let image = wish.image, let mask = wish.mask, run.input("mask") != nil else { return .success(drawn) }
+                // The graph keeps what is white as well, but in few bits only nearly.
+                return .success(try drawn.keeping(image, where: mask))
             } catch { return .failure(error) }
         }
         return try result.get()
@@ -116,13 +119,6 @@ public actor Generator {
 
     func draw(_ run: Run, _ wish: Wish, seed: UInt64) async throws(KitError) -> Picture {
         try await draw(run, wish) { Noise.draw($0, seed: seed, stream: $1) }
-    }
-
-    /// Keep what is white in the mask, to the last bit, whatever the model made of it.
-    func edit(_ run: Run, _ wish: Wish, seed: UInt64) async throws(KitError) -> Picture {
-        let edited = try await draw(run, wish, seed: seed)
-        guard let image = wish.image, let mask = wish.mask else { return edited }
-        return try edited.keeping(image, where: mask)
     }
 
     /// Pictures on the way from one seed to another, both included; `count` is at least 2.
