@@ -80,6 +80,8 @@ def _context(kit: Kit) -> Mapping[str, Any]:
         "methods": methods,
         "usual": methods[0],
         "editing": next((method for method in methods if method.run.input("image")), None),
+        # Several runs that draw, in other numbers of steps perhaps: the first one's pictures have a way between them.
+        "walking": next((method for method in methods if not method.run.input("image")), None),
         "swift": swift_string,
     }
 

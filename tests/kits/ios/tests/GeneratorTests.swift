@@ -1,5 +1,6 @@
 import CoreGraphics
 import CoreML
+import CoreVideo
 import XCTest
 
 @testable import CmCifar10Kit
@@ -120,6 +121,18 @@ final class GeneratorTests: XCTestCase {
         XCTAssertNotEqual(painted.pixels, expected.pixels)
     }
 
+    func testPicturesThatCoreMLGivesAsPixels() throws {
+        // Blue, green, red, alpha; rows with a gap behind each.
+        let colours = CVPixelBuffer(
+            width: 2, height: 2, format: kCVPixelFormatType_32BGRA,
+            bytes: [1, 2, 3, 0, 4, 5, 6, 0, 7, 8, 9, 0, 10, 11, 12, 0])
+        XCTAssertEqual(
+            try CoreMLGraph.bytes(colours, shape: [1, 2, 2, 3]).numbers,
+            .bytes([3, 2, 1, 6, 5, 4, 9, 8, 7, 12, 11, 10]))
+        let grey = CVPixelBuffer(width: 2, height: 2, format: kCVPixelFormatType_OneComponent8, bytes: [1, 2, 3, 4])
+        XCTAssertEqual(try CoreMLGraph.bytes(grey, shape: [1, 2, 2, 1]).numbers, .bytes([1, 2, 3, 4]))
+    }
+
     func testInterpolation() async throws {
         let generator = try Generator()
         let way = try await generator.interpolate(.ship, from: 1, to: 2, count: 3)
@@ -136,8 +149,8 @@ final class GeneratorTests: XCTestCase {
 
     func testErrorsHaveWords() {
         let errors: [KitError] = [
-            .modelMissing(path: "a"), .modelDamaged(path: "a"), .runtime(message: "a"), .badInput(what: "a"), .cancelled,
-            .selfTestFailed(decibels: 12.34),
+            .modelMissing(path: "a"), .modelDamaged(path: "a"), .runtime(message: "a"), .badInput(what: "a"),
+            .cancelled, .selfTestFailed(decibels: 12.34),
         ]
         XCTAssertEqual(Set(errors.map(\.localizedDescription)).count, 6)
         XCTAssertTrue(errors[5].localizedDescription.contains("12.3 dB"))

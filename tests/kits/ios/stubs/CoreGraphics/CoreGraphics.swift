@@ -13,7 +13,9 @@ public final class CGColorSpace {
     }
 }
 
-public enum CGImageAlphaInfo: UInt32 { case none, premultipliedLast, premultipliedFirst, last, first, noneSkipLast, noneSkipFirst }
+public enum CGImageAlphaInfo: UInt32 {
+    case none, premultipliedLast, premultipliedFirst, last, first, noneSkipLast, noneSkipFirst
+}
 public enum CGInterpolationQuality: Int32 { case `default`, none, low, high, medium }
 
 /// Immutable, so tasks may share it, as Apple's.

@@ -9,7 +9,8 @@ public enum MLComputeDevice: Sendable {
 
 /// A plan with one operation, on the CPU.
 public final class MLComputePlan {
-    public let modelStructure = MLModelStructure.program(.init(functions: ["main": .init(block: .init(operations: [.init(operatorName: "conv", blocks: [])]))]))
+    public let modelStructure = MLModelStructure.program(
+        .init(functions: ["main": .init(block: .init(operations: [.init(operatorName: "conv", blocks: [])]))]))
 
     public struct DeviceUsage {
         public let preferred: MLComputeDevice

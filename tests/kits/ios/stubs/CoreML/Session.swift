@@ -89,7 +89,10 @@ final class Session {
         let copy = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
         array.withUnsafeBytes { raw in
             if wide {
-                for i in 0..<count { copy.storeBytes(of: Int64(raw.load(fromByteOffset: 4 * i, as: Int32.self)), toByteOffset: 8 * i, as: Int64.self) }
+                for i in 0..<count {
+                    let number = Int64(raw.load(fromByteOffset: 4 * i, as: Int32.self))
+                    copy.storeBytes(of: number, toByteOffset: 8 * i, as: Int64.self)
+                }
             } else {
                 copy.copyMemory(from: raw.baseAddress!, byteCount: bytes)
             }

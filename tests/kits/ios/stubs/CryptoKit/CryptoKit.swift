@@ -11,16 +11,19 @@ public enum SHA256 {
         var tail = [UInt8](data.suffix(data.count % 64)) + [0x80]
         while tail.count % 64 != 56 { tail.append(0) }
         tail += withUnsafeBytes(of: UInt64(data.count * 8).bigEndian) { Array($0) }
-        data.withUnsafeBytes { bytes in
-            for block in 0..<data.count / 64 { add(UnsafeRawBufferPointer(rebasing: bytes[64 * block..<64 * block + 64]), &state) }
-        }
-        tail.withUnsafeBytes { bytes in
-            for block in 0..<tail.count / 64 { add(UnsafeRawBufferPointer(rebasing: bytes[64 * block..<64 * block + 64]), &state) }
-        }
+        data.withUnsafeBytes { add($0, &state) }
+        tail.withUnsafeBytes { add($0, &state) }
         return state.flatMap { word in withUnsafeBytes(of: word.bigEndian) { Array($0) } }
     }
 
-    private static func add(_ block: UnsafeRawBufferPointer, _ state: inout [UInt32]) {
+    /// All whole blocks.
+    private static func add(_ bytes: UnsafeRawBufferPointer, _ state: inout [UInt32]) {
+        for start in stride(from: 0, to: bytes.count - 63, by: 64) {
+            add(block: UnsafeRawBufferPointer(rebasing: bytes[start..<start + 64]), &state)
+        }
+    }
+
+    private static func add(block: UnsafeRawBufferPointer, _ state: inout [UInt32]) {
         withUnsafeTemporaryAllocation(of: UInt32.self, capacity: 64) { w in
             for i in 0..<16 { w[i] = UInt32(bigEndian: block.loadUnaligned(fromByteOffset: 4 * i, as: UInt32.self)) }
             for i in 16..<64 {

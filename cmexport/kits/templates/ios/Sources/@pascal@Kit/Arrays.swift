@@ -27,7 +27,7 @@ enum Arrays {
         -> MLMultiArray
     {
         let array = try MLMultiArray(shape: shape.map { NSNumber(value: $0) }, dataType: type)
-        precondition(source.count == shape.reduce(1, *) * bytes(type), "an array of \(shape) isn't \(source.count) bytes")
+        precondition(source.count == shape.reduce(1, *) * bytes(type), "\(shape) isn't \(source.count) bytes")
         // A fresh array is contiguous; only those that Core ML gives back may have gaps.
         array.withUnsafeMutableBytes { buffer, _ in buffer.copyMemory(from: source) }
         return array

@@ -99,7 +99,7 @@ final class CoreMLGraph: OpenGraph, @unchecked Sendable {
     }
 
     /// Pixels as Core ML draws them, BGRA or one grey byte, as RGB or grey.
-    private static func bytes(_ pixels: CVPixelBuffer, shape: [Int]) throws -> Tensor {
+    static func bytes(_ pixels: CVPixelBuffer, shape: [Int]) throws -> Tensor {
         CVPixelBufferLockBaseAddress(pixels, .readOnly)
         defer { CVPixelBufferUnlockBaseAddress(pixels, .readOnly) }
         guard let base = CVPixelBufferGetBaseAddress(pixels) else {
@@ -113,7 +113,11 @@ final class CoreMLGraph: OpenGraph, @unchecked Sendable {
         for y in 0..<height {
             let line = base.advanced(by: y * row).assumingMemoryBound(to: UInt8.self)
             for x in 0..<width {
-                if grey { bytes.append(line[x]) } else { for channel in [2, 1, 0] { bytes.append(line[4 * x + channel]) } }
+                if grey {
+                    bytes.append(line[x])
+                } else {
+                    for channel in [2, 1, 0] { bytes.append(line[4 * x + channel]) }
+                }
             }
         }
         return Tensor(.bytes(bytes), shape: shape)

@@ -79,7 +79,7 @@ public actor Generator {
 
     /// Open the model now, so that the first picture doesn't have to wait for it.
     public func prewarm() async throws(KitError) {
-        for run in Model.runs { _ = try await opened(run) }
+        try await opened(Model.runs[0])
     }
 
     /// Give the model's memory back. A picture that is being drawn is finished first.
@@ -109,7 +109,9 @@ public actor Generator {
                     throw .runtime(message: "\(run.name) has no graph")
                 }
                 let drawn = try Picture(picture, of: run)
-                guard let image = wish.image, let mask = wish.mask, run.input("mask") != nil else { return .success(drawn) }
+                guard run.input("mask") != nil, let image = wish.image, let mask = wish.mask else {
+                    return .success(drawn)
+                }
                 // The graph keeps what is white as well, but in few bits only nearly.
                 return .success(try drawn.keeping(image, where: mask))
             } catch { return .failure(error) }
@@ -139,7 +141,9 @@ public actor Generator {
         return pictures
     }
 
-    private func opened(_ run: Run) async throws(KitError) -> [any OpenGraph] {
+    /// The graphs of a run, opened if they aren't.
+    @discardableResult
+    func opened(_ run: Run) async throws(KitError) -> [any OpenGraph] {
         if run.graphs.contains(where: { open[$0.name] == nil }) {
             told.send(.preparing(firstTime: !run.graphs.allSatisfy(engine.isPrepared)))
         }

@@ -84,12 +84,13 @@ struct ModelStore: Sendable {
         }
     }
 
-    /// Remove what was compiled of the same package on earlier systems, and what a killed app left half moved.
+    /// Remove what was compiled of the same package on earlier systems.
     private func removeOthers(of package: Package) {
         let place = place(of: package)
         let found = try? FileManager.default.contentsOfDirectory(at: folder, includingPropertiesForKeys: nil)
         for other in found ?? [] where other.lastPathComponent != place.lastPathComponent {
-            if other.lastPathComponent.hasPrefix("\(package.key)-") { try? FileManager.default.removeItem(at: other) }
+            guard other.lastPathComponent.hasPrefix("\(package.key)-") else { continue }
+            try? FileManager.default.removeItem(at: other)
         }
     }
 }

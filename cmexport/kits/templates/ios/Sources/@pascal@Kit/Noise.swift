@@ -2,9 +2,9 @@ import Foundation
 
 /// `cmx1`: standard normal numbers that are the same to the last bit in every language and on every processor.
 ///
-/// Philox4x32-10 gives four 32-bit words for each block, the inverse of the normal distribution (Wichura's AS 241) makes
-/// one number of each word, in `Double` with + - * / and square roots alone. Swift fuses no product with a sum unless it
-/// is told to, which would change two of the 2^32 numbers.
+/// Philox4x32-10 gives four 32-bit words for each block, the inverse of the normal distribution (Wichura's AS 241) one
+/// number for each word, in `Double` with + - * / and square roots alone. Swift fuses no product with a sum unless told
+/// to, which would change two of the 2^32 numbers.
 public enum Noise {
     /// Fill `numbers` with the first numbers of a seed. Stream 0 is a picture's `noise`, stream k its k-th `renoise`.
     public static func fill(_ numbers: inout [Float], seed: UInt64, stream: UInt32 = 0) {
@@ -12,9 +12,8 @@ public enum Noise {
         let count = numbers.count
         numbers.withUnsafeMutableBufferPointer { numbers in
             for block in 0..<(count + 3) / 4 {
-                let counter = (
-                    UInt32(truncatingIfNeeded: block), UInt32(truncatingIfNeeded: UInt64(block) >> 32), stream, UInt32(0)
-                )
+                let (low, high) = (UInt32(truncatingIfNeeded: block), UInt32(truncatingIfNeeded: UInt64(block) >> 32))
+                let counter = (low, high, stream, UInt32(0))
                 let words = philox(counter, key: key)
                 let first = 4 * block
                 numbers[first] = normal(words.0)
@@ -32,7 +31,7 @@ public enum Noise {
         return numbers
     }
 
-    /// What lies on the way from one noise (`weight` 0) to another (1), on the sphere, so that it stays of unit variance.
+    /// What lies on the way from one noise (`weight` 0) to another (1), on the sphere: of unit variance as they are.
     public static func between(_ first: [Float], _ second: [Float], weight: Double) -> [Float] {
         var dot = 0.0, one = 0.0, two = 0.0
         for (a, b) in zip(first, second) {

@@ -28,7 +28,9 @@ public struct Picture: Sendable, Equatable {
             var bytes = [UInt8](repeating: 0, count: planes.count)
             let area = width * height
             for pixel in 0..<area {
-                for channel in 0..<channels { bytes[pixel * channels + channel] = Self.byte(planes[channel * area + pixel]) }
+                for channel in 0..<channels {
+                    bytes[pixel * channels + channel] = Self.byte(planes[channel * area + pixel])
+                }
             }
             try self.init(width: width, height: height, channels: channels, bytes: bytes)
         case .integers:

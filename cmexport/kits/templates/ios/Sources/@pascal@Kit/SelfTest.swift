@@ -14,7 +14,6 @@ extension Generator {
     /// - Throws: `KitError.selfTestFailed` if this device draws others, besides what drawing throws.
     public func selfTest() async throws(KitError) -> SelfTest {
         let golden = try Golden(folder: golden)
-        try await prewarm()
         var worst = Double.infinity
         var margin = Double.infinity
         var times: [Double] = []
@@ -22,6 +21,7 @@ extension Generator {
             guard let run = Model.runs.first(where: { $0.name == picture.run }) else { throw golden.damaged }
             let wish = try Self.wish(for: picture, in: golden)
             guard let seed = UInt64(picture.seed) else { throw golden.damaged }
+            try await opened(run)
             let start = ContinuousClock.now
             let drawn = try await draw(run, wish, seed: seed)
             times.append((ContinuousClock.now - start) / .milliseconds(1))
