@@ -19,7 +19,9 @@ MUTATIONS = {
         *("planes[channel * area + pixel % width * height + pixel / width])", "GoldenTests.testSelfTest"),
     ),
     "streams": ("Generator.swift", r"UInt32\(\$0 \+ 1\)", "UInt32($0)", "GoldenTests.testSelfTest"),
-    "fused products": ("Noise.swift", r"sum \* x \+ (c\.\d)", r"\1.addingProduct(sum, x)", "NoiseTests.testWords"),
+    "fused products": (
+        *("Noise.swift", r"0\.180625 - q \* q", "0.180625.addingProduct(-q, q)", "NoiseTests.testWords"),
+    ),
     "mask": ("Picture.swift", r">= 128 \? 1 : 0", ">= 128 ? 0 : 1", "GoldenTests.testSelfTest"),
 }
 
