@@ -25,6 +25,8 @@ export CMEXPORT_AARCH64_ROOT ?= $(CURDIR)/build/aarch64
 export CMEXPORT_QNN_ENV ?= $(CURDIR)/build/qnn
 # A Kotlin compiler, Android's classes and ONNX Runtime for Java.
 export CMEXPORT_KOTLIN_ROOT ?= $(CURDIR)/build/kotlin
+# Swift for the tests of kits for iOS.
+export CMEXPORT_SWIFT_ROOT ?= $(CURDIR)/build/swift
 PYTEST_ARGS ?=
 
 .PHONY: demo demo-all test test-quick system web lint docs bench clean
@@ -69,6 +71,7 @@ system:
 	sh tests/bench/make_aarch64_root.sh "$(CMEXPORT_AARCH64_ROOT)"
 	PYTHON="$(PYTHON)" sh tests/targets/onnx/make_qnn_env.sh "$(CMEXPORT_QNN_ENV)"
 	sh tests/kits/make_kotlin.sh "$(CMEXPORT_KOTLIN_ROOT)"
+	sh tests/kits/ios/make_swift_root.sh "$(CMEXPORT_SWIFT_ROOT)"
 
 web: .venv/.created
 	$(BIN)/python bench_device/web/fetch.py

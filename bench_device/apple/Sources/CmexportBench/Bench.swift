@@ -50,15 +50,8 @@ public final class Bench {
 
     private func work() async throws {
         let job = try Job.read(from: folder)
-        let configuration = MLModelConfiguration()
-        configuration.computeUnits = try Self.units(job.provider)
-        // Only where a file holds several graphs; from iOS 18 and macOS 15 on.
-        if let function = job.function {
-            if #available(macOS 15, iOS 18, *) {
-                configuration.functionName = function
-            } else {
-                throw StageError("start", "models with several graphs need macOS 15 or iOS 18")
-            }
+        guard let configuration = Opening.configuration(try Self.units(job.provider), function: job.function) else {
+            throw StageError("start", "models with several graphs need macOS 15 or iOS 18")
         }
         let inputs = try job.runs.map { try features($0, job) }
         let before = Machine.footprint()
@@ -147,7 +140,7 @@ public final class Bench {
                 "output",
                 [
                     "run": index, "name": spec.name, "dtype": "float32", "shape": array.shape.map(\.intValue),
-                    "data": Arrays.floats(array).base64EncodedString(),
+                    "data": Arrays.floats(array).withUnsafeBytes { Data($0) }.base64EncodedString(),
                 ]
             )
         }

@@ -1,0 +1,1 @@
+../../../../cmexport/kits/templates/ios/Sources/@pascal@Kit/Opening.swift
