@@ -49,11 +49,13 @@ const cmkit::Run& run_of(const cmkit::Model& model, const char* name) {
     throw cmkit::Error(cmkit::ErrorKind::bad_input, std::string("this model has no run called ") + name);
 }
 
+std::size_t bytes_of(const cmkit::Run& run, int channels) {
+    return static_cast<std::size_t>(run.width) * static_cast<std::size_t>(run.height) * static_cast<std::size_t>(channels);
+}
+
 /// The caller's bytes as a picture; none stays none.
 cmkit::Picture copied(const std::uint8_t* bytes, const cmkit::Run& run, int channels) {
-    const auto count = static_cast<std::size_t>(run.width) * static_cast<std::size_t>(run.height) *
-                       static_cast<std::size_t>(channels);
-    return {run.width, run.height, channels, {bytes, bytes + (bytes == nullptr ? 0 : count)}};
+    return {run.width, run.height, channels, {bytes, bytes + (bytes == nullptr ? 0 : bytes_of(run, channels))}};
 }
 
 const char* name_at(const std::vector<std::string>& names, std::int64_t index) {
@@ -100,6 +102,9 @@ cmkit_status cmkit_draw(cmkit_generator* generator, const cmkit_request* request
     return guarded([&] {
         cmkit::Engine& engine = given(generator, "generator")->engine;
         const cmkit::Run& run = run_of(engine.model(), given(request, "request")->run);
+        if (capacity < bytes_of(run, run.channels))
+            throw cmkit::Error(cmkit::ErrorKind::bad_input, "a picture has " + std::to_string(bytes_of(run, run.channels)) +
+                                                                " bytes, there is room for " + std::to_string(capacity));
         const cmkit::Picture image = copied(request->image, run, run.channels), mask = copied(request->mask, run, 1);
         cmkit::Request wanted;
         wanted.seed = request->seed;
@@ -111,9 +116,6 @@ cmkit_status cmkit_draw(cmkit_generator* generator, const cmkit_request* request
         if (request->mask != nullptr) wanted.mask = &mask;
         const cmkit::Picture drawn =
             engine.draw(run.name, wanted, request->cancel == nullptr ? nullptr : &request->cancel->cancel);
-        if (capacity < drawn.bytes.size())
-            throw cmkit::Error(cmkit::ErrorKind::bad_input, "a picture has " + std::to_string(drawn.bytes.size()) +
-                                                                " bytes, there is room for " + std::to_string(capacity));
         std::copy(drawn.bytes.begin(), drawn.bytes.end(), given(bytes, "bytes"));
     });
 }

@@ -1,6 +1,7 @@
 #include "cmkit/engine.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -61,6 +62,14 @@ const Picture& picture(const Picture* given, const Run& run, int channels, const
         bad_input(std::string(name) + " has " + size_of(given->width, given->height, given->channels) +
                   "; this model takes " + size_of(run.width, run.height, channels) + ": see fit() and fit_mask()");
     return *given;
+}
+
+std::uint64_t seed_of(const std::string& digits) {
+    std::uint64_t seed = 0;
+    const auto [end, failed] = std::from_chars(digits.data(), digits.data() + digits.size(), seed);
+    if (failed != std::errc() || end != digits.data() + digits.size())
+        throw Error(ErrorKind::model_damaged, "golden.json: a seed is no number: " + digits);
+    return seed;
 }
 
 double median(std::vector<double> values) {
@@ -207,7 +216,7 @@ SelfTest Engine::self_test(const std::filesystem::path& golden, Cancel* cancel) 
             return Picture{run.width, run.height, channels, {bytes.begin(), bytes.end()}};
         };
         Request request;
-        request.seed = static_cast<std::uint64_t>(one["seed"].integer());
+        request.seed = seed_of(one["seed"].string());
         if (!one["label"].is_null()) request.label = one["label"].integer();
         if (!one["prompt"].is_null()) request.prompt = one["prompt"].integer();
         if (!one["text"].is_null()) request.text = one["text"].string();

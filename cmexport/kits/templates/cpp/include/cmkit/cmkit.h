@@ -8,14 +8,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(_WIN32) && defined(CMKIT_SHARED)
-#define CMKIT_API __declspec(dllexport)
-#elif defined(__GNUC__)
-#define CMKIT_API __attribute__((visibility("default")))
-#else
-#define CMKIT_API
-#endif
-
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -55,36 +47,36 @@ typedef struct {
 } cmkit_self_test_result;
 
 /* Open the model in a folder. threads: 0 leaves it to ONNX Runtime. hash: compare every file's SHA-256. */
-CMKIT_API cmkit_status cmkit_open(const cmkit_model *model, const char *folder, int32_t threads, int32_t hash,
+cmkit_status cmkit_open(const cmkit_model *model, const char *folder, int32_t threads, int32_t hash,
                                   cmkit_generator **out);
-CMKIT_API void cmkit_close(cmkit_generator *generator);
+void cmkit_close(cmkit_generator *generator);
 
 /* The size of a run's pictures. */
-CMKIT_API cmkit_status cmkit_size(const cmkit_generator *generator, const char *run, int32_t *width, int32_t *height,
+cmkit_status cmkit_size(const cmkit_generator *generator, const char *run, int32_t *width, int32_t *height,
                                   int32_t *channels);
 /* How many labels there are, and their names; NULL beyond them. */
-CMKIT_API int64_t cmkit_label_count(const cmkit_model *model);
-CMKIT_API const char *cmkit_label(const cmkit_model *model, int64_t index);
-CMKIT_API int64_t cmkit_prompt_count(const cmkit_model *model);
-CMKIT_API const char *cmkit_prompt(const cmkit_model *model, int64_t index);
+int64_t cmkit_label_count(const cmkit_model *model);
+const char *cmkit_label(const cmkit_model *model, int64_t index);
+int64_t cmkit_prompt_count(const cmkit_model *model);
+const char *cmkit_prompt(const cmkit_model *model, int64_t index);
 
 /* Draw a picture into height * width * channels bytes, row by row from the top left. */
-CMKIT_API cmkit_status cmkit_draw(cmkit_generator *generator, const cmkit_request *request, uint8_t *bytes,
+cmkit_status cmkit_draw(cmkit_generator *generator, const cmkit_request *request, uint8_t *bytes,
                                   size_t capacity);
 /* Draw the golden pictures and compare; out is filled where they pass, and worst_db where they don't. */
-CMKIT_API cmkit_status cmkit_self_test(cmkit_generator *generator, const char *golden_folder,
+cmkit_status cmkit_self_test(cmkit_generator *generator, const char *golden_folder,
                                        cmkit_self_test_result *out);
 
 /* Stop drawings from any thread; free it when they have returned. */
-CMKIT_API cmkit_cancel *cmkit_cancel_new(void);
-CMKIT_API void cmkit_cancel_request(cmkit_cancel *cancel);
-CMKIT_API void cmkit_cancel_free(cmkit_cancel *cancel);
+cmkit_cancel *cmkit_cancel_new(void);
+void cmkit_cancel_request(cmkit_cancel *cancel);
+void cmkit_cancel_free(cmkit_cancel *cancel);
 
 /* The noise cmx1 of a seed. */
-CMKIT_API void cmkit_noise(uint64_t seed, uint32_t stream, float *values, size_t count);
+void cmkit_noise(uint64_t seed, uint32_t stream, float *values, size_t count);
 
 /* What was wrong with this thread's last call; empty if nothing was. Valid until its next call. */
-CMKIT_API const char *cmkit_last_error(void);
+const char *cmkit_last_error(void);
 
 #ifdef __cplusplus
 }
