@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
-#include <cmath>
 #include <limits>
 #include <map>
 #include <mutex>
@@ -139,7 +138,10 @@ struct Engine::Inside {
             return {{}, encoder(*request.text)};
         }
         if (tensor.name == "guidance") {
-            if (!request.guidance || !std::isfinite(*request.guidance)) bad_input("this model takes a guidance, a number");
+            // Also false for NaN.
+            if (!(request.guidance && tensor.least <= *request.guidance && *request.guidance <= tensor.most))
+                bad_input("this model takes a guidance of " + std::to_string(tensor.least) + " to " +
+                          std::to_string(tensor.most));
             return {{*request.guidance}, {}};
         }
         bad_input("this kit does not know the model's input " + tensor.name);

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <optional>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,6 +18,8 @@ struct Tensor {
     std::string name;
     Element element;
     std::vector<std::int64_t> shape;
+    float least = -std::numeric_limits<float>::infinity();  ///< numbers that an input takes
+    float most = std::numeric_limits<float>::infinity();
 };
 
 struct Graph {
