@@ -159,9 +159,9 @@ class JsonReader {
 
 Json Json::parse(std::string_view text) { return JsonReader(text).whole(); }
 
-Json Json::read(const std::filesystem::path& file) {
+void Json::read(const std::filesystem::path& file, const std::function<void(const Json&)>& use) {
     try {
-        return parse(read_file(file));
+        use(parse(read_file(file)));
     } catch (const Error& error) {
         if (error.kind() != ErrorKind::model_damaged) throw;
         throw Error(error.kind(), file.string() + ": " + error.what());

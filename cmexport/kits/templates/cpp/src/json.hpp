@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -15,8 +16,13 @@ class Json {
     using Members = std::vector<std::pair<std::string, Json>>;
 
     static Json parse(std::string_view text);
-    /// Reads a file; what is wrong with it is told with its name.
-    static Json read(const std::filesystem::path& file);
+    static Json read(const std::filesystem::path& file) {
+        Json found;
+        read(file, [&](const Json& whole) { found = whole; });
+        return found;
+    }
+    /// Reads a file and hands it on; what is wrong with it, also for `use`, is told with its name.
+    static void read(const std::filesystem::path& file, const std::function<void(const Json&)>& use);
 
     bool is_null() const noexcept { return std::holds_alternative<std::monostate>(value_); }
     bool boolean() const { return get<bool>("true or false"); }

@@ -92,9 +92,10 @@ void split(std::u32string_view text, const std::vector<std::pair<std::u32string,
 }  // namespace
 
 Tokenizer::Tokenizer(const std::filesystem::path& folder, const TokenizerFacts& facts) : facts_(facts) {
+    Json::read(folder / "vocab.json", [this](const Json& vocabulary) {
+        for (const auto& [piece, number] : vocabulary.members()) vocabulary_[piece] = number.integer();
+    });
     const std::filesystem::path merges = folder / "merges.txt";
-    const Json vocabulary = Json::read(folder / "vocab.json"), config = Json::read(folder / "tokenizer_config.json");
-    for (const auto& [piece, number] : vocabulary.members()) vocabulary_[piece] = number.integer();
     const std::string lines = read_file(merges);
     std::size_t rank = 0;
     for (std::size_t at = 0; at < lines.size();) {
@@ -111,19 +112,20 @@ Tokenizer::Tokenizer(const std::filesystem::path& folder, const TokenizerFacts& 
             throw Error(ErrorKind::model_damaged, merges.string() + ": speaks of pieces that the vocabulary lacks");
         merges_.insert_or_assign(std::pair(left->second, right->second), Merge{rank++, whole->second});
     }
-    for (const auto& [number, token] : config["added_tokens_decoder"].members()) {
-        const auto found = vocabulary_.find(token["content"].string());
-        if (found == vocabulary_.end())
-            throw Error(ErrorKind::model_damaged, (folder / "vocab.json").string() + ": lacks special token " + number);
-        const std::u32string text = decoded(found->first);
-        const bool folded = token["normalized"].boolean();
-        add_special(folded ? folded_ : verbatim_, folded ? normalized(text) : text, found->second);
-    }
+    Json::read(folder / "tokenizer_config.json", [this](const Json& config) {
+        for (const auto& member : config["added_tokens_decoder"].members()) add_special(member.second);
+    });
 }
 
-void Tokenizer::add_special(Specials& all, std::u32string text, std::int64_t id) {
+void Tokenizer::add_special(const Json& token) {
+    const auto found = vocabulary_.find(token["content"].string());
+    if (found == vocabulary_.end())
+        throw Error(ErrorKind::model_damaged, "speaks of " + token["content"].string() + ", which the vocabulary lacks");
+    const bool folded = token["normalized"].boolean();
+    const std::u32string text = folded ? normalized(decoded(found->first)) : decoded(found->first);
+    Specials& all = folded ? folded_ : verbatim_;
     const auto shorter = std::find_if(all.begin(), all.end(), [&](const auto& one) { return one.first.size() < text.size(); });
-    all.emplace(shorter, std::move(text), id);
+    all.emplace(shorter, text, found->second);
 }
 
 std::vector<std::int64_t> Tokenizer::encode(std::string_view utf8) const {

@@ -10,6 +10,8 @@
 
 namespace cmkit {
 
+class Json;
+
 /// Numbers around the words of a prompt.
 struct TokenizerFacts {
     std::int64_t begin, end, pad;
@@ -33,7 +35,7 @@ class Tokenizer {
         std::int64_t whole;
     };
 
-    void add_special(Specials& all, std::u32string text, std::int64_t id);
+    void add_special(const Json& token);
     void add_words(std::u32string_view text, std::vector<std::int64_t>& out) const;
     void add_word(std::u32string_view word, std::vector<std::int64_t>& out) const;
 
