@@ -25,9 +25,11 @@ export CMEXPORT_AARCH64_ROOT ?= $(CURDIR)/build/aarch64
 export CMEXPORT_QNN_ENV ?= $(CURDIR)/build/qnn
 # A Kotlin compiler, Android's classes and ONNX Runtime for Java.
 export CMEXPORT_KOTLIN_ROOT ?= $(CURDIR)/build/kotlin
+# ONNX Runtime's headers for C and C++, which Python's package lacks.
+export CMEXPORT_ONNXRUNTIME_HEADERS ?= $(CURDIR)/build/onnxruntime-headers
 PYTEST_ARGS ?=
 
-.PHONY: demo demo-all test test-quick system web lint docs bench clean
+.PHONY: demo demo-all test test-quick kit-noise system web lint docs bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -69,6 +71,7 @@ system:
 	sh tests/bench/make_aarch64_root.sh "$(CMEXPORT_AARCH64_ROOT)"
 	PYTHON="$(PYTHON)" sh tests/targets/onnx/make_qnn_env.sh "$(CMEXPORT_QNN_ENV)"
 	sh tests/kits/make_kotlin.sh "$(CMEXPORT_KOTLIN_ROOT)"
+	sh tests/kits/cpp/make_onnxruntime_headers.sh "$(CMEXPORT_ONNXRUNTIME_HEADERS)"
 
 web: .venv/.created
 	$(BIN)/python bench_device/web/fetch.py
@@ -78,6 +81,10 @@ test: .venv/.dev web
 
 test-quick: .venv/.dev
 	$(TEST_ENV) $(BIN)/python -m pytest $(WORKERS) --quick $(PYTEST_ARGS)
+
+# Every one of the 2^32 values of the noise, in C++: three minutes.
+kit-noise: .venv/.dev
+	CMEXPORT_ALL_WORDS=1 $(BIN)/python -m pytest tests/kits/cpp/test_exhaustive.py
 
 lint: .venv/.dev docs
 	$(BIN)/ruff check .
