@@ -1,8 +1,8 @@
 """What CLIP's tokenizer needs of Unicode, packed as text for languages whose libraries know nothing of it.
 
-The tables are made of Python's `unicodedata`, as `cmexport.tokenizer` uses it, so both agree on every character. Numbers
-are written as in source maps: base64 digits of 5 bits, the lowest first, with 32 added where another follows; signed
-ones are doubled, and one is added to negative ones.
+The tables are made of Python's `unicodedata`, as `cmexport.tokenizer` uses it, so both agree on every character.
+Numbers are written as in source maps: base64 digits of 5 bits, the lowest first, with 32 added where another follows;
+signed ones are doubled, and one is added to negative ones.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _HANGUL = range(0xAC00, 0xD7A4)
 def unicode_tables() -> dict[str, str]:
     """Return packed tables by name.
 
-    `letters` and `digits`: ranges of categories L and N, as gap after the range before and length. `marks`: ranges of one
-    canonical combining class: gap, length, class. `lower`: gap, count, step and signed distance to the small letter;
-    U+0130, the only one that becomes two characters, is left out. `compositions`: gap; 0 for another character,
-    1 for a pair, 2 for a pair that composes again; then what it consists of, signed distances from the entry before.
+    `letters` and `digits`: ranges of categories L and N, as gap after the range before and length. `marks`: ranges of
+    one canonical combining class: gap, length, class. `lower`: gap, count, step and signed distance to the small
+    letter; U+0130, the only one that becomes two characters, is left out. `compositions`: gap; 0 for another character,
+    1 for a pair, 2 for a pair that composes again; then what it consists of, as signed distances from the entry before.
     """
     return {
         "letters": _packed(_ranges(lambda c: unicodedata.category(c)[0] == "L")),

@@ -1,4 +1,4 @@
-"""C++ kits are built with a real compiler, CMake and ONNX Runtime: headers that `make system` fetches, Python's library."""
+"""C++ kits are built with a real compiler, CMake and ONNX Runtime: headers of `make system`, Python's library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A C++17 library with a C API, built by CMake: for desktops, Flutter, Unity and JNI. Its dependency is ONNX Runtime."""
+"""A C++17 library with a C API, built by CMake, on ONNX Runtime alone: for desktops, Flutter, Unity and JNI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A kit as an ARM processor runs it, emulated: the noise to the bit, and one golden picture. No time is taken from it."""
+"""A kit on an emulated ARM processor: the noise to the bit, and one golden picture. No time is taken from it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def test_noise_and_a_picture(kit, demo, release, libraries, tmp_path):
     folder = kit(demo)
     system = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", "-DCMAKE_BUILD_TYPE=Release"]
     compilers = [f"-DCMAKE_CXX_COMPILER={COMPILER}", f"-DCMAKE_C_COMPILER={COMPILER.replace('g++', 'gcc')}"]
-    runtime = [f"-DONNXRUNTIME_INCLUDE={release / 'include'}", f"-DONNXRUNTIME_LIBRARY={libraries / 'libonnxruntime.so'}"]
+    runtime = [
+        f"-DONNXRUNTIME_INCLUDE={release / 'include'}",
+        f"-DONNXRUNTIME_LIBRARY={libraries / 'libonnxruntime.so'}",
+    ]
     # What ONNX Runtime itself needs lies in the ARM root, where the linker does not look.
     linked = "-DCMAKE_EXE_LINKER_FLAGS=-Wl,--allow-shlib-undefined"
     cpp_kits.configured(folder, tmp_path, release, *system, *compilers, *runtime, linked)

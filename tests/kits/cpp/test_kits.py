@@ -38,7 +38,8 @@ def test_two_runs_under_sanitizers(kit, editing, release, tmp_path):
     assert "100% tests passed, 0 tests failed out of 5" in said
     # Four of each run; where the processor is the one that drew the golden pictures, they are the same to the byte.
     found = re.search(r"self-test: worst (\S+) dB, \S+ ms a picture, (\d+) pictures", said)
-    assert found is not None and found[2] == "8"
+    assert found is not None
+    assert found[2] == "8"
     assert float(found[1]) >= 80
     print(*re.findall(r"(self-test.*|cancelled .*)", said), sep="\n")
 
@@ -140,7 +141,9 @@ def test_two_hundred_pictures_take_no_more_memory(kit, demo, release, tmp_path):
     program = cpp_kits.PROGRAMS / "growth.cpp"
     flags = [f"-I{folder / 'include'}", "-DHEADER=<cm_cifar10/cm_cifar10.hpp>", "-DKIT=cm_cifar10"]
     library = [f"-L{release / 'lib'}", "-lonnxruntime", f"-Wl,-rpath,{release / 'lib'}"]
-    cpp_kits.run("g++", *cpp_kits.WARNINGS, *flags, program, tmp_path / "libcm_cifar10.a", *library, "-o", tmp_path / "growth")
+    cpp_kits.run(
+        "g++", *cpp_kits.WARNINGS, *flags, program, tmp_path / "libcm_cifar10.a", *library, "-o", tmp_path / "growth"
+    )
     said = cpp_kits.run(tmp_path / "growth", folder / "model", "200")
     print("\n" + said)
     grown, peak = (int(kib) for kib in re.findall(r"(-?\d+) KiB", said))

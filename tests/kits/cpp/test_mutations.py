@@ -44,7 +44,11 @@ def mutate(built) -> Iterator:
 
 BYTE_OF = "byte_of(values[plane * pixels + i])"
 MUTATIONS = {
-    "red and blue": ("src/picture.cpp", "picture.bytes[i * planes + plane]", "picture.bytes[i * planes + planes - 1 - plane]"),
+    "red and blue": (
+        "src/picture.cpp",
+        "picture.bytes[i * planes + plane]",
+        "picture.bytes[i * planes + planes - 1 - plane]",
+    ),
     "height and width": (
         "src/picture.cpp",
         BYTE_OF,
@@ -56,7 +60,11 @@ MUTATIONS = {
     "no hash": ("src/engine.cpp", "found != file.sha256", "found.empty()"),
 }
 # The program that must catch it; what is wrong with a picture, the golden ones catch as well.
-CATCHES = {"src/picture.cpp": ("picture_test", "generator_test"), "src/noise.cpp": ("noise_test",), "src/engine.cpp": ("generator_test",)}
+CATCHES = {
+    "src/picture.cpp": ("picture_test", "generator_test"),
+    "src/noise.cpp": ("noise_test",),
+    "src/engine.cpp": ("generator_test",),
+}
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)

@@ -21,7 +21,14 @@ def program(release, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     ("width", "height", "new"),
-    [(640, 480, (32, 32)), (33, 500, (32, 48)), (7, 5, (64, 64)), (32, 32, (32, 32)), (1, 1, (8, 4)), (1000, 31, (20, 31))],
+    [
+        (640, 480, (32, 32)),
+        (33, 500, (32, 48)),
+        (7, 5, (64, 64)),
+        (32, 32, (32, 32)),
+        (1, 1, (8, 4)),
+        (1000, 31, (20, 31)),
+    ],
 )
 def test_photos_and_masks(program, tmp_path, width, height, new, channels):
     pixels = np.random.default_rng(width).integers(0, 256, (height, width, channels), dtype=np.uint8)

@@ -46,7 +46,7 @@ def test_an_app(kit, artifact, release, tmp_path, name):
     said = cpp_kits.run(build / "app", folder)
     assert "dB" in said
     assert "bytes of RGBA" in said
-    assert ("edited" in cpp) == (name == "editing")
+    assert ("generator.edit(" in cpp) == (name == "editing")
     cpp_kits.run(build / "in_c", folder / "model")
     assert "is missing; copy the model's folder again" in cpp_kits.run(build / "in_c", app, code=1)
     assert "is missing" in cpp_kits.run(build / "app", app, code=1)

@@ -18,7 +18,22 @@ from cmexport.tokenizer import Tokenizer, read_tokenizer
 from cmexport.tokenizer.prompts import vector_prompts
 
 SOURCES = ("src/tokenizer.cpp", "src/unicode.cpp", "src/utf8.cpp", "src/json.cpp", "src/files.cpp")
-NASTY = ["<|startoftext|>", "<|endoftext|>", "<|ENDOFTEXT|>", "'s", "'RE", "'", "<|", "|>", "!", " ", "\x1c", "\x85", "İ", "Σ"]
+NASTY = [
+    "<|startoftext|>",
+    "<|endoftext|>",
+    "<|ENDOFTEXT|>",
+    "'s",
+    "'RE",
+    "'",
+    "<|",
+    "|>",
+    "!",
+    " ",
+    "\x1c",
+    "\x85",
+    "İ",
+    "Σ",
+]
 Encode = Callable[[bytes], tuple[int, ...]]
 
 
@@ -76,14 +91,25 @@ def test_every_entry_of_the_tables(pair):
 
 def test_normal_forms_of_hangul_and_exclusions(pair):
     ours, theirs = pair
-    for text in ("\u1112\u1161\u11ab\u1100\u1173\u11af", "\uac00\u11a8", "\u0958\u2126\u212b\ufb1d", "a\u0327\u0301\u0327", "\u0344"):
+    for text in (
+        "\u1112\u1161\u11ab\u1100\u1173\u11af",
+        "\uac00\u11a8",
+        "\u0958\u2126\u212b\ufb1d",
+        "a\u0327\u0301\u0327",
+        "\u0344",
+    ):
         for form in ("NFC", "NFD"):
             spelled = unicodedata.normalize(form, text)
             assert theirs(spelled.encode()) == ours.encode(spelled)
 
 
 @settings(max_examples=300, deadline=None)
-@given(parts=st.lists(st.one_of(st.sampled_from(NASTY), st.text(st.characters(exclude_categories=["Cs"])), st.text("aetchr ")), max_size=8))
+@given(
+    parts=st.lists(
+        st.one_of(st.sampled_from(NASTY), st.text(st.characters(exclude_categories=["Cs"])), st.text("aetchr ")),
+        max_size=8,
+    )
+)
 def test_any_text(pair, parts):
     ours, theirs = pair
     text = "".join(parts)

@@ -1,10 +1,11 @@
-// The FNV-1a hash of the bits of all 2^32 values of the noise, in the words' order.
+// exhaustive HASH: whether the bits of all 2^32 values of the noise, in the words' order, have this FNV-1a hash.
 #include <cstdio>
 #include <cstring>
+#include <string>
 
 #include "cmkit/noise.hpp"
 
-int main() {
+int main(int, char** arguments) {
     std::uint32_t hash = 2166136261U, word = 0;
     do {
         const float value = cmkit::normal(word);
@@ -12,5 +13,6 @@ int main() {
         std::memcpy(&bits, &value, sizeof bits);
         hash = (hash ^ bits) * 16777619U;
     } while (++word != 0);
-    std::printf("%08x\n", hash);
+    std::printf("all 2^32 words: %08x\n", hash);
+    return hash == std::stoul(arguments[1], nullptr, 16) ? 0 : 1;
 }

@@ -50,7 +50,8 @@ const cmkit::Run& run_of(const cmkit::Model& model, const char* name) {
 }
 
 std::size_t bytes_of(const cmkit::Run& run, int channels) {
-    return static_cast<std::size_t>(run.width) * static_cast<std::size_t>(run.height) * static_cast<std::size_t>(channels);
+    return static_cast<std::size_t>(run.width) * static_cast<std::size_t>(run.height) *
+           static_cast<std::size_t>(channels);
 }
 
 /// The caller's bytes as a picture; none stays none.
@@ -89,11 +90,15 @@ cmkit_status cmkit_size(const cmkit_generator* generator, const char* run, std::
     });
 }
 
-std::int64_t cmkit_label_count(const cmkit_model* model) { return static_cast<std::int64_t>(facts(model).labels.size()); }
+std::int64_t cmkit_label_count(const cmkit_model* model) {
+    return static_cast<std::int64_t>(facts(model).labels.size());
+}
 
 const char* cmkit_label(const cmkit_model* model, std::int64_t index) { return name_at(facts(model).labels, index); }
 
-std::int64_t cmkit_prompt_count(const cmkit_model* model) { return static_cast<std::int64_t>(facts(model).prompts.size()); }
+std::int64_t cmkit_prompt_count(const cmkit_model* model) {
+    return static_cast<std::int64_t>(facts(model).prompts.size());
+}
 
 const char* cmkit_prompt(const cmkit_model* model, std::int64_t index) { return name_at(facts(model).prompts, index); }
 
@@ -103,8 +108,9 @@ cmkit_status cmkit_draw(cmkit_generator* generator, const cmkit_request* request
         cmkit::Engine& engine = given(generator, "generator")->engine;
         const cmkit::Run& run = run_of(engine.model(), given(request, "request")->run);
         if (capacity < bytes_of(run, run.channels))
-            throw cmkit::Error(cmkit::ErrorKind::bad_input, "a picture has " + std::to_string(bytes_of(run, run.channels)) +
-                                                                " bytes, there is room for " + std::to_string(capacity));
+            throw cmkit::Error(cmkit::ErrorKind::bad_input,
+                               "a picture has " + std::to_string(bytes_of(run, run.channels)) +
+                                   " bytes, there is room for " + std::to_string(capacity));
         const cmkit::Picture image = copied(request->image, run, run.channels), mask = copied(request->mask, run, 1);
         cmkit::Request wanted;
         wanted.seed = request->seed;
@@ -124,8 +130,8 @@ cmkit_status cmkit_self_test(cmkit_generator* generator, const char* golden_fold
     return guarded([&] {
         *given(out, "out") = {};
         try {
-            const cmkit::SelfTest found = given(generator, "generator")
-                                              ->engine.self_test(cmkit::path_of(given(golden_folder, "golden_folder")));
+            const cmkit::SelfTest found =
+                given(generator, "generator")->engine.self_test(cmkit::path_of(given(golden_folder, "golden_folder")));
             *out = {found.worst_db, found.milliseconds, found.pictures};
         } catch (const cmkit::Error& error) {
             out->worst_db = error.decibels();

@@ -48,14 +48,15 @@ std::vector<float> noise_of(const Tensor& tensor, std::uint64_t seed) {
 std::int64_t choice(const std::optional<std::int64_t>& given, std::size_t count, const char* name) {
     if (!given) bad_input(std::string("this model takes a ") + name);
     if (*given < 0 || static_cast<std::uint64_t>(*given) >= count)
-        bad_input(std::string(name) + " " + std::to_string(*given) + " is not one of 0 to " + std::to_string(count - 1));
+        bad_input(std::string(name) + " " + std::to_string(*given) + " is not one of 0 to " +
+                  std::to_string(count - 1));
     return *given;
 }
 
 const Picture& picture(const Picture* given, const Run& run, int channels, const char* name) {
     if (given == nullptr) bad_input(run.name + " takes a picture called " + name);
-    const auto bytes = static_cast<std::size_t>(run.width) * static_cast<std::size_t>(run.height) *
-                       static_cast<std::size_t>(channels);
+    const auto bytes =
+        static_cast<std::size_t>(run.width) * static_cast<std::size_t>(run.height) * static_cast<std::size_t>(channels);
     if (given->width != run.width || given->height != run.height || given->channels != channels ||
         given->bytes.size() != bytes)
         bad_input(std::string(name) + " has " + size_of(given->width, given->height, given->channels) +
@@ -95,7 +96,8 @@ struct Engine::Inside {
             const std::filesystem::path path = folder / path_of(file.path);
             std::error_code failed;
             const std::uintmax_t bytes = std::filesystem::file_size(path, failed);
-            if (failed) throw Error(ErrorKind::model_missing, path.string() + ": is missing; copy the model's folder again");
+            if (failed)
+                throw Error(ErrorKind::model_missing, path.string() + ": is missing; copy the model's folder again");
             if (bytes != file.bytes)
                 throw Error(ErrorKind::model_damaged, path.string() + ": has " + std::to_string(bytes) +
                                                           " bytes instead of " + std::to_string(file.bytes) +
@@ -191,7 +193,8 @@ Picture Engine::draw(std::string_view name, const Request& request, Cancel* canc
         Buffer& buffer = buffers.emplace_back(inside_->fill(tensor, run, request));
         const bool real = tensor.element == Element::float32;
         void* data = real ? static_cast<void*>(buffer.floats.data()) : static_cast<void*>(buffer.integers.data());
-        const std::size_t bytes = real ? buffer.floats.size() * sizeof(float) : buffer.integers.size() * sizeof(std::int64_t);
+        const std::size_t bytes =
+            real ? buffer.floats.size() * sizeof(float) : buffer.integers.size() * sizeof(std::int64_t);
         values[tensor.name] = tensor_over(data, bytes, tensor.shape, tensor.element);
     }
     for (const Graph& graph : run.graphs) {

@@ -98,7 +98,7 @@ class JsonReader {
     double number() {
         const std::size_t begin = at_;
         while (std::string_view("+-.eE0123456789").find(peek()) != std::string_view::npos && peek() != '\0') ++at_;
-        // Not std::from_chars, which libc++ had no floating form of until version 20; not strtod, which asks the locale.
+        // Not std::from_chars: libc++ has it for floating numbers since version 20. Not strtod: it asks the locale.
         std::istringstream in{std::string(text_.substr(begin, at_ - begin))};
         in.imbue(std::locale::classic());
         double found = 0;

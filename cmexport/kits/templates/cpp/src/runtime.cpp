@@ -17,14 +17,19 @@ Handle<T> made(Function function, Arguments... arguments) {
 
 ONNXTensorElementDataType type_of(Element element) {
     switch (element) {
-        case Element::float32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-        case Element::int64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-        case Element::uint8: return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+        case Element::float32:
+            return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+        case Element::int64:
+            return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+        case Element::uint8:
+            return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
     }
     throw Error(ErrorKind::bad_input, "a tensor of an unknown type");
 }
 
-Handle<OrtMemoryInfo> cpu() { return made<OrtMemoryInfo>(ort().CreateCpuMemoryInfo, OrtArenaAllocator, OrtMemTypeDefault); }
+Handle<OrtMemoryInfo> cpu() {
+    return made<OrtMemoryInfo>(ort().CreateCpuMemoryInfo, OrtArenaAllocator, OrtMemTypeDefault);
+}
 
 }  // namespace
 
@@ -69,7 +74,8 @@ const void* values_of(const OrtValue* value, const Tensor& wanted) {
     std::vector<std::int64_t> shape(axes);
     check(ort().GetDimensions(info.get(), shape.data(), axes));
     if (type != type_of(wanted.element) || shape != wanted.shape)
-        throw Error(ErrorKind::runtime, "the model's output " + wanted.name + " has another shape or type than its kit");
+        throw Error(ErrorKind::runtime,
+                    "the model's output " + wanted.name + " has another shape or type than its kit");
     // Read only; the C API's function for readers is newer than 1.16.
     void* data = nullptr;
     check(ort().GetTensorMutableData(const_cast<OrtValue*>(value), &data));

@@ -37,8 +37,7 @@ void add_block(State& state, const unsigned char* block) {
     for (std::size_t i = 0; i < 64; ++i) {
         const std::uint32_t first =
             h + (turned(e, 6) ^ turned(e, 11) ^ turned(e, 25)) + ((e & f) ^ (~e & g)) + kRounds[i] + w[i];
-        const std::uint32_t second =
-            (turned(a, 2) ^ turned(a, 13) ^ turned(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+        const std::uint32_t second = (turned(a, 2) ^ turned(a, 13) ^ turned(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
         h = g, g = f, f = e, e = d + first, d = c, c = b, b = a, a = first + second;
     }
     const State added = {a, b, c, d, e, f, g, h};

@@ -120,11 +120,13 @@ Tokenizer::Tokenizer(const std::filesystem::path& folder, const TokenizerFacts& 
 void Tokenizer::add_special(const Json& token) {
     const auto found = vocabulary_.find(token["content"].string());
     if (found == vocabulary_.end())
-        throw Error(ErrorKind::model_damaged, "speaks of " + token["content"].string() + ", which the vocabulary lacks");
+        throw Error(ErrorKind::model_damaged,
+                    "speaks of " + token["content"].string() + ", which the vocabulary lacks");
     const bool folded = token["normalized"].boolean();
     const std::u32string text = folded ? normalized(decoded(found->first)) : decoded(found->first);
     Specials& all = folded ? folded_ : verbatim_;
-    const auto shorter = std::find_if(all.begin(), all.end(), [&](const auto& one) { return one.first.size() < text.size(); });
+    const auto shorter =
+        std::find_if(all.begin(), all.end(), [&](const auto& one) { return one.first.size() < text.size(); });
     all.emplace(shorter, text, found->second);
 }
 
@@ -132,10 +134,13 @@ std::vector<std::int64_t> Tokenizer::encode(std::string_view utf8) const {
     std::vector<std::int64_t> words;
     const auto add = [&](std::int64_t id) { words.push_back(id); };
     const std::u32string text = decoded(utf8);
-    split(text, verbatim_, [&](std::u32string_view plain) {
-        const std::u32string part = normalized(std::u32string(plain));
-        split(part, folded_, [&](std::u32string_view between) { add_words(between, words); }, add);
-    }, add);
+    split(
+        text, verbatim_,
+        [&](std::u32string_view plain) {
+            const std::u32string part = normalized(std::u32string(plain));
+            split(part, folded_, [&](std::u32string_view between) { add_words(between, words); }, add);
+        },
+        add);
     words.resize(std::min(words.size(), facts_.length - 2));
     words.insert(words.begin(), facts_.begin);
     words.push_back(facts_.end);

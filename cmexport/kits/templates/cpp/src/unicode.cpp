@@ -80,8 +80,8 @@ Ranges distances(std::string_view table) {
 
 /// What is known of a character, 0 if nothing.
 std::int32_t value_of(const Ranges& all, char32_t code) {
-    const auto after = std::upper_bound(all.begin(), all.end(), code,
-                                        [](char32_t c, const Range& range) { return c < range.begin; });
+    const auto after =
+        std::upper_bound(all.begin(), all.end(), code, [](char32_t c, const Range& range) { return c < range.begin; });
     if (after == all.begin()) return 0;
     const Range& range = *std::prev(after);
     return code < range.end && (code - range.begin) % range.step == 0 ? range.value : 0;
@@ -140,8 +140,8 @@ void append_apart(std::u32string& out, char32_t code) {
 char32_t joined(char32_t first, char32_t second) {
     if (kLead <= first && first < kLead + kLeads && kVowel <= second && second < kVowel + kVowels)
         return kSyllable + ((first - kLead) * kVowels + (second - kVowel)) * kTrails;
-    const bool open = kSyllable <= first && first < kSyllable + kLeads * kVowels * kTrails &&
-                      (first - kSyllable) % kTrails == 0;
+    const bool open =
+        kSyllable <= first && first < kSyllable + kLeads * kVowels * kTrails && (first - kSyllable) % kTrails == 0;
     if (open && kTrail < second && second < kTrail + kTrails) return first + (second - kTrail);
     const auto found = compositions().joined.find({first, second});
     return found == compositions().joined.end() ? 0 : found->second;

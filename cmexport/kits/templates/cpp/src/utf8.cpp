@@ -6,8 +6,8 @@ namespace cmkit {
 namespace {
 
 struct Sequence {
-    std::size_t length;      ///< 0: no sequence begins with this byte
-    unsigned char low, high; ///< the second byte's range, which shuts out long forms, surrogates and beyond 10FFFF
+    std::size_t length;       ///< 0: no sequence begins with this byte
+    unsigned char low, high;  ///< the second byte's range, which shuts out long forms, surrogates and beyond 10FFFF
 };
 
 Sequence sequence_of(unsigned char first) {

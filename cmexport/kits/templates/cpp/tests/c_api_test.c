@@ -7,7 +7,7 @@
 
 static int failures = 0;
 
-static void check(int holds, const char *what, int line) {
+static void check(int holds, const char* what, int line) {
     if (holds) return;
     fprintf(stderr, "line %d: %s (%s)\n", line, what, cmkit_last_error());
     ++failures;
@@ -15,7 +15,7 @@ static void check(int holds, const char *what, int line) {
 #define CHECK(holds) check((holds) != 0, #holds, __LINE__)
 
 int main(void) {
-    cmkit_generator *generator = NULL;
+    cmkit_generator* generator = NULL;
     CHECK(cmkit_open(KIT_MODEL(), KIT_FOLDER "/nowhere", 1, 1, &generator) == CMKIT_MODEL_MISSING);
     CHECK(generator == NULL && strlen(cmkit_last_error()) > 0);
     CHECK(cmkit_open(KIT_MODEL(), NULL, 1, 1, &generator) == CMKIT_BAD_INPUT);
@@ -45,7 +45,7 @@ int main(void) {
     request.mask = image; /* keeps nothing */
     CHECK(cmkit_draw(generator, &request, picture, bytes) == CMKIT_OK);
     CHECK(cmkit_draw(generator, &request, picture, bytes - 1) == CMKIT_BAD_INPUT);
-    cmkit_cancel *cancel = cmkit_cancel_new();
+    cmkit_cancel* cancel = cmkit_cancel_new();
     request.cancel = cancel;
     CHECK(cmkit_draw(generator, &request, picture, bytes) == CMKIT_OK);
     cmkit_cancel_request(cancel);

@@ -9,8 +9,8 @@
 namespace {
 
 void reads() {
-    const cmkit::Json found =
-        cmkit::Json::parse(" {\"a\": [1, -2.5e1, true, false, null], \"b\\u00e9\\ud83d\\ude3f\": \"\\n\\\"\\ud83d!\", \"\": {}} ");
+    const cmkit::Json found = cmkit::Json::parse(
+        " {\"a\": [1, -2.5e1, true, false, null], \"b\\u00e9\\ud83d\\ude3f\": \"\\n\\\"\\ud83d!\", \"\": {}} ");
     CHECK(found["a"].array().at(0).integer() == 1);
     CHECK(found["a"].array().at(1).number() == -25);
     CHECK(found["a"].array().at(2).boolean() && !found["a"].array().at(3).boolean());
@@ -20,8 +20,8 @@ void reads() {
 }
 
 void refuses() {
-    for (const char* text : {"", "{", "[1,", "[1 2]", "\"a", "{\"a\" 1}", "nul", "1x", "--1", "[1]]", "\"\\x\"", "\"\\u12\"",
-                             "{1: 2}", "\"\n\"", "+", ".", "[,]", "{\"a\":1,}"})
+    for (const char* text : {"", "{", "[1,", "[1 2]", "\"a", "{\"a\" 1}", "nul", "1x", "--1", "[1]]", "\"\\x\"",
+                             "\"\\u12\"", "{1: 2}", "\"\n\"", "+", ".", "[,]", "{\"a\":1,}"})
         CHECK_ERROR(model_damaged, cmkit::Json::parse(text));
     CHECK_ERROR(model_damaged, cmkit::Json::parse(std::string(100000, '[')));
     CHECK_ERROR(model_damaged, cmkit::Json::parse("[]")["a"]);

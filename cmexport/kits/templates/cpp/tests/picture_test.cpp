@@ -14,8 +14,8 @@ using Bytes = std::vector<std::uint8_t>;
 void values_become_bytes() {
     // Planes (C, H, W) of a picture 2 wide and 3 high: red counts along rows, green and blue are out of range or odd.
     const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
-    const float values[] = {-1.0F,  -0.5F,    0.0F, 0.5F, 1.0F, 2.0F,          //
-                            -9.0F,  infinity, nan,  0.0F, 0.0F, -infinity,     //
+    const float values[] = {-1.0F,  -0.5F,    0.0F, 0.5F, 1.0F, 2.0F,       //
+                            -9.0F,  infinity, nan,  0.0F, 0.0F, -infinity,  //
                             -0.99F, 0.0F,     0.0F, 0.0F, 0.0F, 1.5F / 127.5F};
     const cmkit::Picture picture = cmkit::from_floats(values, 2, 3, 3);
     CHECK(picture.width == 2 && picture.height == 3 && picture.channels == 3);
@@ -33,9 +33,7 @@ void bytes_come_back() {
     CHECK(cmkit::from_floats(values.data(), 16, 16, 3).bytes == picture.bytes);
 }
 
-void masks_keep_from_128_on() {
-    CHECK(cmkit::kept({2, 2, 1, {0, 127, 128, 255}}) == std::vector<float>{0, 0, 1, 1});
-}
+void masks_keep_from_128_on() { CHECK(cmkit::kept({2, 2, 1, {0, 127, 128, 255}}) == std::vector<float>{0, 0, 1, 1}); }
 
 void screens_take_rgba() {
     CHECK(cmkit::rgba({1, 2, 3, {1, 2, 3, 4, 5, 6}}) == Bytes{1, 2, 3, 255, 4, 5, 6, 255});
