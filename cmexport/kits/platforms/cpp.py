@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import textwrap
 import unicodedata
@@ -24,9 +25,9 @@ _OF_TOKENIZERS = frozenset(
         "tests/tokenizer_test.cpp.j2",
     }
 )
-_OF_PHOTOS = frozenset({"sample/ppm.hpp"})
+_OF_PHOTOS = frozenset({"include/cmkit/photo.hpp", "src/photo.cpp", "tests/photo_test.cpp"})
+_OF_A_SAMPLE_THAT_EDITS = frozenset({"sample/ppm.hpp"})
 _LINE = 112
-
 
 # What a method takes for an input of the graph: the parameter and its type, in the order that they are written.
 _PARAMETERS = {
@@ -60,15 +61,25 @@ def _context(kit: Kit) -> Mapping[str, Any]:
     tables = {} if kit.tokenizer is None else unicode_tables()
     return {
         "methods": {run.name: _method(kit, run) for run in kit.runs},
+        "literal": _literal,
         "quoted": shlex.quote,
         "unicode_version": unicodedata.unidata_version,
         "unicode_tables": {name: textwrap.wrap(table, _LINE) for name, table in tables.items()},
     }
 
 
+def _literal(text: str) -> str:
+    """Spell a string of C++. JSON's is one but for trigraphs, which older standards replace within strings, too."""
+    return json.dumps(text, ensure_ascii=False).replace("?", "\\?")
+
+
 def _left_out(kit: Kit) -> Collection[str]:
-    edits = kit.main.input("image") is not None
-    return (_OF_TOKENIZERS if kit.tokenizer is None else frozenset()) | (frozenset() if edits else _OF_PHOTOS)
+    needed = {
+        _OF_TOKENIZERS: kit.tokenizer is not None,
+        _OF_PHOTOS: bool(kit.editing),
+        _OF_A_SAMPLE_THAT_EDITS: kit.main.input("image") is not None,
+    }
+    return frozenset().union(*(files for files, is_needed in needed.items() if not is_needed))
 
 
 PLATFORM = Platform(name="cpp", title="C++", target="onnx", context=_context, left_out=_left_out)

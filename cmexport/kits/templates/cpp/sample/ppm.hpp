@@ -12,20 +12,20 @@
 namespace ppm {
 
 inline cmkit::Picture read(const std::filesystem::path& file) {
-    std::ifstream in(file, std::ios::binary);
-    std::string kind;
-    int levels = 0;
-    cmkit::Picture photo;
-    in >> kind >> photo.width >> photo.height >> levels;
-    in.get();
-    constexpr int most = 20000;
-    if (!in || kind != "P6" || levels != 255 || photo.width < 1 || photo.height < 1 || photo.width > most ||
-        photo.height > most)
-        throw std::runtime_error(file.string() + ": is no binary PPM with 255 levels");
-    photo.bytes.resize(static_cast<std::size_t>(photo.width) * static_cast<std::size_t>(photo.height) * 3);
-    in.read(reinterpret_cast<char*>(photo.bytes.data()), static_cast<std::streamsize>(photo.bytes.size()));
-    if (!in) throw std::runtime_error(file.string() + ": ends too early");
-    return photo;
+  std::ifstream in(file, std::ios::binary);
+  std::string kind;
+  int levels = 0;
+  cmkit::Picture photo;
+  in >> kind >> photo.width >> photo.height >> levels;
+  in.get();
+  constexpr int most = 20000;
+  if (!in || kind != "P6" || levels != 255 || photo.width < 1 || photo.height < 1 || photo.width > most ||
+      photo.height > most)
+    throw std::runtime_error(file.string() + ": is no binary PPM with 255 levels");
+  photo.bytes.resize(static_cast<std::size_t>(photo.width) * static_cast<std::size_t>(photo.height) * 3);
+  in.read(reinterpret_cast<char*>(photo.bytes.data()), static_cast<std::streamsize>(photo.bytes.size()));
+  if (!in) throw std::runtime_error(file.string() + ": ends too early");
+  return photo;
 }
 
 }  // namespace ppm

@@ -37,58 +37,58 @@ constexpr Polynomial kTailBelow = {
     6.89767334985100004550e-1, 1.67638483018380384940e+0, 2.05319162663775882187e+0, 1.0};
 
 double horner(const Polynomial& coefficients, double x) noexcept {
-    double sum = coefficients[0];
-    for (std::size_t i = 1; i < coefficients.size(); ++i) sum = sum * x + coefficients[i];
-    return sum;
+  double sum = coefficients[0];
+  for (std::size_t i = 1; i < coefficients.size(); ++i) sum = sum * x + coefficients[i];
+  return sum;
 }
 
 /// -ln(n * 2^-33) for an odd integer n below 2^33: the series of ln((1 + s) / (1 - s)).
 double minus_log(double n) noexcept {
-    int exponent = 0;
-    double m = std::frexp(n, &exponent);
-    if (m < 0.70710678118654752) {
-        m *= 2;
-        --exponent;
-    }
-    const double s = (m - 1) / (m + 1), square = s * s;
-    double sum = 2.0 / 23;
-    for (int divisor = 21; divisor > 0; divisor -= 2) sum = sum * square + 2.0 / divisor;
-    return -((exponent - 33) * 0.69314718055994530942 + s * sum);
+  int exponent = 0;
+  double m = std::frexp(n, &exponent);
+  if (m < 0.70710678118654752) {
+    m *= 2;
+    --exponent;
+  }
+  const double s = (m - 1) / (m + 1), square = s * s;
+  double sum = 2.0 / 23;
+  for (int divisor = 21; divisor > 0; divisor -= 2) sum = sum * square + 2.0 / divisor;
+  return -((exponent - 33) * 0.69314718055994530942 + s * sum);
 }
 
 }  // namespace
 
 Words philox(Words counter, std::uint32_t key0, std::uint32_t key1) noexcept {
-    for (int round = 0; round < 10; ++round) {
-        const std::uint64_t first = 0xD2511F53ULL * counter[0], second = 0xCD9E8D57ULL * counter[2];
-        counter = {static_cast<std::uint32_t>(second >> 32) ^ counter[1] ^ key0, static_cast<std::uint32_t>(second),
-                   static_cast<std::uint32_t>(first >> 32) ^ counter[3] ^ key1, static_cast<std::uint32_t>(first)};
-        key0 += 0x9E3779B9U;
-        key1 += 0xBB67AE85U;
-    }
-    return counter;
+  for (int round = 0; round < 10; ++round) {
+    const std::uint64_t first = 0xD2511F53ULL * counter[0], second = 0xCD9E8D57ULL * counter[2];
+    counter = {static_cast<std::uint32_t>(second >> 32) ^ counter[1] ^ key0, static_cast<std::uint32_t>(second),
+               static_cast<std::uint32_t>(first >> 32) ^ counter[3] ^ key1, static_cast<std::uint32_t>(first)};
+    key0 += 0x9E3779B9U;
+    key1 += 0xBB67AE85U;
+  }
+  return counter;
 }
 
 float normal(std::uint32_t word) noexcept {
-    const double n = word * 2.0 + 1.0;  // the probability is n * 2^-33, exactly
-    const double q = n * 0x1p-33 - 0.5;
-    if (std::fabs(q) <= 0.425) {
-        const double r = 0.180625 - q * q;
-        return static_cast<float>(q * horner(kMiddle, r) / horner(kMiddleBelow, r));
-    }
-    const double r = std::sqrt(minus_log(q < 0 ? n : 0x1p33 - n)) - 1.6;
-    const double tail = horner(kTail, r) / horner(kTailBelow, r);
-    return static_cast<float>(q < 0 ? -tail : tail);
+  const double n = word * 2.0 + 1.0;  // the probability is n * 2^-33, exactly
+  const double q = n * 0x1p-33 - 0.5;
+  if (std::fabs(q) <= 0.425) {
+    const double r = 0.180625 - q * q;
+    return static_cast<float>(q * horner(kMiddle, r) / horner(kMiddleBelow, r));
+  }
+  const double r = std::sqrt(minus_log(q < 0 ? n : 0x1p33 - n)) - 1.6;
+  const double tail = horner(kTail, r) / horner(kTailBelow, r);
+  return static_cast<float>(q < 0 ? -tail : tail);
 }
 
 void noise(std::uint64_t seed, std::uint32_t stream, float* values, std::size_t count) noexcept {
-    const auto key0 = static_cast<std::uint32_t>(seed), key1 = static_cast<std::uint32_t>(seed >> 32);
-    for (std::size_t done = 0; done < count; done += 4) {
-        const std::uint64_t block = done / 4;
-        const Words words =
-            philox({static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), stream, 0}, key0, key1);
-        for (std::size_t i = 0; i < 4 && done + i < count; ++i) values[done + i] = normal(words[i]);
-    }
+  const auto key0 = static_cast<std::uint32_t>(seed), key1 = static_cast<std::uint32_t>(seed >> 32);
+  for (std::size_t done = 0; done < count; done += 4) {
+    const std::uint64_t block = done / 4;
+    const Words words =
+        philox({static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), stream, 0}, key0, key1);
+    for (std::size_t i = 0; i < 4 && done + i < count; ++i) values[done + i] = normal(words[i]);
+  }
 }
 
 }  // namespace cmkit

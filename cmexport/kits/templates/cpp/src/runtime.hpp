@@ -20,13 +20,13 @@ const OrtApi& ort();
 void check(OrtStatus* status);
 
 struct Release {
-    void operator()(OrtEnv* it) const { ort().ReleaseEnv(it); }
-    void operator()(OrtSession* it) const { ort().ReleaseSession(it); }
-    void operator()(OrtSessionOptions* it) const { ort().ReleaseSessionOptions(it); }
-    void operator()(OrtRunOptions* it) const { ort().ReleaseRunOptions(it); }
-    void operator()(OrtMemoryInfo* it) const { ort().ReleaseMemoryInfo(it); }
-    void operator()(OrtValue* it) const { ort().ReleaseValue(it); }
-    void operator()(OrtTensorTypeAndShapeInfo* it) const { ort().ReleaseTensorTypeAndShapeInfo(it); }
+  void operator()(OrtEnv* it) const { ort().ReleaseEnv(it); }
+  void operator()(OrtSession* it) const { ort().ReleaseSession(it); }
+  void operator()(OrtSessionOptions* it) const { ort().ReleaseSessionOptions(it); }
+  void operator()(OrtRunOptions* it) const { ort().ReleaseRunOptions(it); }
+  void operator()(OrtMemoryInfo* it) const { ort().ReleaseMemoryInfo(it); }
+  void operator()(OrtValue* it) const { ort().ReleaseValue(it); }
+  void operator()(OrtTensorTypeAndShapeInfo* it) const { ort().ReleaseTensorTypeAndShapeInfo(it); }
 };
 
 template <class T>

@@ -26,52 +26,52 @@ constexpr std::array<std::uint32_t, 64> kRounds = {
 std::uint32_t turned(std::uint32_t x, int by) { return x >> by | x << (32 - by); }
 
 void add_block(State& state, const unsigned char* block) {
-    std::array<std::uint32_t, 64> w{};
-    for (std::size_t i = 0; i < 16; ++i)
-        w[i] = static_cast<std::uint32_t>(block[4 * i]) << 24 | static_cast<std::uint32_t>(block[4 * i + 1]) << 16 |
-               static_cast<std::uint32_t>(block[4 * i + 2]) << 8 | block[4 * i + 3];
-    for (std::size_t i = 16; i < 64; ++i)
-        w[i] = w[i - 16] + w[i - 7] + (turned(w[i - 15], 7) ^ turned(w[i - 15], 18) ^ w[i - 15] >> 3) +
-               (turned(w[i - 2], 17) ^ turned(w[i - 2], 19) ^ w[i - 2] >> 10);
-    auto [a, b, c, d, e, f, g, h] = state;
-    for (std::size_t i = 0; i < 64; ++i) {
-        const std::uint32_t first =
-            h + (turned(e, 6) ^ turned(e, 11) ^ turned(e, 25)) + ((e & f) ^ (~e & g)) + kRounds[i] + w[i];
-        const std::uint32_t second = (turned(a, 2) ^ turned(a, 13) ^ turned(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
-        h = g, g = f, f = e, e = d + first, d = c, c = b, b = a, a = first + second;
-    }
-    const State added = {a, b, c, d, e, f, g, h};
-    for (std::size_t i = 0; i < 8; ++i) state[i] += added[i];
+  std::array<std::uint32_t, 64> w{};
+  for (std::size_t i = 0; i < 16; ++i)
+    w[i] = static_cast<std::uint32_t>(block[4 * i]) << 24 | static_cast<std::uint32_t>(block[4 * i + 1]) << 16 |
+           static_cast<std::uint32_t>(block[4 * i + 2]) << 8 | block[4 * i + 3];
+  for (std::size_t i = 16; i < 64; ++i)
+    w[i] = w[i - 16] + w[i - 7] + (turned(w[i - 15], 7) ^ turned(w[i - 15], 18) ^ w[i - 15] >> 3) +
+           (turned(w[i - 2], 17) ^ turned(w[i - 2], 19) ^ w[i - 2] >> 10);
+  auto [a, b, c, d, e, f, g, h] = state;
+  for (std::size_t i = 0; i < 64; ++i) {
+    const std::uint32_t first =
+        h + (turned(e, 6) ^ turned(e, 11) ^ turned(e, 25)) + ((e & f) ^ (~e & g)) + kRounds[i] + w[i];
+    const std::uint32_t second = (turned(a, 2) ^ turned(a, 13) ^ turned(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+    h = g, g = f, f = e, e = d + first, d = c, c = b, b = a, a = first + second;
+  }
+  const State added = {a, b, c, d, e, f, g, h};
+  for (std::size_t i = 0; i < 8; ++i) state[i] += added[i];
 }
 
 }  // namespace
 
 std::string sha256_of(const std::filesystem::path& file) {
-    std::ifstream in(file, std::ios::binary);
-    if (!in) throw Error(ErrorKind::model_missing, file.string() + ": can't be read");
-    State state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-    std::vector<unsigned char> buffer(1 << 16);
-    std::uint64_t length = 0;
-    std::size_t left = 0;
-    while (in) {
-        in.read(reinterpret_cast<char*>(buffer.data()), static_cast<std::streamsize>(buffer.size()));
-        left = static_cast<std::size_t>(in.gcount());
-        length += left;
-        if (left < buffer.size()) break;
-        for (std::size_t at = 0; at < left; at += 64) add_block(state, buffer.data() + at);
-        left = 0;
-    }
-    if (in.bad()) throw Error(ErrorKind::model_missing, file.string() + ": can't be read to its end");
-    // What is left is less than the buffer: one bit, zeros and the length fill its last block.
-    buffer.resize(left);
-    buffer.push_back(0x80);
-    while (buffer.size() % 64 != 56) buffer.push_back(0);
-    for (int shift = 56; shift >= 0; shift -= 8) buffer.push_back(static_cast<unsigned char>(length * 8 >> shift));
-    for (std::size_t at = 0; at < buffer.size(); at += 64) add_block(state, buffer.data() + at);
-    std::string hex;
-    for (const std::uint32_t word : state)
-        for (int shift = 28; shift >= 0; shift -= 4) hex += "0123456789abcdef"[word >> shift & 15];
-    return hex;
+  std::ifstream in(file, std::ios::binary);
+  if (!in) throw Error(ErrorKind::model_missing, file.string() + ": can't be read");
+  State state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+  std::vector<unsigned char> buffer(1 << 16);
+  std::uint64_t length = 0;
+  std::size_t left = 0;
+  while (in) {
+    in.read(reinterpret_cast<char*>(buffer.data()), static_cast<std::streamsize>(buffer.size()));
+    left = static_cast<std::size_t>(in.gcount());
+    length += left;
+    if (left < buffer.size()) break;
+    for (std::size_t at = 0; at < left; at += 64) add_block(state, buffer.data() + at);
+    left = 0;
+  }
+  if (in.bad()) throw Error(ErrorKind::model_missing, file.string() + ": can't be read to its end");
+  // What is left is less than the buffer: one bit, zeros and the length fill its last block.
+  buffer.resize(left);
+  buffer.push_back(0x80);
+  while (buffer.size() % 64 != 56) buffer.push_back(0);
+  for (int shift = 56; shift >= 0; shift -= 8) buffer.push_back(static_cast<unsigned char>(length * 8 >> shift));
+  for (std::size_t at = 0; at < buffer.size(); at += 64) add_block(state, buffer.data() + at);
+  std::string hex;
+  for (const std::uint32_t word : state)
+    for (int shift = 28; shift >= 0; shift -= 4) hex += "0123456789abcdef"[word >> shift & 15];
+  return hex;
 }
 
 }  // namespace cmkit

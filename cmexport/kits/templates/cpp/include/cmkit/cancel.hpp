@@ -11,31 +11,31 @@ namespace cmkit {
 /// The drawing ends with `cancelled` when the node that is being computed is done. A request stays: take a new one for
 /// the next drawing.
 class Cancel {
-  public:
-    Cancel() = default;
-    Cancel(const Cancel&) = delete;
-    Cancel& operator=(const Cancel&) = delete;
+ public:
+  Cancel() = default;
+  Cancel(const Cancel&) = delete;
+  Cancel& operator=(const Cancel&) = delete;
 
-    void request();
-    bool requested() const;
+  void request();
+  bool requested() const;
 
-    /// While it lives, `stop` is called once if there is a request, also if there was one before.
-    class Watch {
-      public:
-        Watch(Cancel* cancel, std::function<void()> stop);
-        ~Watch();
-        Watch(const Watch&) = delete;
-        Watch& operator=(const Watch&) = delete;
+  /// While it lives, `stop` is called once if there is a request, also if there was one before.
+  class Watch {
+   public:
+    Watch(Cancel* cancel, std::function<void()> stop);
+    ~Watch();
+    Watch(const Watch&) = delete;
+    Watch& operator=(const Watch&) = delete;
 
-      private:
-        Cancel* cancel_;
-        std::list<std::function<void()>>::iterator place_;
-    };
+   private:
+    Cancel* cancel_;
+    std::list<std::function<void()>>::iterator place_;
+  };
 
-  private:
-    mutable std::mutex mutex_;
-    bool requested_ = false;
-    std::list<std::function<void()>> stops_;
+ private:
+  mutable std::mutex mutex_;
+  bool requested_ = false;
+  std::list<std::function<void()>> stops_;
 };
 
 }  // namespace cmkit

@@ -14,13 +14,13 @@ extern "C" {
 
 typedef int32_t cmkit_status;
 enum {
-    CMKIT_OK = 0,
-    CMKIT_MODEL_MISSING = 1,
-    CMKIT_MODEL_DAMAGED = 2,
-    CMKIT_RUNTIME = 3,
-    CMKIT_BAD_INPUT = 4,
-    CMKIT_CANCELLED = 5,
-    CMKIT_SELF_TEST_FAILED = 6
+  CMKIT_OK = 0,
+  CMKIT_MODEL_MISSING = 1,
+  CMKIT_MODEL_DAMAGED = 2,
+  CMKIT_RUNTIME = 3,
+  CMKIT_BAD_INPUT = 4,
+  CMKIT_CANCELLED = 5,
+  CMKIT_SELF_TEST_FAILED = 6
 };
 
 typedef struct cmkit_model cmkit_model; /* what is known of a model: NAME_model() of the kit's own header */
@@ -29,21 +29,21 @@ typedef struct cmkit_cancel cmkit_cancel;
 
 /* What a picture is drawn from. Fields that the run does not take are left alone. */
 typedef struct {
-    const char* run; /* "generate", "inpaint", ... ; NULL: the model's first */
-    uint64_t seed;
-    int64_t label;        /* index */
-    int64_t prompt;       /* index in the closed list */
-    const char* text;     /* of a model that takes words */
-    const uint8_t* image; /* height * width * channels bytes, of the model's size */
-    const uint8_t* mask;  /* height * width bytes, 128 and more is kept */
-    cmkit_cancel* cancel; /* or NULL */
-    float guidance;
+  const char* run; /* "generate", "inpaint", ... ; NULL: the model's first */
+  uint64_t seed;
+  int64_t label;        /* index */
+  int64_t prompt;       /* index in the closed list */
+  const char* text;     /* of a model that takes words */
+  const uint8_t* image; /* height * width * channels bytes, of the model's size */
+  const uint8_t* mask;  /* height * width bytes, 128 and more is kept */
+  cmkit_cancel* cancel; /* or NULL */
+  float guidance;
 } cmkit_request;
 
 typedef struct {
-    double worst_db;     /* infinite where every picture is equal */
-    double milliseconds; /* of one picture, the median */
-    int32_t pictures;
+  double worst_db;     /* infinite where every picture is equal */
+  double milliseconds; /* of one picture, the median */
+  int32_t pictures;
 } cmkit_self_test_result;
 
 /* Open the model in a folder. threads: 0 leaves it to ONNX Runtime. hash: compare every file's SHA-256. */

@@ -7,21 +7,14 @@ namespace cmkit {
 
 /// Bytes of sRGB, or of grey, row by row from the top left. A mask is a picture of one channel: 128 and more is kept.
 struct Picture {
-    int width = 0;
-    int height = 0;
-    int channels = 3;
-    std::vector<std::uint8_t> bytes;
+  int width = 0;
+  int height = 0;
+  int channels = 3;
+  std::vector<std::uint8_t> bytes;
 };
 
 /// Grey or RGB as RGBA with full opacity, what graphics libraries take.
 std::vector<std::uint8_t> rgba(const Picture& picture);
-
-/// The largest middle part of the new shape, resized as Pillow does with LANCZOS: a photo for the model. Throws
-/// bad_input.
-Picture fit(const Picture& photo, int width, int height);
-
-/// The same part of a mask, without blending. Throws bad_input.
-Picture fit_mask(const Picture& mask, int width, int height);
 
 /// Values (C, H, W) in [-1, 1] to bytes: rint((x + 1) * 127.5) in float32, half to even, NaN becomes 0.
 Picture from_floats(const float* values, int width, int height, int channels);
