@@ -3,6 +3,7 @@
 # make demo-all  the same with TensorRT, more precisions and diffusion beside it
 # make test   the whole test suite; tests of what this system lacks (sshd, chromium, qemu) are left out
 # make test-quick  a part of it that touches every package, in two minutes
+# make kit-noise  every one of the 2^32 values of the kits' noise in C++, three minutes
 # make system install what they need, where that is possible (Debian, as root)
 # make lint   ruff, mypy --strict, import-linter, and the pages of `make docs`
 # make docs   the documentation as pages, in build/docs
@@ -27,9 +28,11 @@ export CMEXPORT_QNN_ENV ?= $(CURDIR)/build/qnn
 export CMEXPORT_KOTLIN_ROOT ?= $(CURDIR)/build/kotlin
 # Swift for the tests of kits for iOS.
 export CMEXPORT_SWIFT_ROOT ?= $(CURDIR)/build/swift
+# ONNX Runtime's headers for C and C++, which Python's package lacks.
+export CMEXPORT_ONNXRUNTIME_HEADERS ?= $(CURDIR)/build/onnxruntime-headers
 PYTEST_ARGS ?=
 
-.PHONY: demo demo-all test test-quick system web lint docs bench clean
+.PHONY: demo demo-all test test-quick kit-noise system web lint docs bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -72,6 +75,7 @@ system:
 	PYTHON="$(PYTHON)" sh tests/targets/onnx/make_qnn_env.sh "$(CMEXPORT_QNN_ENV)"
 	sh tests/kits/make_kotlin.sh "$(CMEXPORT_KOTLIN_ROOT)"
 	sh tests/kits/ios/make_swift_root.sh "$(CMEXPORT_SWIFT_ROOT)"
+	sh tests/kits/cpp/make_onnxruntime_headers.sh "$(CMEXPORT_ONNXRUNTIME_HEADERS)"
 
 web: .venv/.created
 	$(BIN)/python bench_device/web/fetch.py
@@ -81,6 +85,14 @@ test: .venv/.dev web
 
 test-quick: .venv/.dev
 	$(TEST_ENV) $(BIN)/python -m pytest $(WORKERS) --quick $(PYTEST_ARGS)
+
+KIT_CPP := cmexport/kits/templates/cpp
+# Kotlin, Swift and JavaScript gave this hash too.
+kit-noise:
+	mkdir -p build
+	g++ -std=c++17 -O2 -ffp-contract=off -I$(KIT_CPP)/include tests/kits/cpp/programs/exhaustive.cpp \
+	    $(KIT_CPP)/src/noise.cpp -o build/all-words
+	build/all-words 005e8bd3
 
 lint: .venv/.dev docs
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Programs that some tests run for real: an ssh server, a browser, an emulator of ARM processors, Java, the packer of
-# Android apps. What is missing is installed on Debian and its kin when this is run as root; elsewhere its name is
-# printed, and the code is 1.
+# Programs that some tests run for real: an ssh server, a browser, an emulator of ARM processors, C++ compilers, Java, the
+# packer of Android apps. What is missing is installed on Debian and its kin when this is run as root; elsewhere its
+# name is printed, and the code is 1.
 set -eu
 
 has() {
@@ -17,6 +17,9 @@ has chromium chromium-browser google-chrome || missing="$missing chromium"
 has qemu-aarch64-static || missing="$missing qemu-user-static"
 has javac || missing="$missing openjdk-17-jdk-headless"
 has aapt || missing="$missing aapt"
+has g++ || missing="$missing g++"
+has cmake || missing="$missing cmake"
+has aarch64-linux-gnu-g++ || missing="$missing g++-aarch64-linux-gnu"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" != 0 ] || ! has apt-get; then

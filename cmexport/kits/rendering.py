@@ -20,12 +20,16 @@ def render(kit: Kit, platform: Platform) -> dict[str, bytes]:
     """Return a kit's own files by their paths below its folder.
 
     Files ending in `.j2` are jinja2 templates that know `kit`, `platform` and the platform's context; all others are
-    copied. `@snake@` and `@pascal@` in paths are the model's name. What renders to nothing but white space is left out.
+    copied. `@snake@` and `@pascal@` in paths are the model's name. What renders to nothing but white space is left out,
+    as is what the platform leaves out.
     """
     environment = _environment()
     context = {"kit": kit, "platform": platform, **platform.context(kit)}
+    left_out = platform.left_out(kit)
     rendered: dict[str, bytes] = {}
     for path, source in _sources(files("cmexport.kits") / "templates" / platform.name):
+        if path in left_out:
+            continue
         name = spelled(path.removesuffix(_SUFFIX), kit)
         if path.endswith(_SUFFIX):
             text = environment.from_string(source.read_text(encoding="utf-8")).render(context)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,10 @@ def _nothing(_: Kit) -> Mapping[str, Any]:
 
 def _usable(_: Kit) -> str:
     return ""
+
+
+def _everything_needed(_: Kit) -> Collection[str]:
+    return ()
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Platform:
         context: what its templates know beside `kit`.
         shared: modules of cmexport that a kit takes as they are, as "noise.py", by their paths in the kit.
         refusal: why an artefact can't be used there, in words; "" where it can.
+        left_out: files of its templates, by their paths there, that a kit does not need.
     """
 
     name: str
@@ -40,3 +45,4 @@ class Platform:
     context: Callable[[Kit], Mapping[str, Any]] = _nothing
     shared: Callable[[Kit], Mapping[str, str]] = _nothing
     refusal: Callable[[Kit], str] = _usable
+    left_out: Callable[[Kit], Collection[str]] = _everything_needed
