@@ -121,6 +121,7 @@ def _export(
     condition: o.ConditionForm = "tokens",
     guidance: o.Guidance = None,
     guidance_input: o.GuidanceInput = False,
+    calibration_prompts: o.CalibrationPrompts = None,
     batch: o.Batch = 1,
     output: o.Output = "float",
     rewrites: o.Rewrites = "all",
@@ -150,7 +151,7 @@ def _export(
     output = _output(info, output)
     schedules = [o.ScheduleText(count, timesteps, levels, sigmas, strength) for count in o.step_counts(steps)]
     task = o.task_of(task, strength)
-    worded = wording(prompt, prompts, condition, guidance, guidance_input)
+    worded = wording(prompt, prompts, condition, guidance, guidance_input, calibration_prompts)
     with console.working("load") as progress:
         tuned = tuned_sigmas(checkpoint)
         model = open_checkpoint(

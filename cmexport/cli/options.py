@@ -159,6 +159,14 @@ Guidance = Annotated[
 GuidanceInput = Annotated[
     bool, typer.Option("--guidance-input", help="Leave the guidance scale to the app: an input, guidance (N,).")
 ]
+CalibrationPrompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration-prompts",
+        metavar="FILE",
+        help="Prompts to calibrate and verify with, one a line, in place of a packaged list.",
+    ),
+]
 Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Pictures per run of the exported graph.")]
 Output = Annotated[str, typer.Option("--output", help="float: (N, C, H, W) in [-1, 1]; uint8: (N, H, W, C) bytes.")]
 PRECISION_FLAGS: Mapping[str, str] = {
