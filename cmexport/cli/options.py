@@ -308,8 +308,16 @@ def parse_set(assignments: Sequence[str] | None) -> dict[str, str]:
     return fields
 
 
-def choose_precision(precision: str | None, flags: Mapping[str, bool], known: Sequence[str]) -> str:
+def choose_precision(
+    precision: str | None, flags: Mapping[str, bool], known: Sequence[str], elsewhere: Mapping[str, Sequence[str]]
+) -> str:
     """The one precision asked for; fp32 when none is.
+
+    Args:
+        precision: by name.
+        flags: by flags.
+        known: what the target has.
+        elsewhere: what every target has, by its verb.
 
     Raises:
         UsageError: two different ones, or one the target does not have.
@@ -319,5 +327,7 @@ def choose_precision(precision: str | None, flags: Mapping[str, bool], known: Se
         raise UsageError(f"choose one precision, not {' and '.join(sorted(asked))}")
     chosen = asked.pop() if asked else "fp32"
     if chosen not in known:
-        raise UsageError(f"--precision {chosen}: this target has {', '.join(known)}")
+        able = ", ".join(f"`cmexport {verb}`" for verb, precisions in elsewhere.items() if chosen in precisions)
+        others = f"; {chosen} is for {able}" if able else ""
+        raise UsageError(f"--precision {chosen}: this target has {', '.join(known)}{others}")
     return chosen
