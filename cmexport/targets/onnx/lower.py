@@ -42,6 +42,9 @@ _NARROWED = ("fp32", "int8")
 _SPARED = 0.01
 """Of the weights, in half precision: what is left of 27 % of the float32 file where the others have 8 bits."""
 
+_CAREFUL_BLOCK = 64
+"""Weights that share a scale in 4 bits where they are rounded by least squares."""
+
 
 def lower(
     captured: CapturedGraph, options: OnnxOptions, folder: Path, progress: TellStep, name: str = "model"
@@ -77,7 +80,7 @@ def lower(
     careful = options.precision in STORED_BITS and captured.amplification > AMPLIFYING
     if careful:
         bits = STORED_BITS[options.precision]
-        rounded_weights = round_carefully(shaped, bits, BLOCK if bits == 4 else None, progress, PACKED, _SPARED)
+        rounded_weights = round_carefully(shaped, bits, _CAREFUL_BLOCK if bits == 4 else None, progress, PACKED, _SPARED)
         shaped = replace(rounded_weights, rewrites=shaped.rewrites)
         progress("translate to ONNX")
     model = translate(shaped, translations, OPSET, tidy=plain)
@@ -88,7 +91,8 @@ def lower(
         plan = _halved(model, captured.signature, kept, wide_answers=captured.amplification > AMPLIFYING)
     if options.precision in STORED_BITS:
         progress("weights")
-        plan |= {"weights_only": asdict(store_weights(model, STORED_BITS[options.precision], chosen=careful))}
+        bits, block = STORED_BITS[options.precision], _CAREFUL_BLOCK if careful else BLOCK
+        plan |= {"weights_only": asdict(store_weights(model, bits, block=block, chosen=careful))}
     progress("write")
     if profile.buffers is not None:
         limit_buffers(model, profile.buffers)
