@@ -118,6 +118,7 @@ def export(
     condition: str = "tokens",
     guidance: float | None = None,
     guidance_input: bool = False,
+    calibration_prompts: str | Path | Sequence[str] | None = None,
     batch: int = 1,
     output: str = "float",
     plan: PrecisionPlan | Path | str | None = None,
@@ -151,6 +152,8 @@ def export(
         condition: what a graph takes that has neither: "tokens", or "embeddings" of a text encoder.
         guidance: scale to bake in; None: the model's usual one.
         guidance_input: leave it to the app.
+        calibration_prompts: what calibration and verification say, a file with one a line or the texts; None: a
+            packaged list.
         batch: pictures per run.
         output: "float", (N, C, H, W) float32 in [-1, 1], or "uint8", (N, H, W, C) bytes.
         plan: for "int8", which layers; a file that `cmexport plan` wrote, or the plan itself.
@@ -178,7 +181,6 @@ def export(
     if strength is not None and tasks == ["generate"]:
         tasks = ["stroke"]
     counts = tuple(steps) if isinstance(steps, Sequence) else (steps,)
-    listed = () if prompts is None else read_prompts(Path(prompts)) if isinstance(prompts, str | Path) else prompts
     requests = [
         SampleRequest(
             **_schedule(model, name, sampler, count, sigmas, strength),
@@ -190,10 +192,11 @@ def export(
             sampler=sampler,
             eta=eta,
             prompt=prompt,
-            prompts=tuple(listed),
+            prompts=_listed("prompts", prompts),
             condition=condition,
             guidance=guidance,
             guidance_input=guidance_input,
+            calibration_prompts=_listed("calibration_prompts", calibration_prompts),
         )
         for count in counts
         for name in tasks
@@ -218,6 +221,15 @@ def _pictures(seeds: int | None, otherwise: str = "") -> VerifyOptions:
     if seeds < 8:
         raise UsageError(f"seeds={seeds}: at least 8 pictures are compared{otherwise}")
     return VerifyOptions(pictures=seeds, large_model_budget_s=None)
+
+
+def _listed(argument: str, prompts: str | Path | Sequence[str] | None) -> tuple[str, ...]:
+    """Prompts as given, or out of a file."""
+    if isinstance(prompts, str | Path):
+        return read_prompts(Path(prompts))
+    if prompts is not None and not prompts:
+        raise UsageError(f"{argument}: an empty list; give at least one prompt")
+    return tuple(prompts or ())
 
 
 def _schedule(

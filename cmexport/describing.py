@@ -171,6 +171,7 @@ def wording_of(sampler: Sampler) -> WordingRecord | None:
         prompts=prompts,
         guidance=guidance,
         guidance_input=request.guidance_input,
+        calibration_prompts=request.calibration_prompts,
     )
 
 

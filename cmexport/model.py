@@ -315,6 +315,7 @@ class SampleRequest:
         condition: "tokens" or "embeddings", what a graph takes that has neither.
         guidance: scale to bake in; None is the model's usual one.
         guidance_input: leave it to the app.
+        calibration_prompts: what calibration, sensitivities and verification say to the graph; empty: a packaged list.
     """
 
     sigmas: tuple[float, ...] = ()
@@ -331,3 +332,4 @@ class SampleRequest:
     condition: str = "tokens"
     guidance: float | None = None
     guidance_input: bool = False
+    calibration_prompts: tuple[str, ...] = ()

@@ -92,6 +92,7 @@ def _wording(record: WordingRecord) -> dict[str, Any]:
         "condition": known.EMBEDDINGS if record.condition == known.EMBEDDINGS else known.TOKENS,
         "guidance": record.guidance,
         "guidance_input": record.guidance_input,
+        "calibration_prompts": record.calibration_prompts,
     }
 
 

@@ -145,12 +145,15 @@ class WordingRecord(Record):
         prompts: the closed list, or the one that is baked in; empty for the other forms.
         guidance: the scale that is baked in; null where it is an input, or the model has none.
         guidance_input: whether it is an input.
+        calibration_prompts: what was said to it when it was calibrated and verified; empty: the packaged list, or
+            `prompts`.
     """
 
     condition: Annotated[str, AfterValidator(_form)]
     prompts: tuple[str, ...] = ()
     guidance: float | None = None
     guidance_input: bool = False
+    calibration_prompts: tuple[str, ...] = ()
 
 
 class RewriteRecord(Record):

@@ -31,7 +31,7 @@ from cmexport.errors import UsageError
 from cmexport.exporting import ExportOptions, export_functions
 from cmexport.labels import named
 from cmexport.targets.info import LoweringOptions, Option, TargetInfo
-from cmexport.targets.registry import target_named
+from cmexport.targets.registry import INFOS, target_named
 from cmexport.threads import use_threads
 
 
@@ -48,7 +48,10 @@ def export_verb(info: TargetInfo) -> Callable[..., None]:
 
 
 def _own(info: TargetInfo) -> dict[str, inspect.Parameter]:
-    """Parameters of a target alone: flags of its precisions, then its options."""
+    """Parameters of a target alone: flags of its precisions, then its options; last, flags that only others have.
+
+    The latter are not shown: they are there to be refused with the name of a target that has them.
+    """
     flags = {name: Option(name, o.PRECISION_FLAGS[name]) for name in info.precisions if name in o.PRECISION_FLAGS}
     found = {}
     for name, option in {**flags, **info.by_name}.items():
@@ -56,6 +59,10 @@ def _own(info: TargetInfo) -> dict[str, inspect.Parameter]:
         spelled = typer.Option(f"--{name.replace('_', '-')}", metavar=option.metavar, help=option.help)
         kind: Any = Annotated[option.kind, spelled]
         found[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+    for name in o.PRECISION_FLAGS:
+        unshown: Any = Annotated[bool, typer.Option(f"--{name}", hidden=True)]
+        spare = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=unshown)
+        found.setdefault(name, spare)
     return found
 
 
@@ -83,9 +90,10 @@ def _lowering(info: TargetInfo, own: Mapping[str, Any], precision: str | None, r
         CheckpointError: a file of a plan is damaged.
     """
     given = {name: option for name, option in info.by_name.items() if own[name] is not None}
-    flags = {name: own[name] for name in info.precisions if name in own}
+    flags = {name: own[name] for name in o.PRECISION_FLAGS}
     flags |= {option.implies: True for option in given.values() if option.implies is not None}
-    chosen = o.choose_precision(precision, flags, info.precisions)
+    elsewhere = {name: other.precisions for name, other in INFOS.items()}
+    chosen = o.choose_precision(precision, flags, info.precisions, elsewhere)
     values = {opt.field: own[name] if opt.parse is None else opt.parse(own[name]) for name, opt in given.items()}
     return info.options(precision=chosen, rewrites=rewrites, **values)
 
@@ -121,6 +129,7 @@ def _export(
     condition: o.ConditionForm = "tokens",
     guidance: o.Guidance = None,
     guidance_input: o.GuidanceInput = False,
+    calibration_prompts: o.CalibrationPrompts = None,
     batch: o.Batch = 1,
     output: o.Output = "float",
     rewrites: o.Rewrites = "all",
@@ -150,7 +159,7 @@ def _export(
     output = _output(info, output)
     schedules = [o.ScheduleText(count, timesteps, levels, sigmas, strength) for count in o.step_counts(steps)]
     task = o.task_of(task, strength)
-    worded = wording(prompt, prompts, condition, guidance, guidance_input)
+    worded = wording(prompt, prompts, condition, guidance, guidance_input, calibration_prompts)
     with console.working("load") as progress:
         tuned = tuned_sigmas(checkpoint)
         model = open_checkpoint(

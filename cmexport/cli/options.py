@@ -159,6 +159,14 @@ Guidance = Annotated[
 GuidanceInput = Annotated[
     bool, typer.Option("--guidance-input", help="Leave the guidance scale to the app: an input, guidance (N,).")
 ]
+CalibrationPrompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration-prompts",
+        metavar="FILE",
+        help="Prompts to calibrate and verify with, one a line, in place of a packaged list.",
+    ),
+]
 Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Pictures per run of the exported graph.")]
 Output = Annotated[str, typer.Option("--output", help="float: (N, C, H, W) in [-1, 1]; uint8: (N, H, W, C) bytes.")]
 PRECISION_FLAGS: Mapping[str, str] = {
@@ -300,8 +308,16 @@ def parse_set(assignments: Sequence[str] | None) -> dict[str, str]:
     return fields
 
 
-def choose_precision(precision: str | None, flags: Mapping[str, bool], known: Sequence[str]) -> str:
+def choose_precision(
+    precision: str | None, flags: Mapping[str, bool], known: Sequence[str], elsewhere: Mapping[str, Sequence[str]]
+) -> str:
     """The one precision asked for; fp32 when none is.
+
+    Args:
+        precision: by name.
+        flags: by flags.
+        known: what the target has.
+        elsewhere: what every target has, by its verb.
 
     Raises:
         UsageError: two different ones, or one the target does not have.
@@ -311,5 +327,7 @@ def choose_precision(precision: str | None, flags: Mapping[str, bool], known: Se
         raise UsageError(f"choose one precision, not {' and '.join(sorted(asked))}")
     chosen = asked.pop() if asked else "fp32"
     if chosen not in known:
-        raise UsageError(f"--precision {chosen}: this target has {', '.join(known)}")
+        able = ", ".join(f"`cmexport {verb}`" for verb, precisions in elsewhere.items() if chosen in precisions)
+        others = f"; {chosen} is for {able}" if able else ""
+        raise UsageError(f"--precision {chosen}: this target has {', '.join(known)}{others}")
     return chosen

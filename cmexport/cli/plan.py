@@ -18,7 +18,7 @@ from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.assumed import assumed_facts
 from cmexport.cli.options import parse_set, read_project
-from cmexport.cli.requests import build_requests, levels_asked, open_checkpoint, tuned_sigmas
+from cmexport.cli.requests import build_requests, levels_asked, open_checkpoint, tuned_sigmas, wording
 from cmexport.demo import demo_checkpoint
 from cmexport.errors import CheckpointError, OutputError, UsageError
 from cmexport.layer_study.choice import Choice, choose, default_plan, ranked
@@ -86,6 +86,7 @@ def command(
     task: Task = "generate",
     patch: o.Patch = None,
     label: o.Label = None,
+    calibration_prompts: o.CalibrationPrompts = None,
     size: o.Size = None,
     assignments: o.Set = None,
     weights: o.Weights = None,
@@ -120,6 +121,7 @@ def command(
             tasks=task,
             patch=patch,
             tuned=tuned,
+            worded=wording(calibration_prompts=calibration_prompts),
         )
         rounding = Rounding(PrecisionPlan(), INTEGER_PRODUCTS, calibration)
         book = ScoreFile(kept_in, _question(model, request, pictures, rounding, overrides), pictures)
@@ -226,6 +228,7 @@ def _question(
         "task": request.task,
         "patch": request.patch,
         "label": request.label,
+        **({"prompts": list(request.calibration_prompts)} if request.calibration_prompts else {}),
         "pictures": pictures,
         "seed": SEED,
         "calibration": rounding.calibration_pictures,

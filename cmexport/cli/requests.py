@@ -204,12 +204,17 @@ def build_request(
 
 
 def wording(
-    prompt: str | None, prompts: Path | None, condition: str, guidance: float | None, guidance_input: bool
+    prompt: str | None = None,
+    prompts: Path | None = None,
+    condition: str = SampleRequest.condition,
+    guidance: float | None = None,
+    guidance_input: bool = False,
+    calibration_prompts: Path | None = None,
 ) -> dict[str, Any]:
     """What a request says of prompts and guidance.
 
     Raises:
-        UsageError: two forms at once, or the file holds no prompt.
+        UsageError: two forms at once, or a file holds no prompt.
     """
     if prompt is not None and prompts is not None:
         raise UsageError("--prompt and --prompts contradict each other: one prompt is baked in, or a list")
@@ -219,6 +224,7 @@ def wording(
         "condition": condition,
         "guidance": guidance,
         "guidance_input": guidance_input,
+        "calibration_prompts": () if calibration_prompts is None else read_prompts(calibration_prompts),
     }
 
 

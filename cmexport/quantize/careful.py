@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from cmexport.graph.capture import CapturedGraph
@@ -98,8 +99,14 @@ def _rounded(weight: Tensor, gram: Tensor, bits: int, block: int | None) -> Tens
     blocked = block is not None and shape[1] % block == 0
     top = (1 << (bits - 1 if block is None or blocked else 7)) - 1
     groups = weight.reshape(shape[0], -1, block, *shape[2:]) if block and blocked else weight.reshape(shape[0], 1, -1)
-    steps = (groups.abs().amax(2, keepdim=True) / top).clamp_min(SMALLEST).expand_as(groups)
+    steps = _half_steps((groups.abs().amax(2, keepdim=True) / top).clamp_min(SMALLEST)).expand_as(groups)
     steps = steps.reshape(shape).flatten(1).contiguous()
     codes = round_by_least_squares(weight.flatten(1), gram, steps, top)
     rounded: Tensor = (codes * steps).reshape(shape)
     return rounded
+
+
+def _half_steps(steps: Tensor) -> Tensor:
+    """Round to half precision, as which a file has them, where that is not subnormal."""
+    near = steps.half().float()
+    return torch.where((steps >= torch.finfo(torch.half).tiny) & near.isfinite(), near, steps)

@@ -190,6 +190,7 @@ def _faults(document: Document, recipe: Recipe) -> Iterator[Fault]:
     for name, plan in recipe.plans.items():
         if plan.schedule is not None:
             yield from _unknown(("plans", name, "schedule"), "schedule", plan.schedule, recipe.schedules)
+        yield from _file_faults(document, ("plans", name, "calibration_prompts"), plan.calibration_prompts)
     for name, device in recipe.devices.items():
         yield from _device_faults(name, device.device)
         for key in ("identity", "known_hosts", "native"):
@@ -301,7 +302,8 @@ def _target_faults(document: Document, recipe: Recipe, name: str, target: Target
     if (plan := target.own("plan")) is not None and plan not in recipe.plans:
         known = f"; or did you mean a plan of this recipe: {', '.join(recipe.plans)}" if recipe.plans else ""
         yield from _file_faults(document, (*path, "plan"), plan, known)
-    yield from _file_faults(document, (*path, "prompts"), target.prompts)
+    for key in ("prompts", "calibration_prompts"):
+        yield from _file_faults(document, (*path, key), getattr(target, key))
 
 
 def _option_faults(path: KeyPath, info: TargetInfo, target: Target) -> Iterator[Fault]:
@@ -320,6 +322,9 @@ def _option_faults(path: KeyPath, info: TargetInfo, target: Target) -> Iterator[
     forms = {"prompt": target.prompt, "prompts": target.prompts, "condition": embedded}
     if len(given := [key for key, value in forms.items() if value is not None]) > 1:
         yield Fault((*path, given[1]), f"{given[0]} and {given[1]} contradict each other: a prompt comes in one form")
+    if target.calibration_prompts is not None and (fixed := [key for key in given if key != "condition"]):
+        known = f"calibration_prompts and {fixed[0]} contradict each other: the graph knows no other prompts"
+        yield Fault((*path, "calibration_prompts"), known)
     if target.guidance is not None and target.guidance_input:
         yield Fault((*path, "guidance_input"), "guidance and guidance_input contradict each other")
     if target.patch is not None and "superres" not in target.tasks:

@@ -157,6 +157,10 @@ class _Planner:
 
     def _plan(self, name: str) -> Step:
         plan = self._recipe.plans[name]
+        reads, said = [checkpoint_file(self._checkpoint)], None
+        if plan.calibration_prompts is not None:
+            said = self._file(("plans", name, "calibration_prompts"), plan.calibration_prompts)
+            reads.append(said)
         options = _options(
             [
                 ("--pictures", plan.pictures),
@@ -165,6 +169,7 @@ class _Planner:
                 ("--task", plan.task),
                 ("--patch", plan.patch),
                 ("--label", plan.label),
+                ("--calibration-prompts", said),
                 # Scoring every layer of a large model takes hours: it goes on where it was stopped.
                 ("--state", f"{KEPT}/scores.json"),
             ]
@@ -175,7 +180,7 @@ class _Planner:
             arguments=("plan", str(self._checkpoint), *options, *self._schedule(plan.schedule), *self._model()),
             output=f"{name}.toml",
             place="plans",
-            reads=(checkpoint_file(self._checkpoint),),
+            reads=tuple(reads),
             optional=plan.optional,
             weight=8,
         )
@@ -225,10 +230,12 @@ class _Planner:
         if labels is not None and labels not in KNOWN:
             labels = self._file(("checkpoint", "labels"), str(labels))
             reads.append(labels)
-        prompts, decoder = target.prompts, target.decoder
-        if prompts is not None:
-            prompts = str(self._file(("targets", name, "prompts"), prompts))
-            reads.append(Path(prompts))
+        said: dict[str, Path | None] = dict.fromkeys(("prompts", "calibration_prompts"))
+        for key in said:
+            if (listed := getattr(target, key)) is not None:
+                reads.append(self._file(("targets", name, key), listed))
+                said[key] = reads[-1]
+        decoder = target.decoder
         if decoder is not None and decoder.startswith("tiny:"):
             decoder = f"tiny:{self._file(('targets', name, 'decoder'), decoder.removeprefix('tiny:'))}"
         options = _options(
@@ -238,10 +245,11 @@ class _Planner:
                 ("--patch", target.patch),
                 ("--label", target.label),
                 ("--prompt", target.prompt),
-                ("--prompts", prompts),
+                ("--prompts", said["prompts"]),
                 ("--condition", None if target.condition == TOKENS else target.condition),
                 ("--guidance", target.guidance),
                 ("--guidance-input", target.guidance_input),
+                ("--calibration-prompts", said["calibration_prompts"]),
                 ("--decoder", decoder),
                 ("--batch", None if target.batch == 1 or own.get("batches") else target.batch),
                 ("--output", None if target.output == "float" else target.output),

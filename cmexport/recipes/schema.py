@@ -149,6 +149,9 @@ class TargetPart(Part):
     condition: Condition = Field(default="tokens", description="What a graph takes that has neither.")
     guidance: Annotated[float, Field(ge=1, le=100)] | None = Field(default=None, description="Scale to bake in.")
     guidance_input: bool = Field(default=False, description="Leave the guidance scale to the app.")
+    calibration_prompts: str | None = Field(
+        default=None, description="What calibration and verification say: a file, one prompt a line."
+    )
     decoder: str | None = Field(default=None, description="What decodes latents: tiny:FOLDER, or kl.")
     batch: Count = Field(default=1, description="Pictures per run.")
     output: Output = Field(default="float", description="Floats, or bytes; image is Core ML's word for these.")
@@ -193,6 +196,7 @@ class Plan(Part):
     task: TaskName = "generate"
     patch: Count | None = None
     label: Annotated[int, Field(ge=0)] | None = None
+    calibration_prompts: str | None = Field(default=None, description="A file, one prompt a line.")
     optional: Optional = False
     needs: Needs = Field(default_factory=list)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cmexport.errors import UsageError
 from cmexport.model import Condition, ConsistencyModel, SampleRequest
 from cmexport.networks.guided import GuidedNetwork
-from cmexport.signature import Rows, known
+from cmexport.signature import Rows, Tokens, known
 
 CONDITIONS = (known.TOKENS, known.EMBEDDINGS)
 
@@ -48,13 +48,15 @@ def conditioned(model: ConsistencyModel, request: SampleRequest) -> ConsistencyM
     worded = model.worded
     if worded is None or worded.encode is None or worded.input.count is not None:
         return model
+    if request.calibration_prompts:
+        worded = _saying(model, worded, request.calibration_prompts)
     if request.prompt is not None or request.prompts:
         form = _closed(model, worded, request.prompts or (str(request.prompt),))
     elif request.condition == known.EMBEDDINGS:
         form = embedded(worded)
     else:
-        return model
-    return replace(model, conditions=tuple(form if c is worded else c for c in model.conditions))
+        form = worded
+    return replace(model, conditions=tuple(form if c is model.worded else c for c in model.conditions))
 
 
 def _check(model: ConsistencyModel, request: SampleRequest) -> None:
@@ -70,6 +72,8 @@ def _check(model: ConsistencyModel, request: SampleRequest) -> None:
         raise UsageError(f"{forms[0]}: this model takes no prompt")
     if len(forms) > 1:
         raise UsageError(f"{forms[0]} and {forms[1]} contradict each other: a prompt comes in one form")
+    if request.calibration_prompts:
+        _check_calibration(model, request)
     if (request.guidance is not None or request.guidance_input) and model.worded is None:
         raise UsageError("--guidance: this model takes none, since it takes no prompt")
     if request.guidance is not None and request.guidance_input:
@@ -94,6 +98,28 @@ def _guided(model: ConsistencyModel, request: SampleRequest) -> ConsistencyModel
     condition = Condition(known.GUIDANCE, scale, usual=usual)
     network = GuidedNetwork(model.network, empty, largest).eval()
     return replace(model, network=network, conditions=(*model.conditions, condition))
+
+
+def _check_calibration(model: ConsistencyModel, request: SampleRequest) -> None:
+    if model.worded is None:
+        raise UsageError("--calibration-prompts: this model takes no prompt")
+    if request.prompt is not None or request.prompts:
+        form = "--prompts" if request.prompts else "--prompt"
+        raise UsageError(
+            f"--calibration-prompts and {form} contradict each other: the graph knows no other prompts than those of "
+            f"{form}, and is calibrated and verified with them"
+        )
+
+
+def _saying(model: ConsistencyModel, worded: Condition, prompts: Sequence[str]) -> Condition:
+    """Return the condition whose law draws `prompts`, in turn; what a part before made is drawn as it is."""
+    law = worded.input.law
+    if not isinstance(law, Tokens):
+        return worded
+    assert model.tokenizer is not None
+    room = worded.input.picture_shape[0] - 2
+    sentences = tuple(tuple(model.tokenizer.words(prompt)[:room]) for prompt in prompts)
+    return replace(worded, input=replace(worded.input, law=replace(law, sentences=sentences)))
 
 
 def tokens_of(model: ConsistencyModel, prompts: Sequence[str]) -> Tensor:

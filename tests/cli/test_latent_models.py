@@ -46,6 +46,8 @@ def test_inspect_with_another_decoder(cmexport, tmp_path):
         (("onnx", "--sampler", "heun"), "it has --sampler consistency and tcd"),
         (("onnx", "--steps", "51"), "LCM has 1 to 50 steps"),
         (("onnx", "--timesteps", "1,2"), "must descend"),
+        (("onnx", "--w6"), "fp32, fp16, int8, a16w8, w8, w4; w6 is for `cmexport coreml`"),
+        (("tensorrt", "--w8"), "fp32, fp16, bf16, int8, fp8; w8 is for `cmexport onnx`, `cmexport coreml`"),
         (("onnx", "--guidance", "0.5"), "must lie between 1 and 100"),
         (("onnx", "--task", "superres", "--patch", "2"), "samples latents"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
 
@@ -102,6 +103,36 @@ def test_weights_on_a_grid_keep_their_steps():
     model.graph.initializers["kernel"].const_value = ir.Tensor(codes * steps)
     store_weights(model, 8)
     np.testing.assert_allclose(read_back(model, "kernel"), codes * steps, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_that_were_chosen_meet_unrounded_numbers(bits, tmp_path):
+    """ONNX Runtime would round what they are multiplied by, if it could join the product with the reading."""
+    proto = onnx.parser.parse_model(
+        """
+        <ir_version: 10, opset_import: ["" : 20]>
+        product (float[1,64,64] x) => (float[1,64,64] image) <float[64,64] matrix> { image = MatMul (x, matrix) }
+        """
+    )
+    drawn = np.random.default_rng(0)
+    top = 127 if bits == 8 else 7
+    codes = drawn.integers(-top, top + 1, (64, 64))
+    codes[0] = top
+    matrix = (codes * drawn.uniform(1e-3, 2e-3, 64).astype(np.float16).astype(np.float32)).astype(np.float32)
+    x = drawn.standard_normal((1, 64, 64)).astype(np.float32)
+    for chosen in (True, False):
+        del proto.graph.initializer[:]
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(matrix, "matrix"))
+        model = ir.from_proto(proto)
+        store_weights(model, bits, block=64, chosen=chosen)
+        ir.save(model, tmp_path / "model.onnx")
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / f"{chosen}.onnx")
+        (image,) = ort.InferenceSession(tmp_path / "model.onnx", options).run(None, {"x": x})
+        joined = "MatMulNBits" in {node.op_type for node in onnx.load(tmp_path / f"{chosen}.onnx").graph.node}
+        assert joined != chosen
+        error = np.abs(image - x @ matrix).max() / np.abs(image).max()
+        assert error < 1e-3 if chosen else error > 2e-3
 
 
 def test_tables_are_kept_in_half_precision():

@@ -44,6 +44,13 @@ from cmexport.recipes.reading import read_document
         ("[targets.onnx]\n[targets.'a b']\ntarget = 'onnx'\n", 2, "names are letters"),
         ("[targets.local]\ntarget = 'onnx'\n[devices.local]\n", 3, "is a name in [targets] too"),
         ("[targets.onnx]\nprompts = 'none.txt'\n", 2, "prompts: there is no file"),
+        ("[targets.onnx]\ncalibration_prompts = 'none.txt'\n", 2, "calibration_prompts: there is no file"),
+        ("[targets.onnx]\n[plans.p]\ncalibration_prompts = 'none.txt'\n", 3, "calibration_prompts: there is no file"),
+        (
+            "[targets.onnx]\nprompt = 'a cat'\ncalibration_prompts = 'r.toml'\n",
+            3,
+            "calibration_prompts and prompt contradict",
+        ),
         ("[targets.onnx]\nprompt = 'a cat'\ncondition = 'embeddings'\n", 3, "prompt and condition contradict"),
         ("[targets.onnx]\nguidance = 5\nguidance_input = true\n", 3, "guidance and guidance_input contradict"),
         # Types and ranges.

@@ -228,12 +228,18 @@ def test_targets_of_latent_models(tmp_path) -> None:
     (tmp_path / "words.txt").write_text("a cat\n")
     path = tmp_path / "latent.toml"
     path.write_text(
+        "[plans.p]\ncalibration_prompts = 'words.txt'\n"
         "[targets.onnx]\nprompts = 'words.txt'\nguidance = 5.0\ndecoder = 'tiny:taesd'\n"
         "[targets.coreml]\nprompt = 'a cat'\nguidance_input = true\n"
-        "[targets.tensorrt]\ncondition = 'embeddings'\n"
+        "[targets.tensorrt]\ncondition = 'embeddings'\ncalibration_prompts = 'words.txt'\n"
     )
-    listed, baked, embedded = (parsed(step) for step in plan_of(path).steps)
+    *exports, scored = plan_of(path).steps
+    assert parsed(scored)["calibration_prompts"] == tmp_path / "words.txt"
+    listed, baked, embedded = map(parsed, exports)
     assert (listed["prompts"], listed["guidance"]) == (tmp_path / "words.txt", 5.0)
     assert listed["decoder"] == f"tiny:{tmp_path / 'taesd'}"
     assert (baked["prompt"], baked["guidance_input"], baked["condition"]) == ("a cat", True, "tokens")
-    assert embedded["condition"] == "embeddings"
+    assert (embedded["condition"], embedded["calibration_prompts"]) == ("embeddings", tmp_path / "words.txt")
+    for step in (scored, exports[0], exports[2]):
+        assert tmp_path / "words.txt" in step.reads
+    assert baked["calibration_prompts"] is None

@@ -54,12 +54,30 @@ def test_guidance_that_is_baked_is_the_one_that_is_fed(model):
     assert (paint(model, SampleRequest(guidance=12.0), tokens=tokens) - baked).abs().max() > 1e-6
 
 
+def test_prompts_to_calibrate_with_are_what_is_drawn(model):
+    long = "a " * 100
+    for form in ("tokens", "embeddings"):
+        request = SampleRequest(calibration_prompts=("red heart", long, ""), condition=form)
+        sampler = resolve(model, request)
+        expected = torch.tensor([model.tokenizer.encode(prompt) for prompt in ("red heart", long, "", "red heart")])
+        if form == "embeddings":
+            expected = model.worded.encode(expected)
+        for index, row in enumerate(expected):
+            torch.testing.assert_close(sampler.signature.examples(index)[form][0], row)
+        again = resolve(sampler.model, request).signature
+        torch.testing.assert_close(again.examples(1)[form], sampler.signature.examples(1)[form])
+    usual = resolve(model, SampleRequest()).signature.examples(0)["tokens"][0]
+    assert not torch.equal(usual, torch.tensor(model.tokenizer.encode("red heart")))
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
         ({"prompt": "a", "condition": "embeddings"}, "--prompt and --condition embeddings contradict"),
         ({"prompts": ("a", "b", "a")}, "'a' comes twice"),
         ({"condition": "words"}, "known are tokens, embeddings"),
+        ({"calibration_prompts": ("a",), "prompts": ("a", "b")}, "--calibration-prompts and --prompts contradict"),
+        ({"calibration_prompts": ("a",), "prompt": "a"}, "--calibration-prompts and --prompt contradict"),
         ({"guidance": 0.5}, "between 1 and 100"),
         ({"guidance": 2.0, "guidance_input": True}, "contradict"),
     ],
@@ -70,7 +88,14 @@ def test_what_contradicts_is_refused(model, asked, said):
 
 
 @pytest.mark.parametrize(
-    "asked", [{"prompt": "a"}, {"prompts": ("a",)}, {"condition": "embeddings"}, {"guidance": 2.0}]
+    "asked",
+    [
+        {"prompt": "a"},
+        {"prompts": ("a",)},
+        {"condition": "embeddings"},
+        {"guidance": 2.0},
+        {"calibration_prompts": ("a",)},
+    ],
 )
 def test_a_model_without_text_takes_none(asked):
     with pytest.raises(UsageError, match="takes no"):
