@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
+
+from pydantic import Field
 
 from cmexport import __version__
 from cmexport.artifact import Manifest
 from cmexport.artifact.manifest import FileRecord, GraphRecord
-from cmexport.artifact.schema import Record
+from cmexport.artifact.schema import PlainDict, Record
 from cmexport.errors import ParityError, UsageError
 from cmexport.labels import named
 from cmexport.noise import NAME as NOISE
-from cmexport.signature import Input, Output, Signature, known
+from cmexport.signature import Input, Output, known
 from cmexport.targets.registry import INFOS
 from cmexport.tokenizer import read_tokenizer
 
@@ -132,7 +134,8 @@ class Kit(Record):
         labels: a name for each class; null where no label is taken.
         prompts: the closed list that `prompt` counts in; null where none is taken.
         tokenizer: null where no text is taken.
-        guidance: the scale that a golden picture has where it is an input; null elsewhere.
+        guidance: the scale that pictures have unless an app says another, where it is an input; null elsewhere.
+        session: how the runtime was set up when the artefact was verified; of Core ML the oldest iOS, `ios`.
         files: of the artefact.
         runs: what it can do; the first is the usual one.
     """
@@ -149,6 +152,7 @@ class Kit(Record):
     prompts: tuple[str, ...] | None
     tokenizer: KitTokenizer | None
     guidance: float | None
+    session: PlainDict = Field(default_factory=dict)
     files: tuple[KitFile, ...]
     runs: tuple[KitRun, ...]
 
@@ -208,7 +212,8 @@ def kit_of(folder: Path, manifest: Manifest, labels: str | None = None) -> Kit:
             folder=TOKENIZER,
             **{name: getattr(tokenizer, name) for name in ("begin", "end", "pad", "unknown", "length")},
         ),
-        guidance=_guidance(parts[0].signature),
+        guidance=_guidance(manifest),
+        session=manifest.session.options,
         files=tuple(_file(file) for file in manifest.files if file.role not in _LEFT_OUT),
         runs=runs,
     )
@@ -291,10 +296,12 @@ def _labels(manifest: Manifest, taken: bool, wanted: str | None) -> tuple[str, .
     return manifest.labels or tuple(f"class {number}" for number in range(manifest.classes))
 
 
-def _guidance(signature: Signature) -> float | None:
-    """Return the scale in the middle of what a guidance input takes."""
-    taken: Sequence[Input] = [i for i in signature.inputs if i.name == "guidance"]
-    if not taken:
+def _guidance(manifest: Manifest) -> float | None:
+    """Return the model's own scale where one is an input, or the middle of what that takes."""
+    taken = next((i for i in manifest.signature.inputs if i.name == known.GUIDANCE), None)
+    if taken is None:
         return None
-    low, high = taken[0].drawn.range or (1.0, 1.0)
-    return (low + high) / 2
+    low, high = taken.drawn.range or (1.0, 1.0)
+    own = (s.value for s in manifest.checkpoint.settings if s.name == known.GUIDANCE)
+    usual = next((float(value) for value in own if isinstance(value, int | float)), (low + high) / 2)
+    return min(max(usual, low), high)

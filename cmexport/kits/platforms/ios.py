@@ -14,8 +14,10 @@ from cmexport.kits.identifiers import identifier, identifiers
 from cmexport.kits.platforms.info import Platform
 
 _RESOURCES = "Sources/@pascal@Kit/Resources"
-# Core ML's packages hold several functions from these on; the code itself asks for 16 and 13.
-_SEVERAL_FUNCTIONS = ("18", "15")
+# The macOS of each iOS; the kit's code itself asks for the first.
+_MACOS = {16: 13, 17: 14, 18: 15}
+# Core ML's packages hold several functions from this iOS on.
+_SEVERAL_FUNCTIONS = 18
 _ELEMENTS = frozenset({"float32", "int32", "uint8"})
 
 
@@ -69,12 +71,12 @@ class Method:
 
 
 def _context(kit: Kit) -> Mapping[str, Any]:
-    ios, macos = _SEVERAL_FUNCTIONS if any(g.function for run in kit.runs for g in run.graphs) else ("16", "13")
+    ios = _oldest(kit)
     names = identifiers([_method_name(kit, run) for run in kit.runs], "camel")
     methods = tuple(_method(kit, run, name) for run, name in zip(kit.runs, names, strict=True))
     return {
         "ios": ios,
-        "macos": macos,
+        "macos": _MACOS[ios],
         "module": f"{identifier(kit.name, 'pascal')}Kit",
         "packages": _packages(kit),
         "methods": methods,
@@ -84,6 +86,14 @@ def _context(kit: Kit) -> Mapping[str, Any]:
         "walking": next((method for method in methods if not method.run.input("image")), None),
         "swift": swift_string,
     }
+
+
+def _oldest(kit: Kit) -> int:
+    """Return the oldest iOS that opens the model: what it was exported for."""
+    asked = kit.session.get("ios")
+    ios = asked if isinstance(asked, int) and asked in _MACOS else min(_MACOS)
+    several = any(graph.function for run in kit.runs for graph in run.graphs)
+    return max(ios, _SEVERAL_FUNCTIONS) if several else ios
 
 
 def _packages(kit: Kit) -> tuple[Package, ...]:
