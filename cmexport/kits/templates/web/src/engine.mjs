@@ -37,9 +37,8 @@ import { Tokenizer } from "./tokenizer.mjs";
  * @property {number} [label]
  * @property {number | string} [prompt] an index of `prompts`, or any words
  * @property {number} [guidance]
- * @property {Float32Array<ArrayBuffer>} [embeddings]
  * @property {import("./pictures.mjs").Picture} [image]
- * @property {Uint8Array<ArrayBuffer>} [mask] one byte a pixel, 128 and more keeps it
+ * @property {Uint8Array<ArrayBuffer>} [mask] one byte a pixel, 255 keeps it, 0 is painted
  */
 /**
  * @typedef {object} Opening
@@ -62,7 +61,9 @@ export class Engine {
    */
   static async open(opening, backend, onBytes) {
     const { model, base, runtime, threads } = opening;
-    const files = await readFiles(new URL("model/", base).href, model.files, onBytes);
+    // The tokenizer's test vectors are for tests.
+    const used = model.files.filter(({ path }) => !path.endsWith("/vectors.json"));
+    const files = await readFiles(new URL("model/", base).href, used, onBytes);
     const ort = await loadRuntime(backend, runtime, threads);
     const sessions = new Map();
     const graphs = new Set(model.runs.flatMap((run) => run.graphs.map((graph) => graph.file)));
@@ -119,6 +120,7 @@ export class Engine {
     const { name, layout, shape } = run.output;
     const drawn = fromOutput(layout, shape, /** @type {Float32Array} */ (tensors.get(name)?.data ?? []));
     for (const tensor of tensors.values()) tensor.dispose();
+    if (request.image && request.mask) keep(drawn.data, request.image.data, request.mask);
     return drawn;
   }
 
@@ -155,9 +157,6 @@ export class Engine {
       case "guidance":
         if (!Number.isFinite(request.guidance)) throw badInput("guidance: a number is wanted");
         return Float32Array.of(/** @type {number} */ (request.guidance));
-      case "embeddings":
-        if (request.embeddings?.length !== count) throw badInput(`embeddings: ${count} numbers are wanted`);
-        return request.embeddings;
       case "image":
         if (!request.image) throw badInput("image: a picture to edit is wanted");
         return toInput(request.image, shape);
@@ -187,6 +186,19 @@ function renoise(seed, count, parts) {
   const each = count / parts;
   for (let k = 0; k < parts; k++) whole.set(noise(seed, each, k + 1), k * each);
   return whole;
+}
+
+/**
+ * Puts pixels that the mask keeps back as they were: files in few bits round them, the float32 ones do not.
+ *
+ * @param {Uint8ClampedArray} drawn RGBA
+ * @param {Uint8ClampedArray} image RGBA
+ * @param {Uint8Array} mask
+ */
+function keep(drawn, image, mask) {
+  for (const [pixel, byte] of mask.entries()) {
+    if (byte === 255) drawn.set(image.subarray(4 * pixel, 4 * pixel + 4), 4 * pixel);
+  }
 }
 
 /** @param {string} dtype @param {readonly number[]} numbers @returns {Values} */

@@ -22,7 +22,6 @@ import { Thread } from "./thread.mjs";
  * @property {number} [label]
  * @property {number | string} [prompt]
  * @property {number} [guidance]
- * @property {Float32Array<ArrayBuffer>} [embeddings]
  * @property {AbortSignal} [signal] ends the worker if this call is at hand, so that the next one opens the model again
  */
 /** @typedef {DrawOptions & { run?: string, image?: Picture, mask?: Uint8Array | Uint8ClampedArray }} EditOptions */

@@ -70,7 +70,7 @@ export function fromOutput(layout, shape, values) {
  *
  * @param {Picture} source of the graph's size
  * @param {readonly number[]} shape (1, channels, height, width)
- * @returns {Float32Array<ArrayBuffer>} in [-1, 1]; where the graph takes grey pictures, the mean of the three colours
+ * @returns {Float32Array<ArrayBuffer>} in [-1, 1]; where the graph takes grey pictures, their luminance (ITU-R 601, as Pillow has it)
  */
 export function toInput(source, shape) {
   const [, channels = 3, height = 0, width = 0] = shape;
@@ -84,16 +84,16 @@ export function toInput(source, shape) {
       values[area + pixel] = valueOf(g);
       values[2 * area + pixel] = valueOf(b);
     } else {
-      values[pixel] = valueOf(Math.round((r + g + b) / 3));
+      values[pixel] = valueOf((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16);
     }
   }
   return values;
 }
 
 /**
- * A mask as the input `mask` of a graph: 1 keeps a pixel, 0 is painted.
+ * A mask as the input `mask` of a graph, where 1 keeps a pixel.
  *
- * @param {Uint8Array | Uint8ClampedArray} mask one byte a pixel; 128 and more keeps it
+ * @param {Uint8Array | Uint8ClampedArray} mask one byte a pixel; 255 keeps it, 0 is painted
  * @param {readonly number[]} shape (1, 1, height, width)
  * @returns {Float32Array<ArrayBuffer>}
  */
@@ -102,7 +102,7 @@ export function toMask(mask, shape) {
   if (mask.length !== width * height) {
     throw badInput(`mask: has ${mask.length} bytes; one for each of ${width} x ${height} pixels is wanted`);
   }
-  return Float32Array.from(mask, (byte) => (byte >= 128 ? 1 : 0));
+  return Float32Array.from(mask, (byte) => byte / 255);
 }
 
 /** @param {string} what @param {Picture} source @param {number} width @param {number} height */

@@ -19,8 +19,18 @@ const BUILDS = { wasm: "ort.wasm.min.mjs", webgpu: "ort.webgpu.min.mjs" };
 export async function loadRuntime(backend, folder, threads) {
   const ort = await (folder === undefined ? named(backend) : at(new URL(BUILDS[backend], folder).href));
   ort.env.logLevel = "error";
-  if (threads > 0) ort.env.wasm.numThreads = threads;
+  ort.env.wasm.numThreads = isolated() ? threads || Math.min(4, Math.ceil((await cores()) / 2)) : 1;
   return ort;
+}
+
+/** Pages have threads only where their server isolates them; Node always has. @returns {boolean} */
+export function isolated() {
+  return typeof self === "undefined" || self.crossOriginIsolated;
+}
+
+/** Node has a `navigator` from version 21 on. @returns {Promise<number>} */
+async function cores() {
+  return typeof navigator === "undefined" ? (await import("node:os")).cpus().length : navigator.hardwareConcurrency;
 }
 
 /** @param {Backend} backend @returns {Promise<Runtime>} */

@@ -2,7 +2,7 @@
 
 import { Engine } from "./engine.mjs";
 import { KitError } from "./errors.mjs";
-import { whyNoWebGpu } from "./runtime.mjs";
+import { isolated, whyNoWebGpu } from "./runtime.mjs";
 import { selfTest } from "./selftest.mjs";
 
 /**
@@ -41,9 +41,7 @@ async function open(how) {
     }
   }
   const engine = await Engine.open(how, "wasm", onBytes);
-  if (remark === null && engine.threads === 1 && typeof self !== "undefined" && !self.crossOriginIsolated) {
-    remark = "one thread: the server does not isolate this page (COOP and COEP)";
-  }
+  if (!isolated()) remark ??= "one thread: the server does not isolate this page (COOP and COEP)";
   return { engine, remark };
 }
 
