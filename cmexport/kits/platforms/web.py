@@ -8,9 +8,12 @@ from typing import Any
 from cmexport.kits.facts import Kit, KitRun
 from cmexport.kits.identifiers import identifiers
 from cmexport.kits.platforms.info import Platform
+from cmexport.tokenizer import calibration_prompts
 
 ONNXRUNTIME_WEB = "1.30.0"
 """The release of the npm package that kits depend on: the one in bench_device/web/vendor.json."""
+
+_SUGGESTIONS = 8
 
 _TYPES = {
     "label": ("label", "Label"),
@@ -30,6 +33,7 @@ def _context(kit: Kit) -> Mapping[str, Any]:
         "package": kit.name.lower().replace("_", "-").replace(".", "-") + "-kit",
         "drawing": next((run for run in kit.runs if run.input("image") is None), None),
         "asked": _asked,
+        "suggestions": calibration_prompts()[:_SUGGESTIONS] if kit.tokenizer else (),
     }
 
 
