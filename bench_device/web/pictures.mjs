@@ -1,5 +1,7 @@
 /** Pictures as the graphs give them, float (N, C, H, W) in [-1, 1] or bytes (N, H, W, C), on canvases. */
 
+import { byteOf } from "./kit/pictures.mjs";
+
 /** @returns {{count: number, width: number, height: number, at: (n: number, y: number, x: number, c: number) => number}} levels 0 to 255 */
 function reader({ dtype, shape, data }) {
   if (dtype === "uint8") {
@@ -7,12 +9,11 @@ function reader({ dtype, shape, data }) {
     return { count, width, height, at: (n, y, x, c) => data[((n * height + y) * width + x) * channels + (channels === 3 ? c : 0)] };
   }
   const [count, channels, height, width] = shape;
-  const level = (v) => Math.min(255, Math.max(0, Math.round((v + 1) * 127.5)));
   return {
     count,
     width,
     height,
-    at: (n, y, x, c) => level(data[((n * channels + (channels === 3 ? c : 0)) * height + y) * width + x]),
+    at: (n, y, x, c) => byteOf(data[((n * channels + (channels === 3 ? c : 0)) * height + y) * width + x]),
   };
 }
 

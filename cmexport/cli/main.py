@@ -40,6 +40,7 @@ VERBS = {
     "verify": "Compare a written artefact with its checkpoint, or with recorded pictures.",
     "sample": "Draw pictures from a checkpoint or an artefact.",
     "kit": "What an app developer drops in: model, code, golden pictures; for Python.",
+    "serve": "The live page of an artefact: pictures drawn in the browser while somebody types.",
     "tune": "Find the levels of a K-step schedule by picture quality; or a table for K = 1, 2, 4.",
     "bench": "Latency, memory, energy and parity of artefacts on a device.",
     "report": "One page of HTML, and Markdown, from records and artefacts; figures computed again from samples.",

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmexport.errors import BackendError
+from cmexport.kits.platforms.web import SOURCES
+from cmexport.serving import INDEX
 
-CONTENT_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".mjs": "text/javascript; charset=utf-8",
-    ".wasm": "application/wasm",
-}
-INDEX = "index.html"
 _VENDOR = "vendor"
+_SUFFIXES = (".html", ".css", ".mjs")
+# Modules of the kit for browsers that the page uses too, so that both turn numbers into the same bytes.
+_SHARED = ("errors.mjs", "pictures.mjs")
 
 
 @dataclass(frozen=True)
@@ -32,21 +30,26 @@ class Page:
         Raises:
             BackendError: the page or onnxruntime-web isn't there.
         """
-        own = [p for p in sorted(folder.glob("*")) if p.suffix in CONTENT_TYPES]
+        own = [p for p in sorted(folder.glob("*")) if p.suffix in _SUFFIXES]
         if not any(p.name == INDEX for p in own):
             raise BackendError(f"{folder}: the page for browsers is not there; install cmexport again")
-        try:
-            pin = json.loads((folder / "vendor.json").read_text(encoding="utf-8"))
-            needed = [folder / _VENDOR / name for name in pin["files"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BackendError(f"{folder / 'vendor.json'}: can't be read; install cmexport again") from error
-        if missing := next((p for p in needed if not p.is_file()), None):
-            raise BackendError(
-                f"{missing}: onnxruntime-web is not there\nfetch it once: python {folder / 'fetch.py'} (32 MB from npm)"
-            )
-        return cls({path.relative_to(folder).as_posix(): path for path in (*own, *needed)})
+        files = {path.relative_to(folder).as_posix(): path for path in (*own, *vendored(folder).values())}
+        return cls(files | {f"kit/{name}": SOURCES / name for name in _SHARED})
 
 
-def content_type(path: str) -> str:
-    """Tell a file's content type by its ending; anything unknown is bytes."""
-    return CONTENT_TYPES.get(Path(path).suffix, "application/octet-stream")
+def vendored(folder: Path) -> dict[str, Path]:
+    """Find onnxruntime-web's files in the `vendor/` of the page in `folder`, by their names.
+
+    Raises:
+        BackendError: the list of them can't be read, or one isn't there.
+    """
+    try:
+        pin = json.loads((folder / "vendor.json").read_text(encoding="utf-8"))
+        found = {str(name): folder / _VENDOR / name for name in pin["files"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BackendError(f"{folder / 'vendor.json'}: can't be read; install cmexport again") from error
+    if missing := next((path for path in found.values() if not path.is_file()), None):
+        raise BackendError(
+            f"{missing}: onnxruntime-web is not there\nfetch it once: python {folder / 'fetch.py'} (32 MB from npm)"
+        )
+    return found

@@ -16,98 +16,44 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import ssl
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from cmexport.bench.lines import Line, LineError, OutputLine, parse_line
-from cmexport.bench.web.pages import INDEX, Page, content_type
-from cmexport.bench.web.session import MAX_POST_BYTES, RefusedError, Session
-from cmexport.errors import BackendError
+from cmexport.bench.web.pages import Page
+from cmexport.bench.web.session import MAX_POST_BYTES, Session
+from cmexport.serving import INDEX, PageHandler, PageServer, RefusedError, content_type
 
-HEADERS = {
-    # Both together isolate the page: without that no browser gives WebAssembly threads, nor timers finer than 0.1 ms.
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Embedder-Policy": "require-corp",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    # The page can't reach anything but this server, whatever its code or onnxruntime-web tries.
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; style-src 'self'; "
-        "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 VERDICT_WAIT_S = 120.0
-_SOCKET_TIMEOUT_S = 60.0
-_BLOCK = 1 << 18
 _JOB = re.compile(r"jobs/(\d{1,4})/(.+)")
 
 
-class BenchServer(ThreadingHTTPServer):
-    """Listens from the moment it is made; `serve_forever` answers. `session` may be exchanged for the next visit's.
+class BenchServer(PageServer):
+    """Serves one visit; `session` may be exchanged for the next visit's.
 
     Raises:
         BackendError: the address can't be listened on.
     """
 
-    daemon_threads = True
-    # Leaving doesn't wait for a phone that is still downloading.
-    block_on_close = False
-
     def __init__(self, host: str, port: int, page: Page, session: Session, tls: ssl.SSLContext | None = None) -> None:
-        if ":" in host:
-            self.address_family = socket.AF_INET6
         self.page = page
         self.session = session
-        try:
-            super().__init__((host, port), _Handler)
-        except (OSError, OverflowError) as error:
-            said = getattr(error, "strerror", None) or error
-            raise BackendError(f"{host} port {port}: can't listen there: {said}; choose others") from error
+        super().__init__(host, port, _Handler)
         if tls is not None:
             # The handshake is left to the visitor's own thread: here a silent one would stop all others.
             self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
-    @property
-    def port(self) -> int:
-        """The port it listens on."""
-        return int(self.server_address[1])
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Report no visitor who hangs up."""
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(PageHandler):
     server: BenchServer
-    protocol_version = "HTTP/1.1"
-    server_version = "cmexport"
-    sys_version = ""
-    timeout = _SOCKET_TIMEOUT_S
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - named by http.server
         self._answer(self._get)
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - named by http.server
         self._answer(self._post)
-
-    def log_message(self, format: str, *args: Any) -> None:  # the address of a request holds the token
-        pass
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer what the base class finds wrong: a method without a `do_`, or a line that is not HTTP."""
-        del explain
-        self.close_connection = True
-        if code == 501:
-            allow = {"Allow": "GET, POST"}
-            self._send(405, b"This server answers GET and POST.\n", "text/plain; charset=utf-8", allow)
-        else:
-            self._send(code, f"{message or 'bad request'}\n".encode(), "text/plain; charset=utf-8")
 
     def _answer(self, handle: Callable[[str], None]) -> None:
         try:
@@ -121,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
             # What was not read of the request would be taken for the next one.
             self.close_connection = self.close_connection or self._unread
             extra = {"Allow": _ALLOWED[handle.__name__]} if refused.status == 405 else {}
-            self._send(refused.status, f"{refused}\n".encode(), "text/plain; charset=utf-8", extra)
+            self.send_text(refused.status, str(refused), extra)
 
     def _path(self) -> str:
         """Return the path below the token.
@@ -146,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
                 )
             path = INDEX
         if path in self.server.page.files:
-            self._send_file(self.server.page.files[path], content_type(path))
+            self.send_file(self.server.page.files[path], content_type(path))
             return
         if path in _POSTS:
             raise RefusedError(405, "This address takes POST.")
@@ -155,10 +101,10 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError(405, "This address takes POST.")
         session.check_key(self.headers.get("Authorization"))
         if rest == "verdict":
-            self._send(200, json.dumps(session.verdict(index, VERDICT_WAIT_S)).encode(), "application/json")
+            self.send_bytes(200, json.dumps(session.verdict(index, VERDICT_WAIT_S)).encode(), "application/json")
             session.shown(index)
         elif rest in session.jobs[index].files:
-            self._send_file(session.jobs[index].files[rest].content, content_type(rest))
+            self._send_content(session.jobs[index].files[rest].content, content_type(rest))
         else:
             raise RefusedError(404, "There is no such file.")
 
@@ -168,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError(405, "This address takes GET.")
         if path == "claim":
             self._body()
-            self._send(200, json.dumps(session.claim()).encode(), "application/json")
+            self.send_bytes(200, json.dumps(session.claim()).encode(), "application/json")
             return
         if path != "leave":
             index, rest = self._job(path)
@@ -189,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
             session.hidden(index)
         else:
             session.deliver(index, _lines(body), len(body))
-        self._send(204, b"", "text/plain; charset=utf-8")
+        self.send_bytes(204, b"", "text/plain; charset=utf-8")
 
     def _job(self, path: str) -> tuple[int, str]:
         found = _JOB.fullmatch(path)
@@ -211,35 +157,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._unread = False
         return body
 
-    def _send_file(self, content: bytes | Path, kind: str) -> None:
+    def _send_content(self, content: bytes | Path, kind: str) -> None:
         if isinstance(content, bytes):
-            self._send(200, content, kind)
-            return
-        try:
-            size, file = content.stat().st_size, content.open("rb")
-        except OSError as error:
-            raise RefusedError(500, f"{content.name} can't be read: {error.strerror}.") from error
-        with file:
-            self._head(200, size, kind)
-            while block := file.read(_BLOCK):
-                self.wfile.write(block)
-                self.server.session.active()
+            self.send_bytes(200, content, kind)
+        else:
+            self.send_file(content, kind)
 
-    def _send(self, status: int, body: bytes, kind: str, extra: dict[str, str] | None = None) -> None:
-        self._head(status, len(body), kind, extra)
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def _head(self, status: int, length: int, kind: str, extra: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {**HEADERS, **(extra or {})}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", kind)
-        if status != 204:
-            self.send_header("Content-Length", str(length))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
+    def sent_block(self) -> None:
+        """Keep the visit alive while a large model goes out."""
+        self.server.session.active()
 
 
 _POSTS = ("claim", "leave")

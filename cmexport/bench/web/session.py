@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cmexport.bench.lines import Line
-from cmexport.errors import CmexportError
+from cmexport.serving import RefusedError
 
 MAX_POST_BYTES = 64_000_000
 """One post. Four pictures of 1024 x 1024 x 3 floats are 67 MB in base64, but they come one or two at a time."""
@@ -24,18 +24,6 @@ MAX_JOB_BYTES = 1_000_000_000
 SILENCE_S = 180.0
 """A visitor who sends and takes nothing for so long has gone. The longest silence of a working one is a minute of a
 sustained run, or opening a model: 10 s for 1.2 GB on a laptop."""
-
-
-class RefusedError(CmexportError):
-    """A request that is not served.
-
-    Attributes:
-        status: the HTTP status that says so.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from importlib import import_module
 from cmexport.errors import UsageError
 from cmexport.kits.platforms.info import Platform
 
-_MODULES = ("python", "cpp", "android", "ios")
+_MODULES = ("python", "cpp", "web", "android", "ios")
 
 PLATFORMS: dict[str, Platform] = {
     platform.name: platform

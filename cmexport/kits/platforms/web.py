@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from cmexport.kits.facts import Kit, KitRun
@@ -12,6 +13,9 @@ from cmexport.tokenizer import calibration_prompts
 
 ONNXRUNTIME_WEB = "1.30.0"
 """The release of the npm package that kits depend on: the one in bench_device/web/vendor.json."""
+
+SOURCES = Path(__file__).resolve().parent.parent / "templates" / "web" / "src"
+"""The kit's own modules, some of which other pages of cmexport use too."""
 
 _SUGGESTIONS = 8
 

@@ -14,9 +14,9 @@ const MOST_CHIPS = 24;
 const FEW_PIXELS = 100; // below, a picture this large looks better in squares than blurred
 
 class Page {
-  /** @param {string} base of the kits' folder @param {any[]} kits their modules, one for each number of steps */
-  constructor(base, kits) {
-    this.base = base;
+  /** @param {string} root the page's address @param {any[]} kits their modules, one for each number of steps */
+  constructor(root, kits) {
+    this.root = root;
     this.kits = kits;
     this.kit = kits[0];
     this.model = this.kit.MODEL;
@@ -80,6 +80,7 @@ class Page {
       this.generator = await this.kit.Generator.load({
         device: this.device,
         threads: this.threads,
+        runtime: new URL("node_modules/onnxruntime-web/dist/", this.root),
         onProgress: (/** @type {{ loaded: number, total: number }} */ { loaded, total }) => {
           bar.value = loaded / total;
           this.#tell(`Fetching ${megabytes(loaded)} of ${megabytes(total)}`);
@@ -297,7 +298,7 @@ class Page {
       const modes = ["draw", "edit"];
       chips(chipsOf("modes"), "mode", ["Draw", "Edit"], 0, (index) => this.#switch(modes[index] ?? "draw"));
     } else {
-      const golden = await (await fetch(new URL("golden/golden.json", this.base))).json();
+      const golden = await (await fetch(new URL("golden/golden.json", this.root))).json();
       await this.#example(golden.pictures.find((/** @type {any} */ { image }) => image));
       this.#switch("edit");
     }
@@ -321,7 +322,7 @@ class Page {
   async #example({ image, mask, width, height, channels }) {
     /** @param {string} name */
     const bytes = async (name) =>
-      new Uint8Array(await (await fetch(new URL(`golden/${name}`, this.base))).arrayBuffer());
+      new Uint8Array(await (await fetch(new URL(`golden/${name}`, this.root))).arrayBuffer());
     const raw = await bytes(image);
     const data = new Uint8ClampedArray(4 * width * height).fill(255);
     for (let i = 0; i < data.length; i++) {
@@ -367,5 +368,5 @@ export async function start() {
   const list = new URL("../models.json", import.meta.url);
   const bases = /** @type {string[]} */ (await (await fetch(list)).json());
   const kits = await Promise.all(bases.map((base) => import(new URL(`${base}src/index.mjs`, list).href)));
-  await new Page(new URL(bases[0] ?? "./", list).href, kits).start();
+  await new Page(new URL("./", list).href, kits).start();
 }
