@@ -107,6 +107,7 @@ export class Hole {
     };
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
+      canvas.classList.add("painting");
       move(event);
       this.paint();
     });
@@ -115,6 +116,9 @@ export class Hole {
       if (event.buttons & 1) this.paint();
       else this.show();
     });
+    for (const end of ["pointerup", "pointercancel"]) {
+      canvas.addEventListener(end, () => canvas.classList.remove("painting"));
+    }
     canvas.addEventListener("keydown", (event) => {
       const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
       if (way !== undefined) {

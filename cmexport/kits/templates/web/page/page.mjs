@@ -38,7 +38,8 @@ class Page {
     /** @type {Latest<Wish>} */
     this.latest = new Latest((wish) => this.#meet(wish), () => this.#fill());
     this.between = new Between((place) => this.#onWay(place));
-    this.typing = 0;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.typing = undefined;
     const search = new URLSearchParams(location.search);
     // For measurements: ?threads=2&device=webgpu
     this.threads = Number(search.get("threads") ?? 0);

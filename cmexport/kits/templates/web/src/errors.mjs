@@ -1,12 +1,13 @@
 /** The one type of error that the kit throws, of six kinds. */
 
 /** @typedef {"modelMissing" | "modelDamaged" | "runtime" | "badInput" | "cancelled" | "selfTestFailed"} Kind */
+/** @typedef {{ path?: string | undefined, db?: number | undefined }} Facts */
 
 export class KitError extends Error {
   /**
    * @param {Kind} kind
    * @param {string} message
-   * @param {{ path?: string, db?: number }} [facts] the file, or the decibels of the worst picture
+   * @param {Facts} [facts] the file, or the decibels of the worst picture
    */
   constructor(kind, message, facts = {}) {
     super(message);
@@ -30,12 +31,12 @@ export class KitError extends Error {
     return new KitError("runtime", error instanceof Error ? error.message : String(error));
   }
 
-  /** @returns {{ kind: Kind, message: string, path?: string, db?: number }} what `postMessage` can carry */
+  /** @returns {Facts & { kind: Kind, message: string }} what `postMessage` can carry */
   toMessage() {
     return { kind: this.kind, message: this.message, path: this.path, db: this.db };
   }
 
-  /** @param {{ kind: Kind, message: string, path?: string, db?: number }} message @returns {KitError} */
+  /** @param {Facts & { kind: Kind, message: string }} message @returns {KitError} */
   static fromMessage({ kind, message, path, db }) {
     return new KitError(kind, message, { path, db });
   }

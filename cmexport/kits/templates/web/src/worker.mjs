@@ -13,6 +13,7 @@ import { selfTest } from "./selftest.mjs";
 /** @typedef {{ engine: Engine, remark: string | null }} Opened */
 
 // In Node a worker has no `self`.
+/** @type {any} */
 const port = typeof self === "undefined" ? (await import("node:worker_threads")).parentPort : self;
 
 /** @type {Promise<Opened> | undefined} */
