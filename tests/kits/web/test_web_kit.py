@@ -100,7 +100,11 @@ const numbers: Float32Array = noise(7n, 12);
 await Generator.load({ gpu: true });
 // @ts-expect-error made by `load` alone
 new Generator();
-try { await generator.selfTest(); } catch (error) { if (error instanceof KitError && error.kind === "cancelled") throw error; }
+try {
+  await generator.selfTest();
+} catch (error) {
+  if (error instanceof KitError && error.kind === "cancelled") throw error;
+}
 """
 USES = {
     "demo": """import { Label } from "./src/index.mjs";
