@@ -8,7 +8,7 @@
 # make lint   ruff, mypy --strict, import-linter, and the pages of `make docs`
 # make docs   the documentation as pages, in build/docs
 # make bench  cmexport against its rivals on this machine
-# make web    fetch onnxruntime-web for benchmarks in browsers (npm, 32 MB)
+# make web    fetch onnxruntime-web for pages in browsers (npm, 32 MB)
 # make clean  remove what the above made
 
 PYTHON ?= python3
@@ -30,6 +30,8 @@ export CMEXPORT_KOTLIN_ROOT ?= $(CURDIR)/build/kotlin
 export CMEXPORT_SWIFT_ROOT ?= $(CURDIR)/build/swift
 # ONNX Runtime's headers for C and C++, which Python's package lacks.
 export CMEXPORT_ONNXRUNTIME_HEADERS ?= $(CURDIR)/build/onnxruntime-headers
+# TypeScript's compiler, which checks the web kit.
+export CMEXPORT_TYPESCRIPT ?= $(CURDIR)/build/typescript
 PYTEST_ARGS ?=
 
 .PHONY: demo demo-all test test-quick kit-noise system web lint docs bench clean
@@ -76,6 +78,7 @@ system:
 	sh tests/kits/make_kotlin.sh "$(CMEXPORT_KOTLIN_ROOT)"
 	sh tests/kits/ios/make_swift_root.sh "$(CMEXPORT_SWIFT_ROOT)"
 	sh tests/kits/cpp/make_onnxruntime_headers.sh "$(CMEXPORT_ONNXRUNTIME_HEADERS)"
+	sh tests/kits/make_typescript.sh "$(CMEXPORT_TYPESCRIPT)"
 
 web: .venv/.created
 	$(BIN)/python bench_device/web/fetch.py
