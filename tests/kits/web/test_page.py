@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -240,9 +241,55 @@ def test_a_hole_is_painted_by_keyboard_and_the_rest_is_kept(kit: Callable[[str],
         assert browser.value(NAMELESS) == []
 
 
-def test_a_model_that_fails_says_so(kit: Callable[[str], Path], browser: Chromium, tmp_path: Path) -> None:
-    import shutil
+def test_steps_are_offered_where_there_are_several(
+    kit: Callable[[str], Path], browser: Chromium, tmp_path: Path
+) -> None:
+    folder = tmp_path / "kits"
+    shutil.copytree(kit("demo"), folder, symlinks=True)
+    shutil.copytree(kit("demo"), folder / "1", ignore=shutil.ignore_patterns("node_modules"))
+    index = folder / "1/src/index.mjs"
+    assert index.read_text().count('"steps": 1,') == 1
+    index.write_text(index.read_text().replace('"steps": 1,', '"steps": 2,'))
+    (folder / "models.json").write_text('["./", "./1/"]')
+    with served(folder) as server:
+        browser.go(server.address)
+        wait_for(browser, READY)
+        before = _picture(browser)
+        assert browser.value('[...document.querySelectorAll("#steps label")].map((e) => e.textContent)') == ["1", "2"]
+        browser.value('document.querySelectorAll("#steps input")[1].click()')
+        wait_for(browser, f"!({READY})")
+        wait_for(browser, READY)
+        assert _picture(browser) == before
+        fetched = browser.value('performance.getEntriesByType("resource").map((e) => new URL(e.name).pathname)')
+        assert "/1/src/index.mjs" in fetched
 
+
+def test_a_photo_is_cropped_to_its_middle(kit: Callable[[str], Path], browser: Chromium) -> None:
+    with served(kit("editing")) as server:
+        browser.go(server.address)
+        wait_for(browser, READY)
+        browser.value('document.querySelectorAll("#modes input")[1].click()')
+        _until(browser, "airplane, seed 0, edited")
+        # Red on the left, green in the middle square, blue on the right.
+        browser.value(
+            """(async () => {
+              const canvas = new OffscreenCanvas(192, 64), context = canvas.getContext("2d");
+              ["red", "lime", "blue"].forEach((colour, i) => {
+                context.fillStyle = colour;
+                context.fillRect(64 * i, 0, 64, 64);
+              });
+              const files = new DataTransfer();
+              files.items.add(new File([await canvas.convertToBlob()], "photo.png", { type: "image/png" }));
+              const photo = document.querySelector("#photo");
+              photo.files = files.files;
+              photo.dispatchEvent(new Event("change"));
+            })()"""
+        )
+        middle = 'document.querySelector("#picture").getContext("2d").getImageData(2, 2, 28, 28).data'
+        wait_for(browser, f"[...{middle}].every((byte, i) => byte === [0, 255, 0, 255][i % 4])")
+
+
+def test_a_model_that_fails_says_so(kit: Callable[[str], Path], browser: Chromium, tmp_path: Path) -> None:
     copied = tmp_path / "kit"
     shutil.copytree(kit("demo"), copied)
     (copied / "model/model.onnx").unlink()

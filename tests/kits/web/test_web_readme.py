@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,9 +53,9 @@ class _Process(subprocess.Popen[str]):
 
 
 @pytest.fixture(scope="module", params=["editing", "worded"])
-def codes(request: pytest.FixtureRequest, kit: Callable[[str], Path]) -> Iterator[tuple[Path, list[str]]]:
+def codes(request: pytest.FixtureRequest, kit: Callable[[str], Path]) -> tuple[Path, list[str]]:
     folder = kit(request.param)
-    yield folder, blocks(folder / "README.md", "js")
+    return folder, blocks(folder / "README.md", "js")
 
 
 @needs_library

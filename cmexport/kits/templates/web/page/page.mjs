@@ -357,7 +357,8 @@ class Page {
     if (!file) return;
     try {
       this.photo = await photoOf(file, ...this.size);
-      if (this.mode === "edit") this.hole?.clear();
+      if (this.mode === "draw") chipsOf("modes").querySelectorAll("input")[1]?.click();
+      this.hole?.clear();
     } catch (error) {
       this.#tell(String(/** @type {Error} */ (error).message));
     }
