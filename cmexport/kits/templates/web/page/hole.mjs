@@ -46,6 +46,7 @@ export class Hole {
     this.at = { x: Math.floor(width / 2), y: Math.floor(height / 2) };
     this.canvas = /** @type {HTMLCanvasElement} */ (element("hole"));
     Object.assign(this.canvas, { width, height });
+    this.canvas.classList.toggle("few", width < 100);
     this.canvas.setAttribute("aria-label", "the hole to paint; arrows move the brush, space paints");
     this.canvas.setAttribute("role", "application");
     this.canvas.setAttribute("aria-describedby", "hole-hint");
@@ -74,7 +75,7 @@ export class Hole {
     const context = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
     const pixels = context.createImageData(this.width, this.height);
     for (const [i, byte] of this.mask.entries()) {
-      if (byte === 0) pixels.data.set([31, 95, 191, 150], 4 * i);
+      if (byte === 0) pixels.data.set([31, 95, 191, 90], 4 * i);
     }
     context.putImageData(pixels, 0, 0);
     context.strokeStyle = "rgb(31 95 191 / 90%)";

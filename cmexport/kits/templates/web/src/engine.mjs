@@ -8,7 +8,7 @@ import { loadRuntime } from "./runtime.mjs";
 import { Tokenizer } from "./tokenizer.mjs";
 
 /** @typedef {{ readonly name: string, readonly dtype: string, readonly shape: readonly number[] }} Port */
-/** @typedef {Port & { readonly layout: "NCHW" | "NHWC" }} Output */
+/** @typedef {Port & { readonly layout: string }} Output "NCHW", or "NHWC" of bytes */
 /** @typedef {{ readonly name: string, readonly file: string, readonly inputs: readonly Port[], readonly output: Port }} Graph */
 /**
  * @typedef {object} Run

@@ -41,7 +41,7 @@ export function picture(data, width, height) {
 /**
  * What a graph gave, as a picture; of grey ones all three colours are the same.
  *
- * @param {"NCHW" | "NHWC"} layout
+ * @param {string} layout "NCHW" or "NHWC"
  * @param {readonly number[]} shape with the batch, which is 1
  * @param {ArrayLike<number>} values float32 in [-1, 1] (NCHW) or bytes (NHWC)
  * @returns {{ data: Uint8ClampedArray<ArrayBuffer>, width: number, height: number }}
