@@ -183,6 +183,24 @@ def test_nothing_without_a_name_and_all_by_keyboard(worded_page: Chromium) -> No
         assert wanted in reached, reached
 
 
+def test_the_pages_thread_is_free(worded_page: Chromium, record_property: Callable[[str, object], None]) -> None:
+    """Whatever draws, draws in the worker: the page is never busy for half as long as a picture takes."""
+    worded_page.value("longTasks.length = 0")
+    ms = worded_page.value(
+        """new Promise((resolve) => {
+          const canvas = document.querySelector("#picture"), start = performance.now();
+          const seen = new MutationObserver(() => { seen.disconnect(); resolve(performance.now() - start); });
+          seen.observe(canvas, { attributeFilter: ["data-shown"] });
+          const seed = document.querySelector("#seed");
+          seed.value = 20;
+          seed.dispatchEvent(new Event("input"));
+        })"""
+    )
+    longest = worded_page.value("new Promise((done) => setTimeout(() => done(Math.max(0, ...longTasks)), 100))")
+    record_property("longest_task_ms", longest)
+    assert longest < ms / 2
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("dark", [False, True])
 def test_widths_and_schemes(worded_page: Chromium, width: int, dark: bool) -> None:

@@ -12,10 +12,8 @@ import { selfTest } from "./selftest.mjs";
  */
 /** @typedef {{ engine: Engine, remark: string | null }} Opened */
 
-// In Node a worker has no `self`.
-/** @type {any} */
-const port = typeof self === "undefined" ? (await import("node:worker_threads")).parentPort : self;
-
+/** Where calls come from: the worker itself, in Node its port. @type {any} */
+let port;
 /** @type {Promise<Opened> | undefined} */
 let opened;
 /** @type {WorkerOpening | undefined} */
@@ -61,17 +59,25 @@ async function work(call) {
   return { answer: { ...picture, ms: performance.now() - start }, transfer: [picture.data.buffer] };
 }
 
-port.addEventListener("message", async (/** @type {MessageEvent} */ { data }) => {
-  if (data.opening) {
-    opening = data.opening;
-    return;
-  }
-  try {
-    const { answer, transfer } = await work(data.call);
-    port.postMessage({ answer }, transfer);
-  } catch (error) {
-    port.postMessage({ error: KitError.of(error).toMessage() });
-  }
-});
-// A port of Node's begins to deliver only now.
-port.start?.();
+/** @param {any} from */
+function listen(from) {
+  port = from;
+  port.addEventListener("message", async (/** @type {MessageEvent} */ { data }) => {
+    if (data.opening) {
+      opening = data.opening;
+      return;
+    }
+    try {
+      const { answer, transfer } = await work(data.call);
+      port.postMessage({ answer }, transfer);
+    } catch (error) {
+      port.postMessage({ error: KitError.of(error).toMessage() });
+    }
+  });
+  // A port of Node's begins to deliver only now.
+  port.start?.();
+}
+
+// A browser delivers as soon as this file has run, so that nothing may be waited for.
+if (typeof self !== "undefined") listen(self);
+else void import("node:worker_threads").then(({ parentPort }) => listen(parentPort));
