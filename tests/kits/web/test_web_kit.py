@@ -88,7 +88,7 @@ def test_a_byte_of_the_model_changed_is_caught(kit: Callable[[str], Path], tmp_p
     model.write_bytes(content)
     ran = _tests(copied, "generate: the picture")
     assert ran.returncode == 1
-    assert "modelDamaged" in ran.stdout
+    assert "(its SHA-256 differs)" in ran.stdout
 
 
 CONSUMER = """
