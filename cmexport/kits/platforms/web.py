@@ -35,7 +35,7 @@ def _context(kit: Kit) -> Mapping[str, Any]:
         "onnxruntime_web": ONNXRUNTIME_WEB,
         "enumerations": [(title, identifiers(names, "camel")) for title, names in listed.items() if names],
         "package": kit.name.lower().replace("_", "-").replace(".", "-") + "-kit",
-        "drawing": next((run for run in kit.runs if run.input("image") is None), None),
+        "drawings": [run for run in kit.runs if run.input("image") is None],
         "asked": _asked,
         "suggestions": calibration_prompts()[:_SUGGESTIONS] if kit.tokenizer else (),
     }

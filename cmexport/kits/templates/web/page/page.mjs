@@ -125,7 +125,7 @@ class Page {
     const { seed, other, text, choice, guidance } = asked;
     const labels = this.model.labels ?? this.model.prompts;
     const said = text ?? (labels ? labels[choice] : "");
-    const rest = { label: choice, prompt: text ?? choice, guidance };
+    const rest = { label: choice, prompt: text ?? choice, guidance, run: this.run.name };
     const name = `${said}${said ? ", " : ""}seed ${seed}`;
     if (mode === "edit") {
       const mask = this.hole && this.masked ? { mask: this.hole.mask } : {};
@@ -250,14 +250,23 @@ class Page {
     });
   }
 
-  /** Offered where the same model lies here with several numbers of steps. */
+  /** Offered where the model has several runs of other steps, or lies here in several kits. */
   #steps() {
-    if (this.kits.length < 2) return;
+    /** @param {any} kit */
+    const drawings = (kit) => kit.MODEL.runs.filter((/** @type {any} */ { task }) => task === this.run.task);
+    const offered = this.kits.flatMap((kit) => drawings(kit).map((/** @type {any} */ run) => ({ kit, run })));
+    if (offered.length < 2) return;
     show("steps", true);
-    const names = this.kits.map(({ MODEL }) => String(MODEL.runs[0].steps));
-    chips(chipsOf("steps"), "steps", names, 0, (index) => {
-      this.kit = this.kits[index];
-      void this.#open();
+    chips(chipsOf("steps"), "steps", offered.map(({ run }) => String(run.steps)), 0, (index) => {
+      const { kit, run } = offered[index] ?? { kit: this.kit, run: this.run };
+      if (run.task === this.editing?.task) this.editing = run;
+      else this.drawing = run;
+      if (kit === this.kit) {
+        this.draw();
+      } else {
+        this.kit = kit;
+        void this.#open();
+      }
     });
   }
 

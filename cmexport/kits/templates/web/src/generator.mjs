@@ -22,9 +22,10 @@ import { Thread } from "./thread.mjs";
  * @property {number} [label]
  * @property {number | string} [prompt]
  * @property {number} [guidance]
+ * @property {string} [run] which of several, by its name; the first otherwise
  * @property {AbortSignal} [signal] ends the worker if this call is at hand, so that the next one opens the model again
  */
-/** @typedef {DrawOptions & { run?: string, image?: Picture, mask?: Uint8Array | Uint8ClampedArray }} EditOptions */
+/** @typedef {DrawOptions & { image?: Picture, mask?: Uint8Array | Uint8ClampedArray }} EditOptions */
 
 const LAST_SEED = 2n ** 64n - 1n;
 
@@ -71,9 +72,9 @@ export class Kit {
     return this;
   }
 
-  /** Name of the run that draws from noise alone. @returns {string} */
-  get #drawing() {
-    return this.#run((inputs) => !inputs.includes("image"), "this model edits pictures: use edit()").name;
+  /** @param {string | undefined} run @returns {string} the run asked for, or the first that draws from noise alone */
+  #drawing(run) {
+    return run ?? this.#run((inputs) => !inputs.includes("image"), "this model edits pictures: use edit()").name;
   }
 
   /**
@@ -87,8 +88,8 @@ export class Kit {
   }
 
   /** @param {DrawOptions} options @returns {Promise<Drawn>} */
-  async generate({ seed, signal, ...rest }) {
-    return this.#draw({ ...rest, run: this.#drawing, seeds: [seedOf(seed)] }, signal);
+  async generate({ run, seed, signal, ...rest }) {
+    return this.#draw({ ...rest, run: this.#drawing(run), seeds: [seedOf(seed)] }, signal);
   }
 
   /**
@@ -100,9 +101,9 @@ export class Kit {
    * @param {DrawOptions} [options] without `seed`
    * @returns {Promise<Drawn>}
    */
-  async interpolate(from, to, t, { signal, ...rest } = {}) {
+  async interpolate(from, to, t, { run, signal, ...rest } = {}) {
     if (!(t >= 0 && t <= 1)) throw badInput(`t: is ${t}; a number from 0 to 1 is wanted`);
-    return this.#draw({ ...rest, run: this.#drawing, seeds: [seedOf(from), seedOf(to)], t }, signal);
+    return this.#draw({ ...rest, run: this.#drawing(run), seeds: [seedOf(from), seedOf(to)], t }, signal);
   }
 
   /**

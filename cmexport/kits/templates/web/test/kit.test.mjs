@@ -44,7 +44,7 @@ function rgba(raw, channels) {
 async function draw({ run, seed, label, prompt, text, guidance, image, mask, width, height, channels }, changes = {}) {
   const generator = await open();
   const wish = { seed: BigInt(seed), label, prompt: text ?? prompt, guidance, ...changes };
-  if (!image) return generator.generate(wish);
+  if (!image) return generator.generate({ ...wish, run });
   const photo = { data: rgba(await stored(image), channels), width, height };
   return generator.edit({ ...wish, run, image: photo, ...(mask ? { mask: await stored(mask) } : {}), ...changes });
 }
@@ -162,7 +162,7 @@ test("between two seeds the ends are the seeds' own pictures", async (context) =
   const facts = golden.pictures.find((/** @type {any} */ { image }) => !image);
   if (!facts) return context.skip("this model draws nothing from noise alone");
   const generator = await open();
-  const wish = { label: facts.label, prompt: facts.text ?? facts.prompt, guidance: facts.guidance };
+  const wish = { run: facts.run, label: facts.label, prompt: facts.text ?? facts.prompt, guidance: facts.guidance };
   const [start, end, middle] = [
     await generator.interpolate(0, 1n, 0, wish),
     await generator.interpolate(0, 1n, 1, wish),
