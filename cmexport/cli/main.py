@@ -39,7 +39,7 @@ VERBS = {
     "inspect": "What a checkpoint or artefact is: every constant with its origin, what rewriting removed.",
     "verify": "Compare a written artefact with its checkpoint, or with recorded pictures.",
     "sample": "Draw pictures from a checkpoint or an artefact.",
-    "kit": "What an app developer drops in: model, code, golden pictures; for Python.",
+    "kit": "What an app developer drops in: the model, code to call it, golden pictures, a sample app.",
     "serve": "The live page of an artefact: pictures drawn in the browser while somebody types.",
     "tune": "Find the levels of a K-step schedule by picture quality; or a table for K = 1, 2, 4.",
     "bench": "Latency, memory, energy and parity of artefacts on a device.",
