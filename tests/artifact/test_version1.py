@@ -57,11 +57,11 @@ def test_they_draw_and_verify(folder: Path) -> None:
 
 def test_a_new_export_of_the_same_replaces_one(folder: Path) -> None:
     model, whole = cmexport.load(NETWORK), read_manifest(folder)
-    samplers = [resolve(model, request_of(whole.function(name))) for name in whole.function_names]
+    samplers = {name: resolve(model, request_of(whole.function(name))) for name in whole.function_names}
     options = ExportOptions(whole.target, LoweringOptions(whole.precision))
     old = json.loads((folder / "manifest.json").read_text())
     assert conflict(old, subject_of(samplers, options)) is None
-    others = [sampler.with_batch(2) for sampler in samplers]
+    others = {name: sampler.with_batch(2) for name, sampler in samplers.items()}
     assert "batch 1, not 2" in str(conflict(old, subject_of(others, options)))
 
 
