@@ -59,14 +59,21 @@ def test_every_file_of_the_package_is_known_by_its_hash(made):
     assert key[1] not in {package.key for package in PLATFORM.context(other)["packages"]}
 
 
-def test_functions_of_one_package_need_a_newer_system(made):
+def test_a_package_asks_for_the_system_that_its_model_was_exported_for(made):
     def several(kit: Kit) -> Kit:
         (run,) = kit.runs
         graphs = tuple(graph.model_copy(update={"function": "generate"}) for graph in run.graphs)
         return kit.model_copy(update={"runs": (run.model_copy(update={"graphs": graphs}),)})
 
-    assert PLATFORM.context(made.kit)["ios"] == "16"
-    assert PLATFORM.context(several(made.kit))["ios"] == "18"
+    def systems(kit: Kit) -> tuple[int, int]:
+        context = PLATFORM.context(kit)
+        return context["ios"], context["macos"]
+
+    older = made.kit.model_copy(update={"session": {**made.kit.session, "ios": 16}})
+    assert systems(made.kit) == (18, 15)
+    assert systems(older) == (16, 13)
+    # Several functions in one package are newer than that.
+    assert systems(several(older)) == (18, 15)
 
 
 @pytest.mark.parametrize(
