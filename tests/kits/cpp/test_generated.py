@@ -30,7 +30,8 @@ def test_it_compiles(runs, tmp_path):
     sources = [f"src/{name}.cpp", "sample/main.cpp", "app.cpp"]
     cpp_kits.run("g++", "-std=c++17", '-DSAMPLE_MODEL="model"', *flags, *(tmp_path / source for source in sources))
     cpp_kits.run("gcc", "-std=c11", *flags, tmp_path / "app.c")
-    assert longest(tmp_path) <= 120
+    # 120 as elsewhere, and a little for what the model is called.
+    assert longest(tmp_path) <= 130
 
 
 def longest(folder: Path) -> int:
