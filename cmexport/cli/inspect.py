@@ -21,7 +21,7 @@ from cmexport.cli.packages import package_facts, show_package
 from cmexport.cli.requests import chosen_checkpoint, open_checkpoint
 from cmexport.model import CheckpointSource, ConsistencyModel, Setting
 from cmexport.sampling.schedules import Schedule, default_schedule, plan_sampling, schedule_for_steps
-from cmexport.signature import Input, Output
+from cmexport.signature import Input, Output, known
 
 Subject = Annotated[
     str | None, typer.Argument(metavar="[CKPT|ARTIFACT]", help="Checkpoint or artefact folder.", show_default=False)
@@ -147,7 +147,7 @@ def _latent_facts(model: ConsistencyModel) -> dict[str, Any]:
         "timesteps": list(table.timesteps(table.default_steps)),
         "latents": None if codec is None else [model.space.channels, model.space.height, model.space.width],
         "pictures": None if codec is None else [codec.channels, *_pixels(model)],
-        "guidance": next((c.usual for c in model.conditions if c.usual is not None), None),
+        "guidance": next((s.value for s in model.settings if s.name == known.GUIDANCE), None),
         "tokenizer": None if tokenizer is None else {"vocabulary": len(tokenizer.vocabulary), "pad": tokenizer.pad},
     }
 
