@@ -164,11 +164,13 @@ def export_functions(
 def _named(samplers: Sequence[Sampler], options: ExportOptions) -> dict[str, Sampler]:
     """Name the runs of an artefact: by their tasks, or by their steps where these are all that differs."""
     tasks, steps = [s.request.task for s in samplers], [s.plan.steps for s in samplers]
-    if len(set(tasks)) == 1 < len(steps):
+    distinct = len(set(steps)) == len(steps)
+    staged = getattr(options.lowering, "packaging", "one") != "one"
+    if len(set(tasks)) == 1 < len(steps) and (distinct or staged):
         listed = ",".join(map(str, steps))
-        if getattr(options.lowering, "packaging", "one") == "one":
+        if not staged:
             raise UsageError(f"--steps {listed}: several at once share their other parts; add --packaging staged")
-        if len(set(steps)) < len(steps):
+        if not distinct:
             raise UsageError(f"--steps {listed}: one of them comes twice")
         return {run_of_steps(k): sampler for k, sampler in zip(steps, samplers, strict=True)}
     if twice := [name for name in tasks if tasks.count(name) > 1]:
