@@ -81,12 +81,18 @@ def onnx_codes(folder):
         maker = makers.get(name)
         return maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else None
 
+    def rounded(name):
+        """Codes may change their rank on the way: it keeps ONNX Runtime from moving transpositions past the rounding."""
+        while name in makers and makers[name].op_type == "Reshape":
+            name = makers[name].input[0]
+        return name in makers and makers[name].op_type == "QuantizeLinear"
+
     for node in graph.node:
         if node.op_type in ("MatMulIntegerToFloat", "QAttention"):
             yield stored[node.input[1]]
         if node.op_type in ("Conv", "MatMul", "Gemm"):
             data, weight = map(dequantized, node.input[:2])
-            if data in makers and makers[data].op_type == "QuantizeLinear" and weight in stored:
+            if rounded(data) and weight in stored:
                 yield stored[weight]
 
 
