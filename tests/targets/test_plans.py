@@ -82,7 +82,7 @@ def onnx_codes(folder):
         return maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else None
 
     def rounded(name):
-        """Codes may change their rank on the way: it keeps ONNX Runtime from moving transpositions past the rounding."""
+        """Codes may change their rank on the way, which keeps ONNX Runtime from moving transpositions past them."""
         while name in makers and makers[name].op_type == "Reshape":
             name = makers[name].input[0]
         return name in makers and makers[name].op_type == "QuantizeLinear"
