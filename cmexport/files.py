@@ -5,6 +5,7 @@ Opening a named pipe waits for a writer for ever, `/dev/zero` never ends, a fold
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -54,6 +55,16 @@ def read_file(path: Path, what: str = "a file", error: type[CmexportError] = Che
     """
     require_file(path, what, error)
     return path.read_bytes()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal; about a second per gigabyte.
+
+    Raises:
+        OSError: it is missing or can't be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path, most_bytes: int = 1_000_000) -> dict[str, Any]:

@@ -60,11 +60,12 @@ class PictureSource:
 def source_from_model(model: ConsistencyModel, request: SampleRequest) -> PictureSource:
     """Make a source of the PyTorch reference of a checkpoint."""
     sampler = resolve(model, request)
-    opened, usual = partial(TorchRunner, sampler), _usual(sampler.signature, model.settings)
+    opened, usual = partial(TorchRunner, sampler), usual_settings(sampler.signature, model.settings)
     return PictureSource(sampler.signature, opened, request, model.labels, lambda: model.tokenizer, usual)
 
 
-def _usual(signature: Signature, settings: Iterable[Setting]) -> tuple[Setting, ...]:
+def usual_settings(signature: Signature, settings: Iterable[Setting]) -> tuple[Setting, ...]:
+    """Find settings of a model that its inputs have where nobody gives another value: a guidance scale."""
     # Names alone say nothing: `renoise` is an input, and the rule by which a model's noise is added.
     scales = {i.name for i in signature.inputs if isinstance(i.law, Range)}
     return tuple(setting for setting in settings if setting.name in scales)
@@ -83,7 +84,7 @@ def source_from_artifact(folder: Path, function: str | None = None) -> PictureSo
 def _source(folder: Path, manifest: Manifest) -> PictureSource:
     shipped = artifact_rungs(folder, manifest)[-1]
     tokenizer = partial(read_tokenizer, folder / "tokenizer")
-    usual = _usual(manifest.signature, (record.setting for record in manifest.checkpoint.settings))
+    usual = usual_settings(manifest.signature, (record.setting for record in manifest.checkpoint.settings))
     labels, request = manifest.labels or (), request_of(manifest)
     return PictureSource(manifest.signature, shipped.open, request, labels, tokenizer, usual)
 

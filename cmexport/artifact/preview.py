@@ -98,8 +98,10 @@ def write_way(path: Path, pictures: Array) -> None:
     """
     kind = ANIMATIONS.get(path.suffix.lower())
     if kind is None:
-        columns = len(pictures) if len(pictures) <= _MOST_IN_STRIP else math.isqrt(len(pictures) - 1) + 1
-        _save(path, _tile(_to_rgb(pictures), columns))
+        if len(pictures) > _MOST_IN_STRIP:
+            write_grid(path, pictures)
+        else:
+            _save(path, _tile(_to_rgb(pictures), len(pictures)))
         return
     there = [Image.fromarray(_tile(picture[None], 1)[GAP:-GAP, GAP:-GAP]) for picture in _to_rgb(pictures)]
     frames = [*there, *there[-2:0:-1]]

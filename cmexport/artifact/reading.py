@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -12,13 +11,13 @@ from cmexport.artifact.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord
 from cmexport.artifact.version1 import upgraded
 from cmexport.artifact.writing import write_atomically
 from cmexport.errors import CheckpointError, CmexportError
-from cmexport.files import require_file
+from cmexport.files import require_file, sha256_of
 
 
 def describe_file(folder: Path, path: Path, role: str) -> FileRecord:
     """Size and hash of a file below `folder`."""
     return FileRecord(
-        path=path.relative_to(folder).as_posix(), sha256=_sha256(path), bytes=path.stat().st_size, role=role
+        path=path.relative_to(folder).as_posix(), sha256=sha256_of(path), bytes=path.stat().st_size, role=role
     )
 
 
@@ -117,14 +116,9 @@ def check_files(folder: Path, manifest: Manifest) -> None:
                 raise CheckpointError(
                     f"{path}: {size} bytes, but {record.bytes} were exported; copy it again or export the model again"
                 )
-            if _sha256(path) != record.sha256:
+            if sha256_of(path) != record.sha256:
                 raise CheckpointError(
                     f"{path}: changed since it was exported (SHA-256 differs); export the model again"
                 )
         except OSError as error:
             raise CheckpointError(f"{path}: can't be read: {error.strerror}") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

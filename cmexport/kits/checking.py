@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from cmexport.errors import CheckpointError
-from cmexport.files import read_file, require_file
+from cmexport.files import read_file, require_file, sha256_of
 from cmexport.kits.facts import Kit
 from cmexport.kits.making import FACTS
 from cmexport.kits.platforms.registry import PLATFORMS
@@ -35,8 +34,7 @@ def check_kit(folder: Path) -> Kit:
         path = model / file.path
         require_file(path)
         try:
-            with path.open("rb") as opened:
-                same = hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256
+            same = sha256_of(path) == file.sha256
         except FileNotFoundError:
             raise CheckpointError(f"{path}: missing; make the kit again") from None
         if not same:

@@ -16,6 +16,7 @@ from cmexport.errors import ParityError, UsageError
 from cmexport.labels import named
 from cmexport.noise import NAME as NOISE
 from cmexport.signature import Input, Output, known
+from cmexport.sources import usual_settings
 from cmexport.targets.registry import INFOS
 from cmexport.tokenizer import read_tokenizer
 
@@ -110,15 +111,6 @@ class KitTokenizer(Record):
     length: int
 
 
-class KitFile(Record):
-    """A file of the artefact, unchanged, below the kit's model folder."""
-
-    path: str
-    sha256: str
-    bytes: int
-    role: str
-
-
 class Kit(Record):
     """All that templates know; `kit.json` is this.
 
@@ -136,7 +128,7 @@ class Kit(Record):
         tokenizer: null where no text is taken.
         guidance: the scale that pictures have unless an app says another, where it is an input; null elsewhere.
         session: how the runtime was set up when the artefact was verified; of Core ML the oldest iOS, `ios`.
-        files: of the artefact.
+        files: of the artefact, unchanged, by their paths below the kit's model folder.
         runs: what it can do; the first is the usual one.
     """
 
@@ -153,7 +145,7 @@ class Kit(Record):
     tokenizer: KitTokenizer | None
     guidance: float | None
     session: PlainDict = Field(default_factory=dict)
-    files: tuple[KitFile, ...]
+    files: tuple[FileRecord, ...]
     runs: tuple[KitRun, ...]
 
     def run(self, name: str) -> KitRun:
@@ -169,6 +161,10 @@ class Kit(Record):
     def editing(self) -> tuple[KitRun, ...]:
         """The runs that take a picture."""
         return tuple(run for run in self.runs if run.input("image") is not None)
+
+    def method(self, run: KitRun) -> str:
+        """Name what draws a run's pictures in an app's code: the run's name, "edit" where only one takes a picture."""
+        return "edit" if self.editing == (run,) else run.name
 
     @property
     def model_bytes(self) -> int:
@@ -214,7 +210,7 @@ def kit_of(folder: Path, manifest: Manifest, labels: str | None = None) -> Kit:
         ),
         guidance=_guidance(manifest),
         session=manifest.session.options,
-        files=tuple(_file(file) for file in manifest.files if file.role not in _LEFT_OUT),
+        files=tuple(file for file in manifest.files if file.role not in _LEFT_OUT),
         runs=runs,
     )
 
@@ -281,10 +277,6 @@ def _opened(path: str, suffix: str) -> str:
     return "/".join(parts[: inside[0] + 1]) if inside else path
 
 
-def _file(file: FileRecord) -> KitFile:
-    return KitFile(path=file.path, sha256=file.sha256, bytes=file.bytes, role=file.role)
-
-
 def _labels(manifest: Manifest, taken: bool, wanted: str | None) -> tuple[str, ...] | None:
     if not taken:
         if wanted is not None:
@@ -302,6 +294,7 @@ def _guidance(manifest: Manifest) -> float | None:
     if taken is None:
         return None
     low, high = taken.drawn.range or (1.0, 1.0)
-    own = (s.value for s in manifest.checkpoint.settings if s.name == known.GUIDANCE)
-    usual = next((float(value) for value in own if isinstance(value, int | float)), (low + high) / 2)
+    own = usual_settings(manifest.signature, (record.setting for record in manifest.checkpoint.settings))
+    values = (s.value for s in own if s.name == known.GUIDANCE)
+    usual = next((float(value) for value in values if isinstance(value, int | float)), (low + high) / 2)
     return min(max(usual, low), high)

@@ -12,7 +12,7 @@ from pathlib import Path
 from cmexport import __version__
 from cmexport.doctor.backends import installed_version
 from cmexport.errors import CheckpointError
-from cmexport.files import require_file
+from cmexport.files import require_file, sha256_of
 from cmexport.recipes.steps import Step
 from cmexport.targets.registry import INFOS
 
@@ -123,5 +123,4 @@ def file_hash(path: Path) -> str:
 @cache
 def _hash_of(path: Path, *_state: int) -> str:
     # Checkpoints and models are gigabytes, and several steps ask for each.
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)

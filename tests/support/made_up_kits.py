@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cmexport.kits.facts import Kit, KitFile, KitGraph, KitRun, KitTensor, KitTokenizer
+from cmexport.artifact.manifest import FileRecord
+from cmexport.kits.facts import Kit, KitGraph, KitRun, KitTensor, KitTokenizer
 
 LABELS = ("class", "3", 'say "no"', "tench, Tinca tinca", "Läufer", "\\n", "a&b<c>'d'", "unix", "class", "日本", "??/")
 TOKENIZER = KitTokenizer(folder="tokenizer", begin=0, end=1, pad=1, unknown=1, length=77)
@@ -57,6 +58,6 @@ def made_up(runs: tuple[KitRun, ...]) -> Kit:
         prompts=LABELS if "prompt" in taken else None,
         tokenizer=TOKENIZER if "tokens" in taken else None,
         guidance=4.75 if "guidance" in taken else None,
-        files=(KitFile(path="a b/model.onnx", sha256="0" * 64, bytes=2**33, role="model"),),
+        files=(FileRecord(path="a b/model.onnx", sha256="0" * 64, bytes=2**33, role="model"),),
         runs=runs,
     )

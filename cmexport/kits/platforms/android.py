@@ -89,7 +89,7 @@ def _call(kit: Kit, run: KitRun) -> Call:
     blank += [f"Mask({width}, {height}, ByteArray({width * height}))"] * mask
     return Call(
         run=run.name,
-        name="edit" if image and len(kit.editing) == 1 else identifier(run.name, "camel"),
+        name=identifier(kit.method(run), "camel"),
         says=_SAYS[run.task],
         image=image,
         mask=mask,

@@ -51,10 +51,8 @@ class Method:
 
 
 def _method(kit: Kit, run: KitRun) -> Method:
-    """Only one way of editing is called `edit`, as in other languages; of several each has its name."""
     taken = dict(found for name, found in _PARAMETERS.items() if run.input(name))
-    name = "edit" if kit.editing == (run,) else identifier(run.name, "snake")
-    return Method(name, taken)
+    return Method(identifier(kit.method(run), "snake"), taken)
 
 
 def _context(kit: Kit) -> Mapping[str, Any]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from cmexport.kits.facts import Kit, KitFile, KitRun
+from cmexport.artifact.manifest import FileRecord
+from cmexport.kits.facts import Kit, KitRun
 from cmexport.kits.identifiers import identifier, identifiers
 from cmexport.kits.platforms.info import Platform
 
@@ -27,7 +28,7 @@ class Package:
 
     path: str
     key: str
-    files: tuple[KitFile, ...]
+    files: tuple[FileRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Method:
 
 def _context(kit: Kit) -> Mapping[str, Any]:
     ios = _oldest(kit)
-    names = identifiers([_method_name(kit, run) for run in kit.runs], "camel")
+    names = identifiers([kit.method(run) for run in kit.runs], "camel")
     methods = tuple(_method(kit, run, name) for run, name in zip(kit.runs, names, strict=True))
     return {
         "ios": ios,
@@ -100,7 +101,7 @@ def _packages(kit: Kit) -> tuple[Package, ...]:
     """Group the model's files by the package that they lie in; a tokenizer's are none of them."""
     opened = {graph.file for run in kit.runs for graph in run.graphs}
 
-    def package(file: KitFile) -> str:
+    def package(file: FileRecord) -> str:
         return next((path for path in opened if file.path == path or file.path.startswith(f"{path}/")), "")
 
     grouped = groupby(sorted(kit.files, key=lambda file: (package(file), file.path)), key=package)
@@ -109,11 +110,6 @@ def _packages(kit: Kit) -> tuple[Package, ...]:
         for path, files in ((path, tuple(files)) for path, files in grouped)
         if path
     )
-
-
-def _method_name(kit: Kit, run: KitRun) -> str:
-    editing = kit.editing
-    return "edit" if run in editing and len(editing) == 1 else run.name
 
 
 def _method(kit: Kit, run: KitRun, name: str) -> Method:

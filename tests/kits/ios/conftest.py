@@ -17,7 +17,8 @@ import pytest
 from filelock import FileLock
 
 from cmexport.artifact import read_manifest
-from cmexport.kits.facts import Kit, KitFile, KitRun, kit_of
+from cmexport.artifact.manifest import FileRecord
+from cmexport.kits.facts import Kit, KitRun, kit_of
 from cmexport.kits.golden import golden_files
 from cmexport.kits.making import FACTS
 from cmexport.kits.platforms.ios import PLATFORM
@@ -115,7 +116,7 @@ def _disguised_run(run: KitRun, several: bool) -> KitRun:
     return run.model_copy(update={"graphs": tuple(graphs), "inputs": tuple(map(int32, run.inputs))})
 
 
-def _disguised_file(file: KitFile, several: bool) -> KitFile:
+def _disguised_file(file: FileRecord, several: bool) -> FileRecord:
     if not file.path.endswith(".onnx"):
         return file
     return file.model_copy(update={"path": f"model.mlpackage/{file.path if several else 'model.onnx'}"})
