@@ -89,6 +89,16 @@ def _source(folder: Path, manifest: Manifest) -> PictureSource:
     return PictureSource(manifest.signature, shipped.open, request, labels, tokenizer, usual)
 
 
+def require_noise(noise: str) -> None:
+    """Ask whether noise is made in one of the known ways.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if noise not in NOISES:
+        raise UsageError(f"--noise {noise}: known are {', '.join(NOISES)}")
+
+
 def draw_pictures(
     source: PictureSource,
     count: int,
@@ -191,8 +201,7 @@ def cmx1_noise(signature: Signature, seed: int) -> dict[str, Array]:
 
 def _noise_maker(signature: Signature, noise: str) -> Callable[[int], dict[str, Array]]:
     """Return a function from a run's seed to the inputs that replace PyTorch's noise."""
-    if noise not in NOISES:
-        raise UsageError(f"--noise {noise}: known are {', '.join(NOISES)}")
+    require_noise(noise)
     return (lambda _: {}) if noise == TORCH else partial(cmx1_noise, signature)
 
 

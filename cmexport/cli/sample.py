@@ -31,11 +31,11 @@ from cmexport.progress import Progress
 from cmexport.runner import Array
 from cmexport.sampling.schedules import EDITING_STEPS
 from cmexport.sources import (
-    NOISES,
     TORCH,
     PictureSource,
     draw_between,
     draw_pictures,
+    require_noise,
     run_all,
     shown_to_people,
     source_from_artifact,
@@ -204,8 +204,7 @@ def _check_contradictions(wanted: _Wanted) -> None:
             raise UsageError(f"--{asked[0]} and --inputs contradict each other: the inputs hold everything")
         if wanted.noise != TORCH:
             raise UsageError(f"--noise {wanted.noise} and --inputs contradict each other: the inputs hold everything")
-    if wanted.noise not in NOISES:
-        raise UsageError(f"--noise {wanted.noise}: known are {', '.join(NOISES)}")
+    require_noise(wanted.noise)
     if wanted.mask is not None and wanted.image is None:
         raise UsageError(f"--mask {wanted.mask}: a mask belongs to a picture; give --image PHOTO too")
 

@@ -17,12 +17,13 @@ from cmexport.recipes.steps import Step
 from cmexport.targets.registry import INFOS
 
 # Packages whose code can't change what a step writes; all others count for every step.
+_APPS = ("kits", "live")
 _WITHOUT: Mapping[str, tuple[str, ...]] = {
-    "export": ("recipes", "report", "bench", "doctor", "planning", "tuning"),
-    "plan": ("recipes", "report", "bench", "doctor", "tuning"),
-    "verify": ("recipes", "report", "bench", "doctor", "planning"),
-    "bench": ("recipes", "report", "doctor", "planning", "tuning"),
-    "report": ("recipes", "doctor"),
+    "export": ("recipes", "report", "bench", "doctor", "layer_study", "tuning", *_APPS),
+    "plan": ("recipes", "report", "bench", "doctor", "tuning", *_APPS),
+    "verify": ("recipes", "report", "bench", "doctor", "layer_study", *_APPS),
+    "bench": ("recipes", "report", "doctor", "layer_study", "tuning", "live"),
+    "report": ("recipes", "doctor", *_APPS),
 }
 
 _BASE = (
