@@ -213,8 +213,11 @@ BAD = {
     ),
     "no merges": (no_merges, r"tokenizer.json.*merges"),
     "76 positions": (config("text_encoder", max_position_embeddings=76), r"max_position_embeddings is 76"),
-    "a wide UNet": (config("unet", cross_attention_dim=48), r"cross_attention_dim is 48, but text_encoder/ gives 32"),
-    "few words": (config("text_encoder", vocab_size=10), r"vocab_size is 10, but tokenizer/ has"),
+    "a wide UNet": (
+        config("unet", cross_attention_dim=48),
+        r"cross_attention_dim is 48, but the text encoder gives 32",
+    ),
+    "few words": (config("text_encoder", vocab_size=10), r"vocab_size is 10, but its tokenizer has"),
     "foreign words": (config("text_encoder", architectures=["T5EncoderModel"]), r"is a T5EncoderModel; only CLIPText"),
     "odd architectures": (config("text_encoder", architectures={"a": 1}), r"is a .*only CLIPText"),
     "odd activation": (config("text_encoder", hidden_act=["gelu"]), r"hidden_act '\['gelu'\]'; known are"),

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cmexport.alphas import AlphaSchedule
-from cmexport.checkpoints.latent_folder import _ENDS
+from cmexport.checkpoints.latent_codec import ENDS
 from cmexport.errors import UsageError
 from cmexport.model import CheckpointSource, Codec, ConsistencyModel, SampleRequest, Space
 from cmexport.sampling.alphas import noise_range
@@ -78,7 +78,7 @@ def model_of(parts, vae, kind):
     schedule = AlphaSchedule.from_config({**scheduler.config, "_class_name": type(scheduler).__name__}, Path("c"))
     embed = diffusers.LatentConsistencyModelImg2ImgPipeline.get_guidance_scale_embedding
     guidance = embed(None, torch.tensor([GUIDANCE - 1], dtype=torch.float64), 16, torch.float64)
-    decoder, encoder = _ENDS[vae](vaes[vae])
+    decoder, encoder = ENDS[vae](vaes[vae])
     return ConsistencyModel(
         network=Around(unet, prompt, guidance),
         architecture={},

@@ -1,0 +1,145 @@
+"""A latent text-to-image model out of its parts: text encoder, UNet, scheduler and autoencoder, each checked strictly.
+
+Networks are diffusers' own, built without memory and filled; the text encoder is ours (see `networks.clip_text`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cmexport.checkpoints.diffusers_networks import filled
+from cmexport.checkpoints.latent_codec import codec_of
+from cmexport.checkpoints.latent_parts import Part, Parts
+from cmexport.checkpoints.latent_text import text_encoder_of
+from cmexport.checkpoints.plausible import library_network
+from cmexport.checkpoints.settings import Default, Settings
+from cmexport.checkpoints.sizes import parse_size, space_of
+from cmexport.errors import CheckpointError
+from cmexport.model import Condition, ConsistencyModel, Space
+from cmexport.networks.clip_text import ClipTextEncoder
+from cmexport.networks.conditional_unet import ConditionalUnet, GuidanceEmbedding
+from cmexport.sampling.alphas import noise_range
+from cmexport.signature import Tokens, known
+from cmexport.tokenizer import Tokenizer, calibration_prompts
+from cmexport.tokenizer.clip import LENGTH
+
+GUIDANCE = {"LatentConsistencyModelPipeline": 8.5, "StableDiffusionPipeline": 7.5}
+"""Defaults of diffusers' pipelines; no file of a model states one. Pictures to edit get the same."""
+
+# What would make another network of the UNet than the one that is called here.
+_UNUSED = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim", "time_embedding_type")
+# What a scheduler takes from its configuration besides the table and what the network predicts.
+_RULES = {
+    "lcm": ("original_inference_steps", "timestep_scaling", "clip"),
+    "tcd": ("original_inference_steps",),
+    "euler": (),
+    "euler_ancestral": (),
+}
+_USUAL = {"time_embedding_type": "positional"}
+
+
+def model_of_parts(parts: Parts, settings: Settings) -> ConsistencyModel:
+    """Make a model of a pipeline's parts.
+
+    Args:
+        parts: as they were read.
+        settings: collects the decisions.
+
+    Raises:
+        CheckpointError: a part is damaged, or doesn't fit the others; the message names it.
+        BackendError: diffusers is not installed.
+        UsageError: `--set` contradicts it.
+    """
+    (text,) = parts.texts
+    schedule, tokenizer = parts.schedule, text.tokenizer
+    encoder = text_encoder_of(text)
+    network, config = _unet(parts.unet, parts.pipeline, encoder.shape.hidden_size)
+    codec = codec_of(parts.vae, settings, config["in_channels"])
+    space = _space(parts, settings, config, network.multiple, codec.factor)
+    source = parts.source()
+    settings.inferred("scheduler", schedule.kind, parts.schedule_origin)
+    for key in ("prediction", *_RULES[schedule.kind]):
+        settings.inferred(key, getattr(schedule, key), parts.schedule_origin)
+    if schedule.kind == "tcd":
+        settings.inferred("eta", schedule.eta, "default of diffusers' TCDScheduler; --eta")
+    settings.inferred("scaling_factor", codec.scale, parts.vae.origin)
+    return ConsistencyModel(
+        network=network,
+        architecture={"name": "diffusers.UNet2DConditionModel", **{k: v for k, v in config.items() if k[:1] != "_"}},
+        space=space,
+        preconditioning=schedule.kind,
+        c_noise="timestep",
+        noise=noise_range(schedule),
+        conditions=_conditions(encoder, tokenizer, parts.pipeline, config.get("time_cond_proj_dim"), settings),
+        renoise=schedule.kind,
+        clamp=False,
+        source=source,
+        settings=settings.finish(),
+        codec=codec,
+        schedule=schedule,
+        tokenizer=tokenizer,
+    )
+
+
+def _conditions(
+    encoder: ClipTextEncoder, tokenizer: Tokenizer, pipeline: str, guided: int | None, settings: Settings
+) -> tuple[Condition, ...]:
+    sentences = tuple(tokenizer.words(prompt)[: LENGTH - 2] for prompt in calibration_prompts())
+    pad = None if tokenizer.pad == tokenizer.end else tokenizer.pad
+    law = Tokens(len(tokenizer.vocabulary), tokenizer.begin, tokenizer.end, pad, sentences)
+    tokens = known.tokens(1, LENGTH, law)
+    prompt = Condition("embeddings", tokens, encoder)
+    if guided is None:
+        settings.inferred(
+            "guidance", 1.0, "this UNet is told no scale; above 1 it is evaluated twice a step; --guidance"
+        )
+        return (prompt,)
+    pipeline = pipeline.replace("Img2Img", "")
+    usual = settings.inferred("guidance", GUIDANCE[pipeline], f"default of diffusers' {pipeline}; --guidance")
+    return (prompt, Condition("guidance", known.guidance(1), GuidanceEmbedding(guided), usual=usual))
+
+
+def _unet(part: Part, pipeline: str, width: int) -> tuple[ConditionalUnet, dict[str, Any]]:
+    path, config = part.where, part.config
+    for name in _UNUSED:
+        if config.get(name) not in (None, _USUAL.get(name)):
+            larger = " (a UNet of SDXL, which is not supported yet)" if config.get("addition_embed_type") else ""
+            raise CheckpointError(f"{path}: {name} {str(config[name])[:80]} is not supported{larger}")
+    needed = config.get("cross_attention_dim", 1280)
+    if needed != width:
+        raise CheckpointError(
+            f"{path}: cross_attention_dim is {str(needed)[:40]}, but the text encoder gives {width} numbers a token"
+        )
+    guided = config.get("time_cond_proj_dim")
+    if guided is None and pipeline.startswith("LatentConsistency"):
+        raise CheckpointError(
+            f"{path}: time_cond_proj_dim is missing: this UNet takes no timestep_cond, the embedded guidance that a "
+            f"{pipeline} feeds"
+        )
+    if guided is not None and (not isinstance(guided, int) or not 4 <= guided <= 4096):
+        raise CheckpointError(f"{path}: time_cond_proj_dim is {str(guided)[:40]}")
+    unet: Any = library_network("UNet2DConditionModel", path, config)
+    network = ConditionalUnet(filled(unet, part.weights, part.read()))
+    full = {name: getattr(unet.config, name) for name in ("in_channels", "out_channels", "sample_size")}
+    if full["in_channels"] != full["out_channels"]:
+        raise CheckpointError(
+            f"{path}: takes {full['in_channels']} channels and returns {full['out_channels']}; networks that take a "
+            "mask or a picture besides are not supported"
+        )
+    return network.eval().requires_grad_(False), {**config, **full}
+
+
+def _space(parts: Parts, settings: Settings, config: Mapping[str, Any], multiple: int, factor: int) -> Space:
+    part, side = parts.unet, config["sample_size"]
+    usual = Default(512, f"guess: {part.origin} has no sample_size", ambiguous=True)
+    stated = []
+    if side is not None:
+        sides = side if isinstance(side, list | tuple) else [side]
+        if not 1 <= len(sides) <= 2 or not all(type(s) is int and 1 <= s <= 1024 for s in sides):
+            raise CheckpointError(f"{part.where}: sample_size is {str(side)[:40]}")
+        pixels = parse_size("x".join(str(s * factor) for s in sides))
+        stated = [Default(pixels, f"{part.origin}, {factor} times its sample_size")]
+    size = settings.choose("image_size", usual, *stated)
+    pixels_space = space_of(parts.where, config["in_channels"], size, multiple * factor)
+    return Space(config["in_channels"], pixels_space.height // factor, pixels_space.width // factor, multiple)
