@@ -7,9 +7,10 @@ into f(x, sigma) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -59,22 +60,32 @@ class Condition:
         encode: makes of the input what the network is called with, once for all steps: a text encoder, the embedding
             of a guidance scale. None: the input itself.
         usual: a value that is a constant of the graph unless a request asks for the input; None where there is none.
+        after: name of an earlier condition, whose encoding `encode` takes besides: pooling goes on where a text encoder
+            stopped.
+        unsaid: whether "no prompt" is zeros to the network, and not what `encode` makes of an empty one.
     """
 
     name: str
     input: Input
     encode: nn.Module | None = None
     usual: float | None = None
+    after: str | None = None
+    unsaid: bool = False
 
-    def of(self, given: Tensor) -> Tensor:
-        """Return what the network is called with."""
-        return given if self.encode is None else self.encode(given)
+    def of(self, given: Tensor, earlier: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
+        """Return what the network is called with; `earlier` is what it is called with for the conditions before."""
+        if self.encode is None:
+            return given
+        encoded: Tensor = self.encode(given) if self.after is None else self.encode(given, earlier[self.after])
+        return encoded
 
-    def example(self, pictures: int) -> Tensor:
-        """Return what the network is called with for so many pictures, equal ones."""
-        drawn = self.input.drawn.draw(self.input.picture_shape, torch.Generator().manual_seed(0), 0)
-        with torch.no_grad():
-            return self.of(torch.from_numpy(self.input.stack([drawn] * pictures)))
+
+def encoded(conditions: Sequence[Condition], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the network is called with, by name, for the inputs in `given`, by theirs."""
+    found: dict[str, Tensor] = {}
+    for condition in conditions:
+        found[condition.name] = condition.of(given[condition.input.name], found)
+    return found
 
 
 def class_labels(classes: int | None) -> tuple[Condition, ...]:
@@ -251,6 +262,20 @@ class ConsistencyModel:
     def worded(self) -> Condition | None:
         """The condition that a prompt is made into, if the model takes one."""
         return next((c for c in self.conditions if c.input.worded), None)
+
+    @property
+    def wordings(self) -> tuple[Condition, ...]:
+        """All conditions that a prompt is made into: `worded`, and what is pooled of it."""
+        return tuple(c for c in self.conditions if c.input.worded)
+
+    def examples(self, pictures: int) -> dict[str, Tensor]:
+        """Return what the network is called with besides, for so many pictures, equal ones."""
+        given = {}
+        for taken in (condition.input for condition in self.conditions):
+            drawn = taken.drawn.draw(taken.picture_shape, torch.Generator().manual_seed(0), 0)
+            given[taken.name] = torch.from_numpy(taken.stack([drawn] * pictures))
+        with torch.no_grad():
+            return encoded(self.conditions, given)
 
     @property
     def classes(self) -> int | None:

@@ -35,7 +35,7 @@ def boundary_error(model: ConsistencyModel, *, whole: bool = False) -> float:
     sigma = model.noise.sigma_min if model.preconditioning in _AT_SIGMA_MIN else 0.0
     shape = (1, space.channels, min(space.height, most), min(space.width, most))
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    conditions = {c.name: c.example(1) for c in model.conditions}
+    conditions = model.examples(1)
     if model.schedule is not None:
         # LCM's boundary condition holds at timestep 0, which is not evaluated; others have none.
         with torch.no_grad():

@@ -101,9 +101,9 @@ def fetch_from_hub(identity: str, wanted: str | None = None) -> Path:
     except ImportError as error:
         raise BackendError(f"{identity}: hub models need diffusers: pip install 'cmexport[diffusers]'") from error
     # A bare network has its weights at the top. `*` also matches slashes: *.safetensors would fetch a whole pipeline.
-    few = ["*.json", "README.md", "diffusion_pytorch_model*", "model.safetensors", "tokenizer/*"]
+    few = ["*.json", "README.md", "diffusion_pytorch_model*", "model.safetensors", "tokenizer/*", "tokenizer_2/*"]
     # Parts of a latent pipeline; not its safety checker, which has as many weights as all else.
-    parts = ("unet*", "text_encoder", "vae")
+    parts = ("unet*", "text_encoder", "text_encoder_2", "vae")
     few += [f"{part}/*.safetensors" for part in parts]
     everything = [*few, *(f"{part}/*.bin" for part in parts)]
     others = [f"*.{variant}[.-]*" for variant in ("fp16", "bf16", "non_ema") if variant != wanted]
@@ -258,8 +258,7 @@ def _layout(folder: Path) -> _Layout:
         if name == "ConsistencyPipeline":
             return _Layout(folder / "unet", None, THIRD_PARTY, name)
         known = ("ConsistencyModelPipeline", *PIPELINES)
-        larger = "; SDXL is not supported yet" if "StableDiffusionXL" in name else ""
-        raise CheckpointError(f"{folder}: is a {name[:80]}; known are {', '.join(known)}{larger}")
+        raise CheckpointError(f"{folder}: is a {name[:80]}; known are {', '.join(known)}")
     # A network out of a pipeline keeps the scheduler that lies beside it: guessing what a file states would be wrong.
     if (folder / "config.json").is_file():
         return _Layout(folder, _scheduler_in(folder.parent), OPENAI, "UNet2DModel folder")

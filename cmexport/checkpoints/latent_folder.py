@@ -1,7 +1,7 @@
 """diffusers folders of text-to-image pipelines that paint latents in a few steps.
 
-`LatentConsistencyModelPipeline`, and `StableDiffusionPipeline` with a scheduler of few steps: each part is read here
-and made a model of in `latent_model`.
+`LatentConsistencyModelPipeline`, and `StableDiffusionPipeline` and `StableDiffusionXLPipeline` with a scheduler of few
+steps: each part is read here and made a model of in `latent_model`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ PIPELINES = (
     "LatentConsistencyModelImg2ImgPipeline",
     "StableDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
 )
-PARTS = ("tokenizer", "text_encoder", "unet", "scheduler", "vae")
+TEXTS = ("text_encoder", "text_encoder_2")
+"""Text encoders, as many as a pipeline may have; each has a tokenizer."""
 
 
 @dataclass
@@ -122,6 +125,14 @@ class FolderParts:
         return CheckpointSource(self.folder, kind, digest.hexdigest(), size_bytes, reference)
 
 
+def _texts_of(name: str) -> tuple[str, ...]:
+    return TEXTS if "XL" in name else TEXTS[:1]
+
+
+def _tokenizer_of(text: str) -> str:
+    return text.replace("text_encoder", "tokenizer")
+
+
 def is_latent_pipeline(name: str) -> bool:
     """Whether `model_index.json` names a pipeline that is read here."""
     return name in PIPELINES
@@ -130,9 +141,10 @@ def is_latent_pipeline(name: str) -> bool:
 def is_whole(folder: Path, wanted: str | None = None) -> bool | None:
     """Whether a latent pipeline has weights of all parts, the `wanted` ones in some; None: it is something else."""
     index = folder / "model_index.json"
-    if not index.is_file() or not is_latent_pipeline(str(read_json(index).get("_class_name"))):
+    name = str(read_json(index).get("_class_name")) if index.is_file() else ""
+    if not is_latent_pipeline(name):
         return None
-    found = [weights_files(folder / part) for part in ("unet", "text_encoder", "vae")]
+    found = [weights_files(folder / part) for part in ("unet", *_texts_of(name), "vae")]
     return all(found) and (wanted is None or any(wanted in files for files in found))
 
 
@@ -159,7 +171,8 @@ def load_latent_folder(
 def read_parts(folder: Path, name: str, settings: Settings, wanted: str | None = None, reference: str = "") -> Parts:
     """Read what `load_latent_folder` makes a model of; see there."""
     index = read_json(folder / "model_index.json")
-    for part in PARTS:
+    texts = _texts_of(name)
+    for part in (*map(_tokenizer_of, texts), *texts, "unet", "scheduler", "vae"):
         if not (folder / part).is_dir():
             raise CheckpointError(f"{folder}: lacks the folder {part}/, a part of every {name}")
         if part in index and index[part] in (None, [None, None]):
@@ -170,9 +183,10 @@ def read_parts(folder: Path, name: str, settings: Settings, wanted: str | None =
         pipeline=name,
         schedule=AlphaSchedule.from_config(read_json(scheduler), scheduler),
         schedule_origin="scheduler_config.json",
-        texts=(Text(files.part("text_encoder", text_names), read_tokenizer(folder / "tokenizer")),),
+        texts=tuple(Text(files.part(t, text_names), read_tokenizer(folder / _tokenizer_of(t))) for t in texts),
         unet=files.part("unet"),
         vae=files.autoencoder(),
         where=folder,
         source=lambda: files.source(f"diffusers ({name})", reference),
+        unsaid=len(texts) > 1 and bool(index.get("force_zeros_for_empty_prompt", True)),
     )

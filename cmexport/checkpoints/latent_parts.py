@@ -66,6 +66,8 @@ class Parts:
         schedule_origin: what says it, for settings: "scheduler_config.json".
         where: the file or folder, for errors.
         source: which bytes were read; asked when all parts have been.
+        unsaid: whether guidance compares with zeros instead of the empty prompt's embeddings, SDXL's
+            `force_zeros_for_empty_prompt`.
     """
 
     pipeline: str
@@ -76,6 +78,7 @@ class Parts:
     schedule_origin: str
     where: Path
     source: Callable[[], CheckpointSource]
+    unsaid: bool = False
 
 
 def text_names(tensors: State) -> State:

@@ -2,34 +2,120 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
 
 from cmexport.checkpoints.diffusers_networks import filled
 from cmexport.checkpoints.latent_parts import Text
 from cmexport.errors import CheckpointError
-from cmexport.networks.clip_text import ACTIVATIONS, ClipTextEncoder, TextEncoderShape
+from cmexport.networks.clip_text import (
+    ACTIVATIONS,
+    ClipPair,
+    ClipPooled,
+    ClipTextEncoder,
+    ClipTextProjection,
+    SecondTokens,
+    TextEncoderShape,
+)
 from cmexport.networks.meta import on_meta
+from cmexport.tokenizer import translation
 from cmexport.tokenizer.clip import LENGTH
 
+_PLAIN, _PROJECTED = "CLIPTextModel", "CLIPTextModelWithProjection"
+# What configurations of before transformers 4.24 say, and then the largest id of a prompt is its end.
+_UNSTATED_END = 2
 
-def text_encoder_of(text: Text) -> ClipTextEncoder:
-    """Build a text encoder and fill it.
+
+@dataclass(frozen=True)
+class Encoders:
+    """What makes of a prompt's tokens what a UNet is called with.
+
+    Attributes:
+        states: tokens (N, 77) to embeddings (N, 77, D).
+        width: D.
+        pooled: tokens and embeddings to (N, P); None where the UNet takes nothing pooled.
+        channels: P.
+    """
+
+    states: nn.Module
+    width: int
+    pooled: nn.Module | None = None
+    channels: int | None = None
+
+
+def encoders_of(texts: Sequence[Text]) -> Encoders:
+    """Build the text encoders of a pipeline, one or SDXL's two, and fill them.
 
     Raises:
-        CheckpointError: another kind of encoder, sizes that are none, or weights that don't fit them.
+        CheckpointError: another kind of encoder, sizes that are none, weights that don't fit them, or two tokenizers
+            that need two prompts.
     """
-    encoder = on_meta(lambda: ClipTextEncoder(_shape(text)))
-    return filled(encoder, text.encoder.weights, text.encoder.read())
+    if len(texts) == 1:
+        (text,) = texts
+        shape = _shape(text, _PLAIN)
+        encoder = on_meta(lambda: ClipTextEncoder(shape))
+        return Encoders(filled(encoder, text.encoder.weights, text.encoder.read()), shape.hidden_size)
+    first, second = texts
+    shapes = _shape(first, _PLAIN), _shape(second, _PROJECTED)
+    for text, shape in zip(texts, shapes, strict=True):
+        if shape.num_hidden_layers < 2:
+            raise CheckpointError(
+                f"{text.encoder.where}: has one layer, and SDXL takes the states before the last of several"
+            )
+    channels, end = _channels(second), _end(second)
+    found = translation(first.tokenizer, second.tokenizer)
+    if found is None:
+        raise CheckpointError(
+            f"{second.encoder.where}: its tokenizer and the first text encoder's are two: they differ in more than "
+            "padding, so that one prompt's tokens do not serve both, which an exported graph asks of them"
+        )
+    one = filled(on_meta(lambda: ClipTextEncoder(shapes[0])), first.encoder.weights, first.encoder.read())
+    other = filled(
+        on_meta(lambda: ClipTextProjection(shapes[1], channels)), second.encoder.weights, second.encoder.read()
+    )
+    widths = [shape.hidden_size for shape in shapes]
+    pair = ClipPair(one, other, SecondTokens(found.end, found.pad, found.replaced))
+    return Encoders(pair.eval(), sum(widths), ClipPooled(other, widths[0], end).eval(), channels)
 
 
-def _shape(text: Text) -> TextEncoderShape:
+def _config(text: Text) -> Mapping[str, Any]:
+    nested = text.encoder.config.get("text_config")
+    return {**text.encoder.config, **(nested if isinstance(nested, dict) else {})}
+
+
+def _channels(text: Text) -> int:
+    channels = _config(text).get("projection_dim", 512)
+    if type(channels) is not int or not 1 <= channels <= 100_000:
+        raise CheckpointError(f"{text.encoder.where}: projection_dim is {str(channels)[:40]}")
+    return channels
+
+
+def _end(text: Text) -> int:
+    """Return the token at which prompts are pooled, the first of its kind in each.
+
+    Raises:
+        CheckpointError: it is not the one that ends them.
+    """
+    tokenizer, said = text.tokenizer, _config(text).get("eos_token_id", _UNSTATED_END)
+    pooled_at = len(tokenizer.vocabulary) - 1 if said == _UNSTATED_END else said
+    if pooled_at != tokenizer.end:
+        raise CheckpointError(
+            f"{text.encoder.where}: pools prompts at token {str(pooled_at)[:40]} (eos_token_id), but its tokenizer "
+            f"ends them with {tokenizer.end}"
+        )
+    return tokenizer.end
+
+
+def _shape(text: Text, needed: str) -> TextEncoderShape:
     path, config = text.encoder.where, text.encoder.config
-    kind = config.get("architectures") or ["CLIPTextModel"]
-    if kind != ["CLIPTextModel"]:
+    kind = config.get("architectures") or [needed]
+    if kind != [needed]:
         shown = kind[0] if isinstance(kind, list) else kind
-        raise CheckpointError(f"{path}: is a {str(shown)[:80]}; only CLIPTextModel is supported")
-    nested = config.get("text_config")
-    config = {**config, **(nested if isinstance(nested, dict) else {})}
+        raise CheckpointError(f"{path}: is a {str(shown)[:80]}; only {needed} is supported")
+    config = _config(text)
     known_fields = {f.name: config[f.name] for f in fields(TextEncoderShape) if f.name in config}
     for name, value in known_fields.items():
         whole = name not in ("hidden_act", "layer_norm_eps")
@@ -38,7 +124,7 @@ def _shape(text: Text) -> TextEncoderShape:
     try:
         shape = TextEncoderShape(**known_fields)
     except TypeError as error:
-        raise CheckpointError(f"{path}: describes no CLIPTextModel ({error})") from error
+        raise CheckpointError(f"{path}: describes no {needed} ({error})") from error
     if str(shape.hidden_act) not in ACTIVATIONS:
         raise CheckpointError(f"{path}: hidden_act '{str(shape.hidden_act)[:40]}'; known are {', '.join(ACTIVATIONS)}")
     if type(shape.layer_norm_eps) not in (int, float) or not 0 < shape.layer_norm_eps < 1:

@@ -12,7 +12,10 @@ from cmexport.checkpoints.diffusers_networks import fields_of, without_weights
 from cmexport.errors import CheckpointError
 
 # Fields that count modules, of which nobody has many; building 100,000 takes minutes.
-_COUNTS = ("layers_per_block", "transformer_layers_per_block", "num_encoder_blocks", "num_decoder_blocks")
+_COUNTS = (
+    *("layers_per_block", "transformer_layers_per_block", "reverse_transformer_layers_per_block"),
+    *("num_encoder_blocks", "num_decoder_blocks"),
+)
 
 
 def library_network(name: str, path: Path, config: Mapping[str, Any]) -> nn.Module:

@@ -202,7 +202,7 @@ def _rebuilt(network: AdmUnet, config: AdmUnetConfig) -> AdmUnet:
 
 def _error(model: ConsistencyModel, pictures: Tensor, labels: Tensor | None) -> float:
     count, choice = len(pictures), model.choice
-    conditions = {c.name: c.example(count) for c in model.conditions}
+    conditions = model.examples(count)
     if choice is not None and choice.count is not None:
         spread = torch.arange(count) * choice.count // count if labels is None else labels
         conditions |= {c.name: c.of(spread) for c in model.conditions if c.input is choice}
@@ -217,7 +217,7 @@ def _error(model: ConsistencyModel, pictures: Tensor, labels: Tensor | None) -> 
 def _spread(model: ConsistencyModel, samples: int) -> float:
     space = model.space
     noise = torch.randn(samples, space.channels, space.height, space.width, generator=torch.Generator().manual_seed(0))
-    conditions = {c.name: c.example(samples) for c in model.conditions}
+    conditions = model.examples(samples)
     drawn = denoise(model, model.noise.sigma_max * noise, model.noise.sigma_max, **conditions)
     return drawn.clamp(-1, 1).std(dim=0).mean().item()
 

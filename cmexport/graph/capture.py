@@ -109,7 +109,7 @@ def _captured(
 def _trace_network(sampler: Sampler) -> ExportedProgram:
     """Trace the network as every step evaluates it."""
     model, x = sampler.model, torch.zeros(sampler.signature.sample.shape)
-    conditions = {c.name: c.example(len(x)) for c in model.conditions}
+    conditions = model.examples(len(x))
     if sampler.plan.evaluations[0].c_noise_target is not None:
         conditions[TARGET] = torch.zeros(1, dtype=torch.float64)
     return trace_evaluation(model.network, x, torch.zeros(1, dtype=torch.float64), conditions)

@@ -114,10 +114,107 @@ class ClipTextEncoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Encode sentences; a word sees those before it."""
-        length = self.shape.max_position_embeddings
-        mask = torch.full((length, length), -500.0).triu(1)
+        mask = _causal(self.shape)
         x = self.embeddings(tokens)
         for layer in self.encoder.layers:
             x = layer(x, mask)
         result: Tensor = self.final_layer_norm(x)
         return result
+
+
+class ClipStates(nn.Module):
+    """Tokens (N, 77) to the states before a text encoder's last layer, (N, 77, D), not normed."""
+
+    def __init__(self, encoder: ClipTextEncoder) -> None:
+        super().__init__()
+        self.shape = encoder.shape
+        self.embeddings, self.layers = encoder.embeddings, encoder.encoder.layers[:-1]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Encode sentences."""
+        mask = _causal(self.shape)
+        x: Tensor = self.embeddings(tokens)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x
+
+
+class ClipTextProjection(ClipTextEncoder):
+    """A text encoder with the projection of its pooled state, transformers' `CLIPTextModelWithProjection`."""
+
+    def __init__(self, shape: TextEncoderShape, channels: int) -> None:
+        super().__init__(shape)
+        self.text_projection = nn.Linear(shape.hidden_size, channels, bias=False)
+
+
+class SecondTokens(nn.Module):
+    """Tokens of a first tokenizer (N, 77) int64 to those of a second that differs in its padding.
+
+    Stable Diffusion XL's second tokenizer pads with "!", which by that becomes a special token of its own: where the
+    first says "!" at a word's end, the second says 0 too (see `tokenizer.second`).
+
+    Args:
+        end: ends a prompt in both, and pads the first.
+        pad: pads the second.
+        replaced: tokens of the first and what the second has for them.
+    """
+
+    def __init__(self, end: int, pad: int, replaced: Mapping[int, int]) -> None:
+        super().__init__()
+        self.end, self.pad, self.replaced = end, pad, dict(replaced)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Translate tokens."""
+        padding = torch.arange(tokens.shape[1]) > _ends(tokens, self.end)
+        for first, second in self.replaced.items():
+            tokens = torch.where(tokens == first, second, tokens)
+        return torch.where(padding, self.pad, tokens)
+
+
+class ClipPair(nn.Module):
+    """Tokens (N, 77) to two encoders' states before their last layers, side by side, (N, 77, D1 + D2).
+
+    Podell et al. 2023 (arXiv:2307.01952), section 2.1; diffusers' `StableDiffusionXLPipeline.encode_prompt`.
+    """
+
+    def __init__(self, first: ClipTextEncoder, second: ClipTextEncoder, translated: SecondTokens) -> None:
+        super().__init__()
+        self.first, self.translated, self.second = ClipStates(first), translated, ClipStates(second)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Encode sentences by both."""
+        return torch.cat([self.first(tokens), self.second(self.translated(tokens))], dim=2)
+
+
+class ClipPooled(nn.Module):
+    """The second encoder's last layer and what follows it, to one vector a prompt, (N, P): the state at its end.
+
+    Args:
+        encoder: the second one, whole.
+        before: width of the first's states, which stand before the second's in embeddings.
+        end: the token that ends a prompt.
+    """
+
+    def __init__(self, encoder: ClipTextProjection, before: int, end: int) -> None:
+        super().__init__()
+        self.shape, self.before, self.end = encoder.shape, before, end
+        self.layer = encoder.encoder.layers[-1]
+        self.final_layer_norm, self.text_projection = encoder.final_layer_norm, encoder.text_projection
+
+    def forward(self, tokens: Tensor, embeddings: Tensor) -> Tensor:
+        """Pool prompts: their tokens (N, 77), and what `ClipPair` makes of these, (N, 77, D1 + D2)."""
+        states = self.final_layer_norm(self.layer(embeddings[:, :, self.before :], _causal(self.shape)))
+        # Products with 0 and 1: no target needs to gather by numbers that it doesn't know beforehand.
+        chosen = (torch.arange(tokens.shape[1]) == _ends(tokens, self.end)).to(states.dtype)
+        result: Tensor = self.text_projection((states * chosen[:, :, None]).sum(dim=1))
+        return result
+
+
+def _causal(shape: TextEncoderShape) -> Tensor:
+    length = shape.max_position_embeddings
+    return torch.full((length, length), -500.0).triu(1)
+
+
+def _ends(tokens: Tensor, end: int) -> Tensor:
+    """Return where prompts end first, (N, 1), as transformers' `CLIPTextTransformer`."""
+    return (tokens == end).to(torch.int32).argmax(dim=1, keepdim=True)

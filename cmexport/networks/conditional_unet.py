@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,21 +12,62 @@ from torch import Tensor, nn
 from cmexport.networks.diffusers_unet import DoubleSinusoid, halvings
 
 
-class ConditionalUnet(nn.Module):
-    """F(x, t, embeddings[, guidance]) computed by the library's own network; see `DiffusersUnet`."""
+class _TimeIds(nn.Module):
+    """The embedding of SDXL's six numbers, which say a picture's size: constants of a graph."""
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, ids: Sequence[int], projection: Any) -> None:
+        super().__init__()
+        embed = DoubleSinusoid(
+            projection.num_channels, projection.flip_sin_to_cos, projection.downscale_freq_shift, projection.scale
+        )
+        embedded = embed(torch.tensor(ids, dtype=torch.float64)).float()
+        self.register_buffer("embedded", embedded, persistent=False)
+
+    def forward(self, flat: Tensor) -> Tensor:
+        """Return the embeddings of the ids of all pictures, one after the other, (6 N, channels)."""
+        embedded = self.get_buffer("embedded")
+        return embedded.repeat(len(flat) // len(embedded), 1)
+
+
+class ConditionalUnet(nn.Module):
+    """F(x, t, embeddings[, guidance][, pooled]) computed by the library's own network; see `DiffusersUnet`.
+
+    Args:
+        unet: a `UNet2DConditionModel`.
+        time_ids: of a UNet of SDXL, what it is told of a picture: height and width that it had, top and left where it
+            was cut out, height and width that it should have, pixels (Podell et al. 2023, arXiv:2307.01952, 2.2).
+    """
+
+    def __init__(self, unet: nn.Module, time_ids: Sequence[int] = ()) -> None:
         super().__init__()
         self.multiple = halvings(unet)
         projection: Any = unet.time_proj
         unet.time_proj = DoubleSinusoid(
             projection.num_channels, projection.flip_sin_to_cos, projection.downscale_freq_shift, projection.scale
         )
+        self.time_ids = len(time_ids)
+        if time_ids:
+            unet.add_time_proj = _TimeIds(time_ids, unet.add_time_proj)
         self.unet = unet
 
-    def forward(self, x: Tensor, c_noise: Tensor, embeddings: Tensor, guidance: Tensor | None = None) -> Tensor:
-        """Run on latents x (N, C, H, W), c_noise (1,) float64, embeddings (N, 77, D), embedded guidance (N, G)."""
-        result: Tensor = self.unet(x, c_noise, embeddings, timestep_cond=guidance, return_dict=False)[0]
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        embeddings: Tensor,
+        guidance: Tensor | None = None,
+        pooled: Tensor | None = None,
+    ) -> Tensor:
+        """Run on latents x (N, C, H, W), c_noise (1,) float64, embeddings (N, 77, D), embedded guidance (N, G).
+
+        Besides, of SDXL, on the pooled prompt (N, P).
+        """
+        added = None
+        if pooled is not None:
+            added = {"text_embeds": pooled, "time_ids": pooled.new_zeros(len(pooled), self.time_ids)}
+        result: Tensor = self.unet(
+            x, c_noise, embeddings, timestep_cond=guidance, added_cond_kwargs=added, return_dict=False
+        )[0]
         return result
 
 

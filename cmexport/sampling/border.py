@@ -31,7 +31,8 @@ def border_of(model: ConsistencyModel, plan: Evaluations, request: SampleRequest
     if plan.renoised:
         inputs.append(known.renoise(plan.renoised, picture))
     for condition in model.conditions:
-        if condition.input.name not in baked_values(model, request):
+        # Two conditions may be made of one input.
+        if condition.input.name not in {*baked_values(model, request), *(i.name for i in inputs)}:
             inputs.append(condition.input.with_batch(request.batch))
     shown = picture if model.codec is None else model.codec.pictures(picture)
     inputs += task.given(shown, plan.sigmas[0])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cmexport.errors import UsageError
-from cmexport.model import Condition, ConsistencyModel, SampleRequest
+from cmexport.model import Condition, ConsistencyModel, SampleRequest, encoded
 from cmexport.networks.guided import GuidedNetwork
 from cmexport.signature import Rows, Tokens, known
 
@@ -28,9 +28,9 @@ class ClosedList(nn.Module):
         self.encoder = encoder
         self.register_buffer("tokens", tokens, persistent=False)
 
-    def forward(self, prompt: Tensor) -> Tensor:
-        """Encode the chosen prompts."""
-        encoded: Tensor = self.encoder(nn.functional.embedding(prompt, self.get_buffer("tokens")))
+    def forward(self, prompt: Tensor, *earlier: Tensor) -> Tensor:
+        """Encode the chosen prompts; `earlier` is what `Condition.after` made of them."""
+        encoded: Tensor = self.encoder(nn.functional.embedding(prompt, self.get_buffer("tokens")), *earlier)
         return encoded
 
 
@@ -48,15 +48,14 @@ def conditioned(model: ConsistencyModel, request: SampleRequest) -> ConsistencyM
     worded = model.worded
     if worded is None or worded.encode is None or worded.input.count is not None:
         return model
+    forms = model.wordings
     if request.calibration_prompts:
-        worded = _saying(model, worded, request.calibration_prompts)
+        forms = tuple(_saying(model, form, request.calibration_prompts) for form in forms)
     if request.prompt is not None or request.prompts:
-        form = _closed(model, worded, request.prompts or (str(request.prompt),))
+        forms = _closed(model, forms, request.prompts or (str(request.prompt),))
     elif request.condition == known.EMBEDDINGS:
-        form = embedded(worded)
-    else:
-        form = worded
-    return replace(model, conditions=tuple(form if c is model.worded else c for c in model.conditions))
+        forms = embedded(forms)
+    return replace(model, conditions=reworded(model.conditions, forms))
 
 
 def _check(model: ConsistencyModel, request: SampleRequest) -> None:
@@ -91,7 +90,10 @@ def _guided(model: ConsistencyModel, request: SampleRequest) -> ConsistencyModel
     if not asked or worded is None or worded.encode is None or any(c.usual is not None for c in model.conditions):
         return model
     with torch.no_grad():
-        empty = worded.of(tokens_of(model, [""]))
+        empty = encoded(model.wordings, {worded.input.name: tokens_of(model, [""])})
+    for wording in model.wordings:
+        if wording.unsaid:
+            empty[wording.name].zero_()
     usual = request.guidance or 1.0
     scale = known.guidance(1)
     largest = max((usual, *(scale.drawn.limits or ()))) if request.guidance_input else usual
@@ -128,20 +130,36 @@ def tokens_of(model: ConsistencyModel, prompts: Sequence[str]) -> Tensor:
     return torch.tensor([model.tokenizer.encode(prompt) for prompt in prompts], dtype=torch.int64)
 
 
-def _closed(model: ConsistencyModel, worded: Condition, prompts: Sequence[str]) -> Condition:
+def reworded(conditions: Sequence[Condition], forms: Sequence[Condition]) -> tuple[Condition, ...]:
+    """Return the conditions with `forms` in the place of those of the same names."""
+    by_name = {form.name: form for form in forms}
+    return tuple(by_name.get(condition.name, condition) for condition in conditions)
+
+
+def _closed(model: ConsistencyModel, wordings: Sequence[Condition], prompts: Sequence[str]) -> tuple[Condition, ...]:
     if twice := [p for i, p in enumerate(prompts) if p in prompts[:i]]:
         raise UsageError(f"--prompts: {twice[0]!r} comes twice")
-    assert worded.encode is not None
-    encode = ClosedList(tokens_of(model, prompts), worded.encode).eval().requires_grad_(False)
-    return Condition(worded.name, known.prompt(1, len(prompts)), encode)
+    taken, tokens, forms = known.prompt(1, len(prompts)), tokens_of(model, prompts), []
+    for wording in wordings:
+        assert wording.encode is not None
+        encode = ClosedList(tokens, wording.encode).eval().requires_grad_(False)
+        forms.append(replace(wording, input=taken, encode=encode))
+    return tuple(forms)
 
 
-def embedded(worded: Condition) -> Condition:
-    """Return the condition that takes what a text encoder made of the prompt; it draws what it makes of real ones."""
-    sentences = worded.input.drawn
-    count = len(getattr(sentences, "sentences", ())) or 1
-    drawn = [sentences.draw(worded.input.picture_shape, torch.Generator().manual_seed(i), i) for i in range(count)]
+def embedded(wordings: Sequence[Condition]) -> tuple[Condition, ...]:
+    """Return conditions that take what text encoders made of the prompt; they draw what these make of real ones."""
+    taken = wordings[0].input
+    count = len(getattr(taken.drawn, "sentences", ())) or 1
+    drawn = [taken.drawn.draw(taken.picture_shape, torch.Generator().manual_seed(i), i) for i in range(count)]
     with torch.no_grad():
-        rows = worded.of(torch.from_numpy(np.stack(drawn)))
-    length, width = rows.shape[1:]
-    return Condition(worded.name, known.embeddings(1, length, width, Rows(list(rows.numpy()))))
+        made = encoded(wordings, {taken.name: torch.from_numpy(np.stack(drawn))})
+    joined, forms = known.POOLED in made, []
+    for name, rows in made.items():
+        law = Rows(list(rows.numpy()))
+        if name == known.POOLED:
+            forms.append(Condition(name, known.pooled(1, rows.shape[1], law)))
+        else:
+            length, width = rows.shape[1:]
+            forms.append(Condition(name, known.embeddings(1, length, width, law, joined=joined)))
+    return tuple(forms)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from cmexport.model import encoded
 from cmexport.sampling.editing import task_named
 from cmexport.sampling.resolved import Sampler
 
@@ -29,15 +30,13 @@ class Conditions(nn.Module):
 
     def forward(self, given: Mapping[str, Tensor], pictures: int) -> dict[str, Tensor]:
         """Map `given`, by the names of the inputs, to the keywords of the network."""
-        found = {}
-        for condition in self.conditions:
-            border = condition.input.with_batch(pictures)
+        values = dict(given)
+        for border in (condition.input.with_batch(pictures) for condition in self.conditions):
             if border.name in self.baked:
-                value = torch.full(border.shape, self.baked[border.name], dtype=getattr(torch, border.dtype))
-            else:
-                value = given[border.name]
-            found[condition.name] = condition.of(value)
-        return found
+                values[border.name] = torch.full(
+                    border.shape, self.baked[border.name], dtype=getattr(torch, border.dtype)
+                )
+        return encoded(self.conditions, values)
 
 
 class SamplerGraph(nn.Module):

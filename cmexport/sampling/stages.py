@@ -6,7 +6,7 @@ what the whole gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cmexport.errors import UsageError
 from cmexport.model import Codec, Condition
-from cmexport.sampling.prompting import embedded
+from cmexport.sampling.prompting import embedded, reworded
 from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.samplers import to_bytes
 from cmexport.signature import Output, Rows, Signature, known
@@ -48,8 +48,8 @@ class _Encode(nn.Module):
         assert condition.encode is not None
         self.encoder = condition.encode
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        encoded: Tensor = self.encoder(tokens)
+    def forward(self, tokens: Tensor, **earlier: Tensor) -> Tensor:
+        encoded: Tensor = self.encoder(tokens, *earlier.values())
         return encoded
 
 
@@ -65,6 +65,8 @@ class _Decode(nn.Module):
 
 def stages_of(sampler: Sampler, packaging: str, mark: str = "") -> tuple[Stage, ...]:
     """Return the parts of a sampler: itself for "one"; for "staged" encode (where it takes tokens), paint and decode.
+
+    Where the network takes a pooled prompt besides, `pool` comes after `encode` and goes on where that stopped.
 
     `mark` is added to the name of the part that depends on the number of steps, where there are several.
 
@@ -85,19 +87,22 @@ def stages_of(sampler: Sampler, packaging: str, mark: str = "") -> tuple[Stage, 
     stages = []
     conditions = sampler.model.conditions
     if takes_tokens:
-        assert worded is not None
-        form = embedded(worded)
-        stages.append(_encode(sampler, worded, form))
-        conditions = tuple(form if c is worded else c for c in conditions)
+        wordings = sampler.model.wordings
+        forms = embedded(wordings)
+        stages += [_encode(sampler, wording, forms) for wording in wordings]
+        conditions = reworded(conditions, forms)
     paint = _paint(sampler, conditions, f"paint{mark}")
     return (*stages, paint, _decode(sampler, codec, paint))
 
 
-def _encode(sampler: Sampler, worded: Condition, form: Condition) -> Stage:
+def _encode(sampler: Sampler, wording: Condition, forms: Sequence[Condition]) -> Stage:
     batch = sampler.request.batch
-    taken, given = worded.input.with_batch(batch), form.input.with_batch(batch)
+    border = {form.name: form.input.with_batch(batch) for form in forms}
+    given = border[wording.name]
+    taken = (wording.input.with_batch(batch), *(() if wording.after is None else (border[wording.after],)))
     output = Output(given.name, given.shape, layout=given.layout, meaning=given.meaning)
-    return Stage("encode", Signature((taken,), output), lambda: _Encode(worded))
+    name = "encode" if wording.after is None else "pool"
+    return Stage(name, Signature(taken, output), lambda: _Encode(wording).eval())
 
 
 def _paint(sampler: Sampler, conditions: tuple[Condition, ...], name: str) -> Stage:

@@ -12,6 +12,7 @@ BYTES = ("N", "H", "W", "C")
 
 TOKENS, EMBEDDINGS, PROMPT, BAKED = FORMS = ("tokens", "embeddings", "prompt", "baked")
 """Forms of a prompt: three inputs by name, and none; the first two are what `--condition` takes."""
+POOLED = "pooled"
 GUIDANCE = "guidance"
 
 
@@ -46,10 +47,18 @@ def prompt(batch: int, prompts: int) -> Input:
     return Input(PROMPT, (batch,), "int64", Choice(prompts, worded=True), ("N",), said)
 
 
-def embeddings(batch: int, length: int, width: int, law: Law | None) -> Input:
-    """Return what a text encoder makes of a prompt, (N, length, width)."""
-    said = f"the text encoder's last states, normed, (N, {length}, {width})"
+def embeddings(batch: int, length: int, width: int, law: Law | None, *, joined: bool = False) -> Input:
+    """Return what a text encoder makes of a prompt, (N, length, width); `joined`: two of them, one before the other."""
+    last = "the text encoder's last states, normed"
+    states = "both text encoders' states before their last layers, side by side" if joined else last
+    said = f"{states}, (N, {length}, {width})"
     return Input(EMBEDDINGS, (batch, length, width), law=law, layout=("N", "T", "D"), meaning=said)
+
+
+def pooled(batch: int, width: int, law: Law | None) -> Input:
+    """Return what the second text encoder makes of a prompt as a whole, (N, width)."""
+    said = f"the second text encoder's projected last state at the prompt's end, (N, {width})"
+    return Input(POOLED, (batch, width), law=law, layout=("N", "D"), meaning=said)
 
 
 def latent(shape: tuple[int, ...], law: Law | None) -> Input:

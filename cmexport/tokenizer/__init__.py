@@ -3,6 +3,16 @@
 from cmexport.tokenizer.clip import Special, Tokenizer
 from cmexport.tokenizer.prompts import calibration_prompts, read_prompts
 from cmexport.tokenizer.reading import read_tokenizer
+from cmexport.tokenizer.second import Translation, translation
 from cmexport.tokenizer.writing import write_tokenizer
 
-__all__ = ["Special", "Tokenizer", "calibration_prompts", "read_prompts", "read_tokenizer", "write_tokenizer"]
+__all__ = [
+    "Special",
+    "Tokenizer",
+    "Translation",
+    "calibration_prompts",
+    "read_prompts",
+    "read_tokenizer",
+    "translation",
+    "write_tokenizer",
+]

@@ -17,6 +17,10 @@ import torch
 from support import clip_tokenizers
 from support.networks import random_weights
 
+from cmexport.checkpoints import load_checkpoint
+from cmexport.model import SampleRequest
+from cmexport.sampling.methods import method_named, resolve
+
 PROMPTS = ("a crying cat", "a green car", "", "a photo of a woman astronaut, naïve café 😿")
 SCHEDULERS = {
     "lcm": ("LCMScheduler", {}),
@@ -35,19 +39,38 @@ def scheduler(kind: str = "lcm", **fields: object):
     return getattr(diffusers, name)(**{**_TABLE, **own, **fields})
 
 
-def text_encoder(words: int, width: int = 32):
+def text_encoder(words: int, width: int = 32, **fields: object):
     from transformers import CLIPTextConfig, CLIPTextModel
+
+    own = {
+        "vocab_size": words,
+        "hidden_size": width,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "bos_token_id": words - 2,
+        "eos_token_id": words - 1,
+    }
+    config = CLIPTextConfig(**{**own, **fields})
+    return random_weights(CLIPTextModel(config), 1)
+
+
+def second_text_encoder(words: int, width: int = 48, channels: int = 40):
+    """SDXL's second: of OpenCLIP, with a projection."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
         vocab_size=words,
         hidden_size=width,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
+        intermediate_size=80,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        hidden_act="gelu",
+        projection_dim=channels,
         bos_token_id=words - 2,
         eos_token_id=words - 1,
     )
-    return random_weights(CLIPTextModel(config), 1)
+    return random_weights(CLIPTextModelWithProjection(config), 4)
 
 
 def unet(guided: int | None = 32, width: int = 32, **fields: object):
@@ -107,6 +130,8 @@ def save_pipeline(
     latent: bool | None = None,
     unet_fields: dict[str, object] | None = None,
     vae_fields: dict[str, object] | None = None,
+    text_fields: dict[str, object] | None = None,
+    pad: str | None = None,
     **options: object,
 ) -> Path:
     """Save a pipeline with random weights.
@@ -119,6 +144,8 @@ def save_pipeline(
         latent: a LatentConsistencyModelPipeline, whose UNet takes embedded guidance; by default with "lcm".
         unet_fields: fields of the UNet.
         vae_fields: fields of the autoencoder.
+        text_fields: fields of the text encoder.
+        pad: what the tokenizer pads with; by default what ends a prompt.
         options: of `save_pretrained`: `variant`, `safe_serialization`, `max_shard_size`.
     """
     import diffusers
@@ -126,19 +153,74 @@ def save_pipeline(
 
     latent = kind == "lcm" if latent is None else latent
     vocabulary, merges = clip_tokenizers.trained()
-    words = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+    padding = {} if pad is None else {"pad_token": pad}
+    words = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, **padding)
     name = "LatentConsistencyModelPipeline" if latent else "StableDiffusionPipeline"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pipeline = getattr(diffusers, name)(
             vae=decoder(vae, **(vae_fields or {})),
-            text_encoder=text_encoder(len(vocabulary)),
+            text_encoder=text_encoder(len(vocabulary), **(text_fields or {})),
             tokenizer=words,
             unet=unet(32 if latent else None, **(unet_fields or {})),
             scheduler=scheduler(kind, **(schedule or {})),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
+        )
+        pipeline.save_pretrained(folder, **options)
+    return folder
+
+
+def save_xl_pipeline(
+    folder: Path,
+    kind: str = "euler_ancestral",
+    vae: str = "tiny",
+    *,
+    guided: int | None = None,
+    schedule: dict[str, object] | None = None,
+    unet_fields: dict[str, object] | None = None,
+    zeros: bool = True,
+    pad: str = "!",
+    **options: object,
+) -> Path:
+    """Save an SDXL pipeline with random weights; see `save_pipeline`.
+
+    Args:
+        folder: written to.
+        kind: key into `SCHEDULERS`.
+        vae: "tiny" or "kl".
+        guided: width of embedded guidance, as in LCM-SDXL.
+        schedule: further fields of the scheduler.
+        unet_fields: fields of the UNet.
+        zeros: `force_zeros_for_empty_prompt`.
+        pad: what the second tokenizer pads with.
+        options: of `save_pretrained`.
+    """
+    import diffusers
+    from transformers import CLIPTokenizer
+
+    vocabulary, merges = clip_tokenizers.trained()
+    shape = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 40 + 6 * 8,
+        "use_linear_projection": True,
+        "attention_head_dim": (2, 4),
+        "transformer_layers_per_block": (2, 1),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline = diffusers.StableDiffusionXLPipeline(
+            vae=decoder(vae),
+            text_encoder=text_encoder(len(vocabulary)),
+            text_encoder_2=second_text_encoder(len(vocabulary)),
+            tokenizer=CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77),
+            tokenizer_2=CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token=pad),
+            unet=unet(guided, 32 + 48, **{**shape, **(unet_fields or {})}),
+            scheduler=scheduler(kind, **(schedule or {})),
+            force_zeros_for_empty_prompt=zeros,
+            add_watermarker=False,
         )
         pipeline.save_pretrained(folder, **options)
     return folder
@@ -151,6 +233,12 @@ def pipeline(folder: Path):
     made = LatentConsistencyModelPipeline.from_pretrained(save_pipeline(folder))
     made.set_progress_bar_config(disable=True)
     return made
+
+
+@cache
+def tiny_xl_pipeline(kind: str = "euler_ancestral", guided: int | None = None, vae: str = "tiny") -> Path:
+    """A saved SDXL pipeline for all tests; nobody writes to it."""
+    return save_xl_pipeline(Path(tempfile.mkdtemp(prefix="latent-xl-")), kind, vae, guided=guided)
 
 
 @cache
@@ -190,6 +278,25 @@ def drawn_by_diffusers(
                 **options,
             ).images
     return images * 2 - 1
+
+
+def differs(folder, steps, guidance, size=None, model=None, prompts=PROMPTS, **options):
+    """Largest difference of our float32 reference from diffusers' pipeline, of pictures in [-1, 1]."""
+    model = model or load_checkpoint(folder, {} if size is None else {"image_size": size})
+    levels = method_named("consistency", "generate").spaced(model, steps, "generate", 1).sigmas
+    asked = guidance > 1 or any(c.usual is not None for c in model.conditions)
+    request = SampleRequest(levels, batch=len(prompts), guidance=guidance if asked else None, eta=options.get("eta"))
+    sampler = resolve(model, request)
+    given = sampler.signature.examples(5)
+    given["tokens"] = torch.tensor([model.tokenizer.encode(prompt) for prompt in prompts])
+    if size is not None:
+        options["height"], options["width"] = map(int, size.split("x"))
+    expected = drawn_by_diffusers(folder, prompts, given, guidance=guidance, steps=steps, **options)
+    found = sampler.module()(**given)
+    assert found.shape == expected.shape
+    assert (expected.abs() < 0.999).float().mean() > 0.9
+    assert expected.std() > 0.01
+    return (found - expected).abs().max().item()
 
 
 def _opened(folder: Path, diffusers):
