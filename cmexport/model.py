@@ -290,13 +290,23 @@ class ConsistencyModel:
 
     @property
     def parts(self) -> dict[str, int]:
-        """Number of weights of each part of a model that has several: text encoder, network, decoder."""
-        named: dict[str, nn.Module | None] = {
-            "text_encoder": None if self.worded is None else self.worded.encode,
-            "network": self.network,
-            "decoder": None if self.codec is None else self.codec.decoder,
-        }
-        counts = {n: sum(p.numel() for p in m.parameters()) for n, m in named.items() if m is not None}
+        """Number of weights of each part of a model that has several: text encoders, network, decoder.
+
+        What makes use of several text encoders names them in `parts`. Weights that no prompt needs don't count.
+        """
+        counts: dict[str, int] = {}
+
+        def count(name: str, module: nn.Module) -> None:
+            counts[name] = counts.get(name, 0) + sum(p.numel() for p in module.parameters())
+
+        for encode in (wording.encode for wording in self.wordings):
+            if encode is not None:
+                several: Mapping[str, nn.Module] = getattr(encode, "parts", {"text_encoder": encode})
+                for name, module in several.items():
+                    count(name, module)
+        count("network", self.network)
+        if self.codec is not None:
+            count("decoder", self.codec.decoder)
         return counts if len(counts) > 1 else {}
 
     @property

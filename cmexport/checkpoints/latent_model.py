@@ -59,7 +59,7 @@ def model_of_parts(parts: Parts, settings: Settings) -> ConsistencyModel:
         UsageError: `--set` contradicts it.
     """
     schedule, tokenizer = parts.schedule, parts.texts[0].tokenizer
-    encoders = encoders_of(parts.texts)
+    encoders = encoders_of(parts.texts, settings)
     unet, config = _unet(parts.unet, parts.pipeline, encoders)
     if encoders.pooled is not None and parts.vae.config.get("latents_mean") is not None:
         raise CheckpointError(f"{parts.vae.where}: latents_mean is not supported, only latents scaled by one factor")

@@ -10,6 +10,7 @@ from torch import nn
 
 from cmexport.checkpoints.diffusers_networks import filled
 from cmexport.checkpoints.latent_parts import Text
+from cmexport.checkpoints.settings import Default, Settings
 from cmexport.errors import CheckpointError
 from cmexport.networks.clip_text import (
     ACTIVATIONS,
@@ -24,6 +25,7 @@ from cmexport.networks.meta import on_meta
 from cmexport.tokenizer import translation
 from cmexport.tokenizer.clip import LENGTH
 
+_SKIP = "clip_skip"
 _PLAIN, _PROJECTED = "CLIPTextModel", "CLIPTextModelWithProjection"
 # What configurations of before transformers 4.24 say, and then the largest id of a prompt is its end.
 _UNSTATED_END = 2
@@ -46,25 +48,34 @@ class Encoders:
     channels: int | None = None
 
 
-def encoders_of(texts: Sequence[Text]) -> Encoders:
+def encoders_of(texts: Sequence[Text], settings: Settings) -> Encoders:
     """Build the text encoders of a pipeline, one or SDXL's two, and fill them.
+
+    Args:
+        texts: as they were read.
+        settings: may ask for layers to be left out, `clip_skip`; no file says it.
 
     Raises:
         CheckpointError: another kind of encoder, sizes that are none, weights that don't fit them, or two tokenizers
             that need two prompts.
     """
+    skipped = 0
+    if settings.said(_SKIP) is not None:
+        skipped = int(settings.choose(_SKIP, Default(0, "none")))
+    # SDXL takes the states before the last layer, others those after it.
+    left = skipped + len(texts) - 1
+    shapes = [_shape(text, kind) for text, kind in zip(texts, (_PLAIN, _PROJECTED), strict=False)]
+    for text, shape in zip(texts, shapes, strict=True):
+        if shape.num_hidden_layers <= left:
+            raise CheckpointError(
+                f"{text.encoder.where}: has {shape.num_hidden_layers} layers, of which the last {left} are left out"
+            )
     if len(texts) == 1:
         (text,) = texts
-        shape = _shape(text, _PLAIN)
-        encoder = on_meta(lambda: ClipTextEncoder(shape))
-        return Encoders(filled(encoder, text.encoder.weights, text.encoder.read()), shape.hidden_size)
+        encoder = filled(on_meta(lambda: ClipTextEncoder(shapes[0])), text.encoder.weights, text.encoder.read())
+        encoder.encoder.layers = encoder.encoder.layers[: shapes[0].num_hidden_layers - left]
+        return Encoders(encoder, shapes[0].hidden_size)
     first, second = texts
-    shapes = _shape(first, _PLAIN), _shape(second, _PROJECTED)
-    for text, shape in zip(texts, shapes, strict=True):
-        if shape.num_hidden_layers < 2:
-            raise CheckpointError(
-                f"{text.encoder.where}: has one layer, and SDXL takes the states before the last of several"
-            )
     channels, end = _channels(second), _end(second)
     found = translation(first.tokenizer, second.tokenizer)
     if found is None:
@@ -77,8 +88,8 @@ def encoders_of(texts: Sequence[Text]) -> Encoders:
         on_meta(lambda: ClipTextProjection(shapes[1], channels)), second.encoder.weights, second.encoder.read()
     )
     widths = [shape.hidden_size for shape in shapes]
-    pair = ClipPair(one, other, SecondTokens(found.end, found.pad, found.replaced))
-    return Encoders(pair.eval(), sum(widths), ClipPooled(other, widths[0], end).eval(), channels)
+    pair = ClipPair(one, other, SecondTokens(found.end, found.pad, found.replaced), left)
+    return Encoders(pair.eval(), sum(widths), ClipPooled(other, widths[0], end, left).eval(), channels)
 
 
 def _config(text: Text) -> Mapping[str, Any]:

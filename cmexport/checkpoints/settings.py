@@ -146,6 +146,7 @@ KNOWN_SETTINGS: Mapping[str, Field] = MappingProxyType(
         "renoise": Field(_choice(RENOISE_RULES), "how noise is added between steps"),
         "clamp": Field(_flag, "clamp every step's picture to [-1, 1]"),
         "decoder": Field(_decoder, "what decodes latents"),
+        "clip_skip": Field(_integer(0), "last layers of a text encoder that are left out, as diffusers counts them"),
     }
 )
 

@@ -199,6 +199,7 @@ def _show_checkpoint(model: ConsistencyModel, check: SelfCheck | None) -> None:
 def _show_latent(model: ConsistencyModel, facts: Mapping[str, Any]) -> None:
     table = Table("part", "weights", "share", "")
     said = {
+        "text_encoder_2": "the same prompts, and pooled",
         "network": "latents {} x {} x {}".format(*facts["latents"]),
         "decoder": "pictures {} x {} x {}".format(*facts["pictures"]),
     }

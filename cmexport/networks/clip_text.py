@@ -123,12 +123,12 @@ class ClipTextEncoder(nn.Module):
 
 
 class ClipStates(nn.Module):
-    """Tokens (N, 77) to the states before a text encoder's last layer, (N, 77, D), not normed."""
+    """Tokens (N, 77) to the states before a text encoder's last `left` layers, (N, 77, D), not normed."""
 
-    def __init__(self, encoder: ClipTextEncoder) -> None:
+    def __init__(self, encoder: ClipTextEncoder, left: int) -> None:
         super().__init__()
         self.shape = encoder.shape
-        self.embeddings, self.layers = encoder.embeddings, encoder.encoder.layers[:-1]
+        self.embeddings, self.layers = encoder.embeddings, encoder.encoder.layers[:-left]
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Encode sentences."""
@@ -172,14 +172,22 @@ class SecondTokens(nn.Module):
 
 
 class ClipPair(nn.Module):
-    """Tokens (N, 77) to two encoders' states before their last layers, side by side, (N, 77, D1 + D2).
+    """Tokens (N, 77) to two encoders' states before their last `left` layers, side by side, (N, 77, D1 + D2).
 
     Podell et al. 2023 (arXiv:2307.01952), section 2.1; diffusers' `StableDiffusionXLPipeline.encode_prompt`.
     """
 
-    def __init__(self, first: ClipTextEncoder, second: ClipTextEncoder, translated: SecondTokens) -> None:
+    def __init__(
+        self, first: ClipTextEncoder, second: ClipTextEncoder, translated: SecondTokens, left: int = 1
+    ) -> None:
         super().__init__()
-        self.first, self.translated, self.second = ClipStates(first), translated, ClipStates(second)
+        self.translated = translated
+        self.first, self.second = ClipStates(first, left), ClipStates(second, left)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The encoders, by the names that they have in a pipeline."""
+        return {"text_encoder": self.first, "text_encoder_2": self.second}
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Encode sentences by both."""
@@ -187,23 +195,33 @@ class ClipPair(nn.Module):
 
 
 class ClipPooled(nn.Module):
-    """The second encoder's last layer and what follows it, to one vector a prompt, (N, P): the state at its end.
+    """The second encoder's last layers and what follows them, to one vector a prompt, (N, P): the state at its end.
 
     Args:
         encoder: the second one, whole.
         before: width of the first's states, which stand before the second's in embeddings.
         end: the token that ends a prompt.
+        left: how many layers are left after the states in embeddings.
     """
 
-    def __init__(self, encoder: ClipTextProjection, before: int, end: int) -> None:
+    def __init__(self, encoder: ClipTextProjection, before: int, end: int, left: int = 1) -> None:
         super().__init__()
         self.shape, self.before, self.end = encoder.shape, before, end
-        self.layer = encoder.encoder.layers[-1]
+        self.layers = encoder.encoder.layers[-left:]
         self.final_layer_norm, self.text_projection = encoder.final_layer_norm, encoder.text_projection
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """It belongs to the second encoder; see `ClipPair.parts`."""
+        return {"text_encoder_2": self}
 
     def forward(self, tokens: Tensor, embeddings: Tensor) -> Tensor:
         """Pool prompts: their tokens (N, 77), and what `ClipPair` makes of these, (N, 77, D1 + D2)."""
-        states = self.final_layer_norm(self.layer(embeddings[:, :, self.before :], _causal(self.shape)))
+        mask = _causal(self.shape)
+        states = embeddings[:, :, self.before :]
+        for layer in self.layers:
+            states = layer(states, mask)
+        states = self.final_layer_norm(states)
         # Products with 0 and 1: no target needs to gather by numbers that it doesn't know beforehand.
         chosen = (torch.arange(tokens.shape[1]) == _ends(tokens, self.end)).to(states.dtype)
         result: Tensor = self.text_projection((states * chosen[:, :, None]).sum(dim=1))

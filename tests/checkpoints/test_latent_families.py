@@ -114,6 +114,26 @@ def test_pictures_to_edit_are_the_same_pipeline(tmp_path):
     assert torch.equal(resolve(edits).module()(**given), resolve(paints).module()(**given))
 
 
+@pytest.mark.parametrize("family", ["SD2", "SDXL"])
+def test_layers_that_are_left_out(family, tmp_path, monkeypatch):
+    """`clip_skip` of diffusers' pipelines; 1 is what web interfaces call 2."""
+    from transformers import CLIPTextModel
+
+    # diffusers 0.38 looks for the last norm where transformers 4 had it.
+    monkeypatch.setattr(CLIPTextModel, "text_model", property(lambda self: self), raising=False)
+    if family == "SDXL":
+        folder = tmp_path / "xl"
+        save_xl_pipeline(folder, text_fields={"num_hidden_layers": 3})
+    else:
+        folder = save_pipeline(tmp_path, "euler_ancestral", latent=False, **SD2)
+    model = load_checkpoint(folder, {"clip_skip": "1"})
+    assert ("clip_skip", 1, "--set clip_skip") in [(s.name, s.value, s.origin) for s in model.settings]
+    assert differs(folder, 1, 0.0, model=model, clip_skip=1) < 1e-4
+    assert differs(folder, 1, 0.0, clip_skip=1) > 1e-3
+    with pytest.raises(CheckpointError, match=r"has 3 layers, of which the last . are left out"):
+        load_checkpoint(folder, {"clip_skip": "3"})
+
+
 def test_a_second_tokenizer_that_pads_as_the_first(tmp_path):
     folder = save_xl_pipeline(tmp_path, pad="<|endoftext|>")
     assert differs(folder, 1, 0.0, prompts=EXCLAIMED) < 1e-4
@@ -215,7 +235,7 @@ BAD = {
         lambda f: weights(f, "text_encoder_2", lambda t: t.pop("text_projection.weight")),
         r"text_encoder_2: 1 weight missing: text_projection.weight",
     ),
-    "one layer": (config("text_encoder", num_hidden_layers=1), r"text_encoder/config.json: has one layer"),
+    "one layer": (config("text_encoder", num_hidden_layers=1), r"text_encoder/config.json: has 1 layers, of which"),
     "narrow UNet": (config("unet", cross_attention_dim=32), r"but the text encoders give 80 numbers a token"),
     "SD1.5's UNet": (config("unet", addition_embed_type=None), r"addition_embed_type is None; a StableDiffusionXL"),
     "other time ids": (

@@ -180,6 +180,7 @@ def save_xl_pipeline(
     guided: int | None = None,
     schedule: dict[str, object] | None = None,
     unet_fields: dict[str, object] | None = None,
+    text_fields: dict[str, object] | None = None,
     zeros: bool = True,
     pad: str = "!",
     **options: object,
@@ -193,6 +194,7 @@ def save_xl_pipeline(
         guided: width of embedded guidance, as in LCM-SDXL.
         schedule: further fields of the scheduler.
         unet_fields: fields of the UNet.
+        text_fields: fields of the first text encoder.
         zeros: `force_zeros_for_empty_prompt`.
         pad: what the second tokenizer pads with.
         options: of `save_pretrained`.
@@ -213,7 +215,7 @@ def save_xl_pipeline(
         warnings.simplefilter("ignore")
         pipeline = diffusers.StableDiffusionXLPipeline(
             vae=decoder(vae),
-            text_encoder=text_encoder(len(vocabulary)),
+            text_encoder=text_encoder(len(vocabulary), **(text_fields or {})),
             text_encoder_2=second_text_encoder(len(vocabulary)),
             tokenizer=CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77),
             tokenizer_2=CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token=pad),
