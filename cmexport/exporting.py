@@ -349,7 +349,8 @@ def _verify_and_describe(
         pictures, sampler = reports[name].preview, drafts[name].sampler
         write_preview(folder / preview, pictures.reference, pictures.candidate, names=_names(sampler))
     for name, report in reports.items():
-        golden = write_golden(folder, name, manifests[name].signature, report)
+        border = manifests[name].signature.drawn_as(drafts[name].sampler.signature)
+        golden = write_golden(folder, name, border, report)
         manifests[name] = manifests[name].model_copy(update={"golden": golden})
     frontiers = _write_frontiers(folder, manifests)
     tokenizer = _write_tokenizer(folder, [draft.sampler for draft in drafts.values()])

@@ -260,6 +260,14 @@ class Signature:
         output = replace(self.output, shape=(batch, *self.output.shape[1:]))
         return Signature(tuple(i.with_batch(batch) for i in self.inputs), output)
 
+    def drawn_as(self, other: Signature) -> Signature:
+        """Make the same border, whose inputs are drawn as those of `other` with the same names where that has a law.
+
+        A manifest holds no embeddings, so that its border alone can't draw them.
+        """
+        laws = {i.name: i.law for i in other.inputs if i.law is not None}
+        return replace(self, inputs=tuple(replace(i, law=laws.get(i.name, i.law)) for i in self.inputs))
+
     def without_int64(self) -> Signature:
         """Return the border of runtimes that know no 64-bit numbers, as Apple's: their labels are int32."""
         narrow = (replace(i, dtype="int32") if i.dtype == "int64" else i for i in self.inputs)

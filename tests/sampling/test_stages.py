@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.latent_pipelines import pipeline
+from support.latent_pipelines import pipeline, tiny_xl_pipeline
 from support.networks import model_around
 
 from cmexport.checkpoints import load_checkpoint
@@ -20,6 +20,11 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lcm")
     pipeline(folder)
     return load_checkpoint(folder)
+
+
+@pytest.fixture(scope="module")
+def xl_model():
+    return load_checkpoint(tiny_xl_pipeline("lcm", 32))
 
 
 def sampler_for(model, steps=2, **asked):
@@ -38,7 +43,11 @@ def sampler_for(model, steps=2, **asked):
         ({"prompt": "crying cat"}, ["paint", "decode"]),
     ],
 )
-def test_parts_in_turn_are_the_whole(model, asked, names):
+@pytest.mark.parametrize("kind", ["model", "xl_model"])
+def test_parts_in_turn_are_the_whole(kind, asked, names, request):
+    model = request.getfixturevalue(kind)
+    if kind == "xl_model" and "encode" in names:
+        names = ["encode", "pool", "paint", "decode"]
     sampler = sampler_for(model, **asked)
     stages = stages_of(sampler, "staged")
     assert [stage.name for stage in stages] == names
@@ -62,6 +71,23 @@ def test_a_part_draws_what_the_part_before_would_give(model):
         torch.testing.assert_close(paint.signature.examples(3)["embeddings"], embeddings, rtol=0, atol=0)
         latent = paint.module()(**paint.signature.examples(2))
     torch.testing.assert_close(decode.signature.examples(2)["latent"], latent, rtol=0, atol=0)
+
+
+def test_pooling_goes_on_where_encoding_stopped(xl_model):
+    """No layer of SDXL's second text encoder runs twice, or has its weights in two parts."""
+    encode, pool, paint, _ = stages_of(sampler_for(xl_model, 1), "staged")
+    assert [i.name for i in pool.signature.inputs] == ["tokens", "embeddings"]
+    assert [i.name for i in paint.signature.inputs] == ["noise", "embeddings", "pooled"]
+    first, second = ({p.data_ptr() for p in stage.module().parameters()} for stage in (encode, pool))
+    assert first
+    assert second
+    assert not first & second
+    assert sum(xl_model.parts[name] for name in ("text_encoder", "text_encoder_2")) == sum(
+        p.numel() for stage in (encode, pool) for p in stage.module().parameters()
+    )
+    drawn = pool.signature.examples(3)
+    torch.testing.assert_close(encode.module()(tokens=drawn["tokens"]), drawn["embeddings"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(paint.signature.examples(3)["pooled"], pool.module()(**drawn), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("asked", [{}, {"condition": "embeddings"}])
