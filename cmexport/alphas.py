@@ -37,7 +37,8 @@ KINDS: Mapping[str, str] = MappingProxyType(
 _NAMES = {"lcm": "LCM", "tcd": "TCD", "euler": "Euler", "euler_ancestral": "ancestral Euler"}
 _ON_A_GRID = frozenset({"lcm", "tcd"})
 """Kinds whose timesteps are those of a distillation in `original_inference_steps` steps."""
-_PREDICTIONS = ("epsilon", "sample", "v_prediction")
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
+"""What a network may give: the noise, x0, or v = sqrt(a) z - sqrt(1 - a) x0 (arXiv:2202.00512)."""
 
 # What would change the levels or the step itself; nobody distils with it, so it is refused and not imitated.
 _REFUSED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -110,7 +111,7 @@ class AlphaSchedule:
             if config.get(key, value) != value:
                 raise CheckpointError(f"{where}: {key} {config[key]} is not supported, only {value}")
         # Ancestral Euler has no "sample" in diffusers either.
-        allowed = tuple(p for p in _PREDICTIONS if (kind, p) != ("euler_ancestral", "sample"))
+        allowed = tuple(p for p in PREDICTIONS if (kind, p) != ("euler_ancestral", "sample"))
         clips = kind == "lcm" and config.get("clip_sample", False)
         alphas = _alphas_cumprod(fields, *((0.0001, 0.02, "linear") if kind not in _ON_A_GRID else _LATENT))
         return cls(

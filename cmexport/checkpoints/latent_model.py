@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from cmexport.alphas import AlphaSchedule
 from cmexport.checkpoints.diffusers_networks import filled
 from cmexport.checkpoints.latent_codec import codec_of
 from cmexport.checkpoints.latent_parts import Part, Parts
@@ -67,9 +68,10 @@ def model_of_parts(parts: Parts, settings: Settings) -> ConsistencyModel:
     space = _space(parts, settings, config, halvings(unet), codec.factor)
     network = ConditionalUnet(unet, _time_ids(space, codec) if encoders.pooled else ())
     source = parts.source()
-    settings.inferred("scheduler", schedule.kind, parts.schedule_origin)
-    for key in ("prediction", *_RULES[schedule.kind]):
-        settings.inferred(key, getattr(schedule, key), parts.schedule_origin)
+    for key, value in {"scheduler": schedule.kind, **_rules(schedule)}.items():
+        # Some files say nothing of it: then it was chosen when they were read, and has its own origin.
+        if key not in settings.resolved:
+            settings.inferred(key, value, parts.schedule_origin)
     if schedule.kind == "tcd":
         settings.inferred("eta", schedule.eta, "default of diffusers' TCDScheduler; --eta")
     settings.inferred("scaling_factor", codec.scale, parts.vae.origin)
@@ -89,6 +91,10 @@ def model_of_parts(parts: Parts, settings: Settings) -> ConsistencyModel:
         schedule=schedule,
         tokenizer=tokenizer,
     )
+
+
+def _rules(schedule: AlphaSchedule) -> dict[str, Any]:
+    return {key: getattr(schedule, key) for key in ("prediction", *_RULES[schedule.kind])}
 
 
 def _conditions(encoders: Encoders, parts: Parts, guided: int | None, settings: Settings) -> tuple[Condition, ...]:

@@ -40,6 +40,7 @@ from cmexport.checkpoints.safe_pickle import PickleRefusedError
 from cmexport.checkpoints.safetensors_file import read_safetensors
 from cmexport.checkpoints.settings import Default, Settings, settings_for
 from cmexport.checkpoints.sidecar import read_sidecar
+from cmexport.checkpoints.single_file import load_single_file, single_file_in, single_file_of
 from cmexport.checkpoints.weight_sets import weight_sets
 from cmexport.demo import DEMO_SHA256
 from cmexport.errors import CheckpointError
@@ -129,18 +130,27 @@ def _from_folder(folder: Path, settings: Settings, wanted: str | None, reference
 def _from_file(facts: FileFacts, settings: Settings, trust: bool, wanted: str | None) -> ConsistencyModel:
     if trust:
         content = read_trusted(facts)
-        settings.embedded = embedded_settings(content)
-        return _from_content(facts, "trusted pickle", content, settings, wanted)
+        return _from_state(facts, "trusted pickle", content, settings, wanted)
     kind = container_of(facts.path)
     if kind == "torch":
         container, content = read_torch(facts)
-        settings.embedded = embedded_settings(content)
-        return _from_content(facts, container, content, settings, wanted)
+        return _from_state(facts, container, content, settings, wanted)
     if kind == "safetensors":
+        if (single := single_file_of(facts)) is not None:
+            return load_single_file(single, settings, wanted)
         return _from_content(facts, kind, read_safetensors(facts.path), settings, wanted)
     if kind == "pickle":
         return _from_pickle(facts, settings, wanted)
     raise CheckpointError(f"{facts.path}: is no checkpoint: neither torch.save, nor a pickle, nor safetensors wrote it")
+
+
+def _from_state(
+    facts: FileFacts, container: str, content: object, settings: Settings, wanted: str | None
+) -> ConsistencyModel:
+    if (single := single_file_in(facts, container, content)) is not None:
+        return load_single_file(single, settings, wanted)
+    settings.embedded = embedded_settings(content)
+    return _from_content(facts, container, content, settings, wanted)
 
 
 def _from_pickle(facts: FileFacts, settings: Settings, wanted: str | None) -> ConsistencyModel:
@@ -177,6 +187,8 @@ def _pickled_constants(found: EdmPickle, precond: Default) -> dict[str, Default]
 def _from_content(
     facts: FileFacts, container: str, content: object, settings: Settings, wanted: str | None
 ) -> ConsistencyModel:
+    if isinstance(content, Mapping):
+        sniff.refuse_lone_unet(facts.path, content)
     sets = weight_sets(content)
     if not sets:
         # Says what the file is instead.

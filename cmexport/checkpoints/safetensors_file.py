@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,12 +29,56 @@ _TYPES = {
 }
 
 
+class StoredTensors(Mapping[str, Tensor]):
+    """Named tensors of a safetensors file, each read when it is asked for, and again the next time."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the header.
+
+        Raises:
+            CheckpointError: damaged, truncated, or a header that lies about sizes.
+        """
+        self._path, (self._base, self._entries) = path, _header(path)
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the names in the header's order."""
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        """Count the tensors."""
+        return len(self._entries)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Read one tensor.
+
+        Raises:
+            CheckpointError: the file shrank meanwhile.
+        """
+        entry = self._entries[name]
+        with self._path.open("rb") as stream:
+            return _read(self._path, stream, self._base, entry)
+
+    def shapes(self) -> dict[str, Tensor]:
+        """All tensors without their values, on the device `meta`."""
+        return {
+            name: torch.empty(entry["shape"], dtype=_TYPES[entry["dtype"]], device="meta")
+            for name, entry in self._entries.items()
+        }
+
+
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Named tensors of a safetensors file.
 
     Raises:
         CheckpointError: damaged, truncated, or a header that lies about sizes.
     """
+    base, entries = _header(path)
+    with path.open("rb") as stream:
+        return {name: _read(path, stream, base, entry) for name, entry in entries.items()}
+
+
+def _header(path: Path) -> tuple[int, dict[str, Mapping[str, Any]]]:
+    """Where the data begins, and what the header says of each tensor."""
     total = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -46,10 +90,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         _check_header(header, total - 8 - length)
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
         raise CheckpointError(f"{path}: its safetensors header is damaged ({error or type(error).__name__})") from error
-    with path.open("rb") as stream:
-        return {
-            name: _read(path, stream, 8 + length, entry) for name, entry in header.items() if name != "__metadata__"
-        }
+    return 8 + length, {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
 def metadata_of(path: Path) -> dict[str, str]:

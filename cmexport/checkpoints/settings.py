@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from cmexport.alphas import KINDS, PREDICTIONS
 from cmexport.checkpoints.sidecar import SIDECAR_NAME
 from cmexport.checkpoints.sizes import parse_size
 from cmexport.errors import UsageError
@@ -115,6 +116,11 @@ def _decoder(text: str) -> str:
     return "kl"
 
 
+def _tokenizer(text: str) -> str:
+    # Recorded, and read again from wherever the artefact is verified.
+    return text.strip() if text.strip() == "clip" else str(Path(text.strip()).expanduser().absolute())
+
+
 def _text(text: str) -> str:
     return text.strip()
 
@@ -147,6 +153,9 @@ KNOWN_SETTINGS: Mapping[str, Field] = MappingProxyType(
         "clamp": Field(_flag, "clamp every step's picture to [-1, 1]"),
         "decoder": Field(_decoder, "what decodes latents"),
         "clip_skip": Field(_integer(0), "last layers of a text encoder that are left out, as diffusers counts them"),
+        "scheduler": Field(_choice(KINDS.values()), "the rule of few steps that a latent model was made for"),
+        "prediction": Field(_choice(PREDICTIONS), "what a latent model's network gives: the noise, x0, or v"),
+        "tokenizer": Field(_tokenizer, "a folder with the tokenizer of a latent model in one file; clip: CLIP's own"),
     }
 )
 
@@ -197,6 +206,11 @@ NAMED_DEFAULTS: tuple[NamedDefaults, ...] = (
     _named("*bedroom256*, *cat256*", r"(bedroom|cat)_?256", image_size=256, num_head_channels=64),
     _named("*cifar*", r"cifar", image_size=32),
     _named("*256*", r"(?<!\d)256(?!\d)", guess=True, image_size=256),
+    # Latent models that were distilled for few steps: a file of theirs alone does not say so.
+    _named("*lcm*, *dmd*", r"lcm|dmd", guess=True, scheduler="lcm"),
+    _named("*tcd*, *hyper*", r"tcd|hyper", guess=True, scheduler="tcd"),
+    _named("*turbo*", r"turbo", guess=True, scheduler="euler_ancestral"),
+    _named("*lightning*", r"lightning", guess=True, scheduler="euler"),
 )
 
 

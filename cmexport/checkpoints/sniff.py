@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -52,13 +52,42 @@ FAMILIES: dict[str, StateFormat] = {
     )
 }
 
+_LORA = "a LoRA, which is no model by itself; give the model that it was made for, and this file as --lora FILE"
+_AUTOENCODER = "an autoencoder alone (a VAE); a whole checkpoint has the network and its text encoder too"
+_BARE_UNET = "a UNet of Stable Diffusion alone; the whole checkpoint has its text encoder and autoencoder too"
 # Names that tell other people's models, for a helpful refusal.
 _OTHERS: tuple[tuple[str, str], ...] = (
     ("unet.emb_fourier.freqs", "an EDM2 network, which is not supported yet"),
     ("emb_fourier.freqs", "an EDM2 network, which is not supported yet"),
     ("module.all_modules.0.W", "a score_sde network (NCSN++), which is not supported"),
-    ("lora_unet_down_blocks_0_downsamplers_0_conv.lora_down.weight", "a LoRA, which is no model by itself"),
+    ("lora_unet_down_blocks_0_downsamplers_0_conv.lora_down.weight", _LORA),
+    ("first_stage_model.decoder.mid.block_1.norm1.weight", _AUTOENCODER),
+    ("decoder.mid.block_1.norm1.weight", _AUTOENCODER),
+    ("decoder.mid_block.resnets.0.norm1.weight", _AUTOENCODER),
+    ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3, which is not supported"),
+    ("model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "a FLUX transformer, which is not supported"),
+    ("double_blocks.0.img_attn.qkv.weight", "a FLUX transformer, which is not supported"),
+    ("text_model.embeddings.token_embedding.weight", "a text encoder alone"),
 )
+
+# The names of Stable Diffusion's training code.
+_LDM_UNET, _LDM_ATTENTION = "model.diffusion_model.", ".attn2.to_k.weight"
+
+
+def is_stable_diffusion(names: Iterable[object]) -> bool:
+    """Whether weights are Stable Diffusion's, in one file: a UNet of ldm with attention to a text."""
+    return any(isinstance(name, str) and name.startswith(_LDM_UNET) and name.endswith(_LDM_ATTENTION) for name in names)
+
+
+def refuse_lone_unet(path: Path, names: Iterable[object]) -> None:
+    """Refuse Stable Diffusion's UNet without its other parts, whose names begin as those of an ADM UNet.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    blocks = ("input_blocks.", "diffusion_model.input_blocks.")
+    if any(isinstance(name, str) and name.startswith(blocks) and name.endswith(_LDM_ATTENTION) for name in names):
+        raise CheckpointError(f"{path}: is {_BARE_UNET}")
 
 
 def refuse_unknown(path: Path, tensors: Mapping[str, Tensor]) -> NoReturn:
@@ -71,7 +100,7 @@ def refuse_unknown(path: Path, tensors: Mapping[str, Tensor]) -> NoReturn:
         if name in tensors:
             raise CheckpointError(f"{path}: is {meaning}")
     if any("lora" in key for key in tensors):
-        raise CheckpointError(f"{path}: is a LoRA, which is no model by itself")
+        raise CheckpointError(f"{path}: is {_LORA}")
     shown = ", ".join(list(tensors)[:3])
     raise CheckpointError(
         f"{path}: is the state dict of another model ({len(tensors)} weights: {shown}, ...);\n"

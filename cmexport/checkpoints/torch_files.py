@@ -69,7 +69,21 @@ STORAGE_BYTES: Mapping[str, int] = MappingProxyType(
 )
 
 # Names that checkpoints of this family mention beside tensors. None is imported: an inert stand-in takes its place.
-_HARMLESS = frozenset({"argparse.Namespace", "pathlib.PosixPath", "pathlib.Path", "collections.defaultdict"})
+_HARMLESS = frozenset(
+    {
+        "argparse.Namespace",
+        "pathlib.PosixPath",
+        "pathlib.Path",
+        "collections.defaultdict",
+        # What pytorch-lightning's callbacks leave in training files, Stable Diffusion 1.4's among them: a class as a
+        # key, and numpy's scalars.
+        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+        "numpy.core.multiarray.scalar",
+        "numpy._core.multiarray.scalar",
+        "numpy.dtype",
+        "_codecs.encode",
+    }
+)
 
 
 class UnsafeContentError(Exception):

@@ -44,8 +44,8 @@ def clip_tokenizer(pad: str = _END) -> Tokenizer:
         end=ids[_END],
         pad=ids[pad],
         unknown=ids[_END],
-        # As in the tokenizers that Stable Diffusion's folders hold: these two are found whatever their case.
+        # As in the folders of Stable Diffusion: begin and end are found in any case, but what pads as it stands.
         specials=tuple(
-            sorted((Special(text, ids[text], text in (_BEGIN, _END)) for text in named), key=lambda special: special.id)
+            sorted((Special(text, ids[text], text != pad) for text in named), key=lambda special: special.id)
         ),
     )

@@ -232,20 +232,22 @@ def scheduler_buffers() -> dict[str, Tensor]:
     return {"betas": betas.float(), "alphas_cumprod": alphas.float(), "sqrt_recipm1_alphas_cumprod": alphas.float()}
 
 
-def checkpoint(family: str = "sd15", sizes: UnetSizes | None = None) -> dict[str, Tensor]:
-    """A whole file: "sd15", "sd21" or "sdxl"."""
+def checkpoint(
+    family: str = "sd15", sizes: UnetSizes | None = None, words: int = 49408, mults: Sequence[int] = (1, 2, 4, 4)
+) -> dict[str, Tensor]:
+    """A whole file: "sd15", "sd21" or "sdxl"; `words` of the text encoders, `mults` of the autoencoder."""
     usual = {"sd15": SD15, "sd21": SD21, "sdxl": SDXL}[family]
     state = filled(unet(sizes or usual), "model.diffusion_model.", 1)
-    vae = filled(autoencoder(), "first_stage_model.", 2)
+    vae = filled(autoencoder(mults=mults), "first_stage_model.", 2)
     vae["first_stage_model.decoder.conv_out.weight"] *= 0.3
     state |= vae
     if family == "sd15":
-        state |= filled(clip(), "cond_stage_model.transformer.", 3)
+        state |= filled(clip(words=words), "cond_stage_model.transformer.", 3)
         state["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
     elif family == "sd21":
-        state |= filled(open_clip(), "cond_stage_model.model.", 3)
+        state |= filled(open_clip(words=words), "cond_stage_model.model.", 3)
     else:
-        state |= filled(clip(), "conditioner.embedders.0.transformer.", 3)
-        state |= filled(open_clip(layers=3), "conditioner.embedders.1.model.", 4)
+        state |= filled(clip(words=words), "conditioner.embedders.0.transformer.", 3)
+        state |= filled(open_clip(layers=3, words=words), "conditioner.embedders.1.model.", 4)
         return state
     return state | scheduler_buffers()
