@@ -12,13 +12,16 @@ from rich.text import Text
 
 from cmexport.artifact import Manifest, artifact_folder, read_manifest
 from cmexport.artifact.manifest import CheckpointRecord
+from cmexport.checkpoints.parts_report import report_parts
 from cmexport.checkpoints.selfcheck import SelfCheck, check_on_pictures
 from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.assumed import assumed_facts
 from cmexport.cli.engines import engine_facts, show_engine
 from cmexport.cli.packages import package_facts, show_package
+from cmexport.cli.parts import parts_facts, show_parts
 from cmexport.cli.requests import chosen_checkpoint, open_checkpoint
+from cmexport.errors import UsageError
 from cmexport.model import CheckpointSource, ConsistencyModel, Setting
 from cmexport.sampling.schedules import Schedule, default_schedule, plan_sampling, schedule_for_steps
 from cmexport.signature import Input, Output, known
@@ -33,6 +36,12 @@ Pictures = Annotated[
         "--pictures", metavar="FILE", help="Pictures to try the readings on; default: four of CIFAR-10. Repeatable."
     ),
 ]
+PartsFlag = Annotated[
+    bool,
+    typer.Option(
+        "--parts", help="Stable Diffusion in one file: weights by part, every name without a place; loads nothing."
+    ),
+]
 NoCheck = Annotated[bool, typer.Option("--no-check", help="Skip trying other readings on pictures.")]
 
 
@@ -41,6 +50,7 @@ def command(
     demo: o.Demo = None,
     pictures: Pictures = None,
     no_check: NoCheck = False,
+    parts: PartsFlag = False,
     size: o.Size = None,
     decoder: o.Decoder = None,
     assignments: o.Set = None,
@@ -61,6 +71,9 @@ def command(
     if folder is not None or package is not None or engine is not None:
         _inspect_written(folder, package, engine, as_json)
         return
+    if parts:
+        _inspect_parts(subject, as_json)
+        return
     model = open_checkpoint(
         subject, o.with_size(assignments, size, decoder), trust=trust, weights=weights, strict=strict
     )
@@ -73,6 +86,16 @@ def command(
 
 def _with_suffix(subject: str | None, suffix: str) -> Path | None:
     return Path(subject) if subject is not None and Path(subject).suffix == suffix else None
+
+
+def _inspect_parts(subject: str | None, as_json: bool) -> None:
+    if subject is None:
+        raise UsageError("--parts: name a Stable Diffusion checkpoint in one file")
+    report = report_parts(Path(subject))
+    if as_json:
+        console.emit_json(parts_facts(report))
+    else:
+        show_parts(report)
 
 
 def _inspect_written(folder: Path | None, package: Path | None, engine: Path | None, as_json: bool) -> None:
