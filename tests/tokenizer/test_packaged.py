@@ -1,4 +1,4 @@
-"""CLIP's packaged vocabulary: the published ids, OpenAI's own algorithm, and transformers' reading of what is written."""
+"""CLIP's packaged vocabulary: published ids, OpenAI's own layout, and transformers' reading of what is written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 from importlib.resources import files
 
 import pytest
-from transformers import CLIPTokenizer
+from transformers import AddedToken, CLIPTokenizer
 
 from cmexport.tokenizer import clip_tokenizer, read_tokenizer, write_tokenizer
 from cmexport.tokenizer.prompts import vector_prompts
@@ -49,12 +49,15 @@ def oracle(**options):
     letters = [chr(code) for code in codes] + [chr(256 + n) for n in range(256 - len(codes))]
     pieces = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
     pieces += ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={p: n for n, p in enumerate(pieces)}, merges=merges, model_max_length=77, **options)
+    # As tokenizer_config.json of stable-diffusion-v1-5 has them.
+    begin, end = (AddedToken(text, normalized=True) for text in pieces[-2:])
+    special = {"bos_token": begin, "eos_token": end, "unk_token": end, "model_max_length": 77}
+    return CLIPTokenizer(vocab={p: n for n, p in enumerate(pieces)}, merges=merges, **special, **options)
 
 
 @pytest.mark.parametrize("pad", ["<|endoftext|>", "!"])
 def test_the_ids_of_transformers(pad, tmp_path):
-    ours, theirs = clip_tokenizer(pad), oracle(pad_token=pad)
+    ours, theirs = clip_tokenizer(pad), oracle(**({"pad_token": pad} if pad == "!" else {}))
     texts = [*vector_prompts(), "hi!", "hi !!", "a red car, 4k, (masterpiece:1.2)"]
     for text in texts:
         given = theirs(text, padding="max_length", truncation=True, max_length=77).input_ids
