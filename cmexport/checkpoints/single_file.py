@@ -31,7 +31,7 @@ from cmexport.checkpoints.settings import Default, Settings
 from cmexport.checkpoints.sniff import is_stable_diffusion
 from cmexport.errors import CheckpointError
 from cmexport.model import CheckpointSource, ConsistencyModel, Setting
-from cmexport.tokenizer import Tokenizer, clip_tokenizer, read_tokenizer
+from cmexport.tokenizer import Special, Tokenizer, clip_tokenizer, read_tokenizer
 
 RAW, AVERAGE = "model", "model_ema"
 """What `--weights` calls the UNet's weights and their average; `ema` means the latter too."""
@@ -154,6 +154,8 @@ def read_single_file(file: SingleFile, settings: Settings, wanted: str | None = 
         schedule_origin=f"default of diffusers' {_scheduler(schedule.kind)}",
         where=where,
         source=lambda: _source(file, folders, family),
+        # StableDiffusionXLPipeline's default.
+        unsaid=family is SDXL,
     )
 
 
@@ -269,7 +271,17 @@ def _tokenizers(family: Family, settings: Settings) -> tuple[Tokenizer, ...]:
     if folder == "clip":
         return tuple(clip_tokenizer(pad) for pad in family.pads)
     read = read_tokenizer(Path(folder))
-    return tuple(read for _ in family.pads)
+    # SDXL's two differ in what pads alone.
+    return (read, *(_padded(read, pad, Path(folder)) for pad in family.pads[1:]))
+
+
+def _padded(tokenizer: Tokenizer, pad: str, folder: Path) -> Tokenizer:
+    number = tokenizer.vocabulary.get(pad)
+    if number is None:
+        raise CheckpointError(f"{folder}: its vocabulary lacks {pad!r}, which pads for the second text encoder")
+    specials = {special.text: special for special in (*tokenizer.specials, Special(pad, number))}
+    ordered = tuple(sorted(specials.values(), key=lambda special: special.id))
+    return replace(tokenizer, pad=number, specials=ordered)
 
 
 def _schedule(file: SingleFile, family: Family, groups: Groups, settings: Settings) -> AlphaSchedule:

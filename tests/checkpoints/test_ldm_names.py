@@ -59,7 +59,7 @@ PUBLISHED = {
         "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
         "transformer_layers_per_block": [1, 2, 3],
         "addition_embed_type": "text_time",
-        "projection_class_embeddings_input_dim": 208,
+        "projection_class_embeddings_input_dim": 1600,
     },
     "ssd-1b": {
         "mid_block_type": "UNetMidBlock2D",

@@ -10,13 +10,19 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, LatentConsistencyModelPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    LatentConsistencyModelPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.loaders import single_file_utils as theirs
 from safetensors.torch import load_file, save_file
 from support import clip_tokenizers
 from support import single_files as made
 from support.latent_pipelines import decoder, drawn_by_diffusers, scheduler
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from cmexport.checkpoints import load_checkpoint
 from cmexport.errors import CheckpointError, UsageError
@@ -27,7 +33,7 @@ from cmexport.tokenizer import clip_tokenizer, write_tokenizer
 PROMPTS = ("a photo of a cat", "", "a woman astronaut, 4k")
 # Small enough to draw with: 8x8 latents of 64 pixels.
 SMALL = {"image_size": "64"}
-UNET = "model.diffusion_model."
+UNET, END = "model.diffusion_model.", "<|endoftext|>"
 
 
 @cache
@@ -42,7 +48,7 @@ def small(family="sd15"):
     sizes = {
         "sd15": made.UnetSizes(**two, depths=(1, 0)),
         "sd21": made.UnetSizes(**two, depths=(1, 0), linear=True),
-        "sdxl": made.UnetSizes(**two, depths=(0, 1), context=128, linear=True, extra=208),
+        "sdxl": made.UnetSizes(**two, depths=(0, 1), context=128, linear=True, extra=1600),
     }
     return made.checkpoint(family, sizes[family], words=1000, mults=(1, 2, 2))
 
@@ -68,55 +74,74 @@ def settings(model):
     return {setting.name: setting for setting in model.settings}
 
 
+def unet_by_diffusers(state, **config):
+    unet = UNet2DConditionModel(sample_size=8, **config)
+    converted = theirs.convert_ldm_unet_checkpoint(dict(state), unet.config)
+    if config.get("time_cond_proj_dim"):
+        # diffusers' converter drops it.
+        converted["time_embedding.cond_proj.weight"] = state[UNET + "time_embed.cond_proj.weight"]
+    unet.load_state_dict(converted)
+    return unet
+
+
+def autoencoder_by_diffusers(state, scale):
+    vae = AutoencoderKL(
+        block_out_channels=(32, 64, 128, 128),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        scaling_factor=scale,
+    )
+    vae.load_state_dict(theirs.convert_ldm_vae_checkpoint(dict(state), vae.config))
+    return vae
+
+
+def text_by_diffusers(state, prefix, layers, *, kind=CLIPTextModel):
+    theirs_too = "transformer." not in prefix
+    text = kind(
+        CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=64,
+            intermediate_size=256,
+            num_hidden_layers=layers,
+            num_attention_heads=1,
+            hidden_act="gelu" if theirs_too else "quick_gelu",
+            bos_token_id=49406,
+            eos_token_id=49407,
+            projection_dim=64,
+        )
+    )
+    if theirs_too:
+        found = theirs.convert_open_clip_checkpoint(text, dict(state), prefix)
+    else:
+        found = theirs.convert_ldm_clip_checkpoint(dict(state))
+    found = {name.removeprefix("text_model."): tensor for name, tensor in found.items()}
+    text.load_state_dict({name: found[name.removeprefix("text_model.")] for name in text.state_dict()})
+    return text
+
+
+def words_by_transformers(folder, pad):
+    write_tokenizer(folder / pad.strip("<|>"), clip_tokenizer(pad))
+    return CLIPTokenizer.from_pretrained(folder / pad.strip("<|>"))
+
+
 def saved_by_diffusers(folder, state, kind="lcm", *, heads, second=False, prediction="epsilon", guided=None):
     """The same weights as a folder, converted and saved by diffusers."""
-    prefix = "cond_stage_model.model." if second else "cond_stage_model.transformer."
-    unet = UNet2DConditionModel(
-        sample_size=8,
+    unet = unet_by_diffusers(
+        state,
         block_out_channels=(32, 64, 128, 128),
         cross_attention_dim=64,
         attention_head_dim=heads,
         use_linear_projection=second,
         time_cond_proj_dim=guided,
     )
-    converted = theirs.convert_ldm_unet_checkpoint(dict(state), unet.config)
-    if guided:
-        # diffusers' converter drops it.
-        converted["time_embedding.cond_proj.weight"] = state[UNET + "time_embed.cond_proj.weight"]
-    unet.load_state_dict(converted)
-    vae = AutoencoderKL(
-        block_out_channels=(32, 64, 128, 128),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        scaling_factor=0.18215,
-    )
-    vae.load_state_dict(theirs.convert_ldm_vae_checkpoint(dict(state), vae.config))
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=64,
-            intermediate_size=256,
-            num_hidden_layers=23 if second else 2,
-            num_attention_heads=1,
-            hidden_act="gelu" if second else "quick_gelu",
-            bos_token_id=49406,
-            eos_token_id=49407,
-        )
-    )
-    if second:
-        found = theirs.convert_open_clip_checkpoint(text, dict(state), prefix)
-    else:
-        found = theirs.convert_ldm_clip_checkpoint(dict(state))
-    found = {name.removeprefix("text_model."): tensor for name, tensor in found.items() if "position_ids" not in name}
-    text.load_state_dict({name: found[name.removeprefix("text_model.")] for name in text.state_dict()})
-    write_tokenizer(folder / "made", clip_tokenizer("!" if second else "<|endoftext|>"))
+    prefix = "cond_stage_model.model." if second else "cond_stage_model.transformer."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         (LatentConsistencyModelPipeline if guided else StableDiffusionPipeline)(
-            vae=vae,
-            text_encoder=text,
-            tokenizer=CLIPTokenizer.from_pretrained(folder / "made"),
+            vae=autoencoder_by_diffusers(state, 0.18215),
+            text_encoder=text_by_diffusers(state, prefix, 23 if second else 2),
+            tokenizer=words_by_transformers(folder, "!" if second else END),
             unet=unet,
             scheduler=scheduler(kind, prediction_type=prediction),
             safety_checker=None,
@@ -126,10 +151,42 @@ def saved_by_diffusers(folder, state, kind="lcm", *, heads, second=False, predic
     return folder
 
 
+def saved_xl_by_diffusers(folder, state, kind):
+    """SDXL's the same way."""
+    unet = unet_by_diffusers(
+        state,
+        block_out_channels=(32, 64, 128),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2, 3),
+        cross_attention_dim=128,
+        attention_head_dim=(4, 8, 16),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=1600,
+    )
+    first, other = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        StableDiffusionXLPipeline(
+            vae=autoencoder_by_diffusers(state, 0.13025),
+            text_encoder=text_by_diffusers(state, first, 2),
+            text_encoder_2=text_by_diffusers(state, other, 3, kind=CLIPTextModelWithProjection),
+            tokenizer=words_by_transformers(folder, END),
+            tokenizer_2=words_by_transformers(folder, "!"),
+            unet=unet,
+            scheduler=scheduler(kind),
+            add_watermarker=False,
+        ).save_pretrained(folder)
+    return folder
+
+
 def differs(model, folder, steps, guidance=0.0):
     """Largest difference of our reference from diffusers' pipeline of the folder."""
     levels = method_named("consistency", "generate").spaced(model, steps, "generate", 1).sigmas
-    scale = guidance if len(model.conditions) > 1 else None
+    told = any(condition.usual is not None for condition in model.conditions)
+    scale = guidance if told or guidance > 1 else None
     sampler = resolve(model, SampleRequest(levels, batch=len(PROMPTS), guidance=scale))
     given = sampler.signature.examples(5)
     given["tokens"] = torch.tensor([model.tokenizer.encode(prompt) for prompt in PROMPTS])
@@ -174,6 +231,25 @@ def test_stable_diffusion_2_draws_diffusers_pictures(tmp_path):
     assert differs(model, folder, 2) < 1e-3
     assert model.tokenizer.encode("hi!")[:5] == (49406, 1883, 0, 49407, 0)
     assert not model.assumed
+
+
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_sdxl_draws_diffusers_pictures(guidance, tmp_path):
+    state = weights("sdxl")
+    folder = saved_xl_by_diffusers(tmp_path, state, "euler_ancestral")
+    given = {**SMALL, "scheduler": "euler_ancestral", "num_head_channels": "8"}
+    model = load_checkpoint(written(tmp_path, state), given)
+    assert differs(model, folder, 1, guidance) < 1e-3
+    assert not model.assumed
+    assert model.source.format == "SDXL in one file (safetensors)"
+
+
+def test_sdxl_with_a_tokenizer_of_one_s_own(tmp_path, few_words):
+    given = {**few_words, "num_head_channels": "8"}
+    model = load_checkpoint(written(tmp_path, small("sdxl")), given)
+    assert [condition.name for condition in model.conditions] == ["embeddings", "pooled"]
+    second = model.conditions[0].encoder.second
+    assert second.pad == model.tokenizer.vocabulary["!"]
 
 
 def test_stability_s_own_names_of_stable_diffusion_2(tmp_path, few_words):

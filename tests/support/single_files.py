@@ -35,10 +35,10 @@ class UnetSizes:
 
 SD15 = UnetSizes()
 SD21 = UnetSizes(context=64, linear=True)
-SDXL = UnetSizes(mults=(1, 2, 4), depths=(0, 2, 3), middle=3, context=128, linear=True, extra=208)
+SDXL = UnetSizes(mults=(1, 2, 4), depths=(0, 2, 3), middle=3, context=128, linear=True, extra=1600)
 # segmind/SSD-1B: fewer layers, another number in each block of the way up, one resnet in the middle.
 SSD_1B = UnetSizes(
-    mults=(1, 2, 4), depths=(0, 2, 4), up_depths=((4, 4, 5), (2, 1, 1), (0, 0, 0)), middle=-1, linear=True, extra=208
+    mults=(1, 2, 4), depths=(0, 2, 4), up_depths=((4, 4, 5), (2, 1, 1), (0, 0, 0)), middle=-1, linear=True, extra=1600
 )
 # nota-ai/bk-sdm-tiny, segmind/tiny-sd: one resnet in each level, three levels, no middle.
 BK_TINY = UnetSizes(mults=(1, 2, 4), blocks=1, depths=(1, 1, 1), middle=None)
