@@ -248,7 +248,7 @@ def test_sdxl_with_a_tokenizer_of_one_s_own(tmp_path, few_words):
     given = {**few_words, "num_head_channels": "8"}
     model = load_checkpoint(written(tmp_path, small("sdxl")), given)
     assert [condition.name for condition in model.conditions] == ["embeddings", "pooled"]
-    second = model.conditions[0].encoder.second
+    second = model.conditions[0].encode.translated
     assert second.pad == model.tokenizer.vocabulary["!"]
 
 
