@@ -29,6 +29,10 @@ _TYPES = {
 }
 
 
+class _UnsupportedError(Exception):
+    pass
+
+
 class StoredTensors(Mapping[str, Tensor]):
     """Named tensors of a safetensors file, each read when it is asked for, and again the next time."""
 
@@ -88,6 +92,8 @@ def _header(path: Path) -> tuple[int, dict[str, Mapping[str, Any]]]:
     try:
         header = json.loads(text)
         _check_header(header, total - 8 - length)
+    except _UnsupportedError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
         raise CheckpointError(f"{path}: its safetensors header is damaged ({error or type(error).__name__})") from error
     return 8 + length, {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -121,9 +127,14 @@ def _check_header(header: Any, data_bytes: int) -> None:
         if name == "__metadata__":
             continue
         shape, (start, stop) = entry["shape"], entry["data_offsets"]
+        if str(entry["dtype"]).startswith("F8"):
+            raise _UnsupportedError(f"{name[:80]} is {entry['dtype']}: weights in 8 bits are not read; give them in 16")
         if entry["dtype"] not in _TYPES:
             raise ValueError(f"{name[:80]} has the unknown type {str(entry['dtype'])[:20]}")
         if any(type(n) is not int or n < 0 for n in (*shape, start, stop)) or len(shape) > 8:
+            raise ValueError(f"{name[:80]} has an impossible shape")
+        # An empty tensor may claim any size along its other axes, and torch can't count their strides.
+        if math.prod(max(n, 1) for n in shape) >= 2**62:
             raise ValueError(f"{name[:80]} has an impossible shape")
         if stop - start != math.prod(shape) * _TYPES[entry["dtype"]].itemsize:
             raise ValueError(f"{name[:80]} has a shape that its bytes do not fill")

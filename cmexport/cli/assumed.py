@@ -66,7 +66,9 @@ def check_assumed(model: ConsistencyModel) -> tuple[str, ...]:
         return ()
     # A picture of a large model takes a second or more: one then decides, not four.
     check = check_on_pictures(model, pictures=1 if model.parameters > LARGE_MODEL else 4)
-    if check is None:
+    if check is None and model.codec is not None:
+        lines = [f"none, pictures can't tell {', '.join(s.name for s in model.assumed)} of a latent model"]
+    elif check is None:
         lines = [f"none, no photograph has this model's {model.channels} channels"]
     else:
         lines = verdict(check, model.assumed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 import warnings
@@ -201,11 +202,11 @@ def differs(model, folder, steps, guidance=0.0):
     return (found.clamp(-1, 1) - expected).abs().max().item()
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("lcm", 2), ("euler_ancestral", 1)])
-def test_stable_diffusion_1_draws_diffusers_pictures(kind, steps, tmp_path):
+def test_stable_diffusion_1_draws_diffusers_pictures(tmp_path):
+    kind = "euler_ancestral"
     folder = saved_by_diffusers(tmp_path, weights(), kind, heads=8)
     model = load_checkpoint(written(tmp_path, weights()), {**SMALL, "scheduler": kind})
-    assert differs(model, folder, steps) < 1e-3
+    assert differs(model, folder, 1) < 1e-3
     said = settings(model)
     assert said["scheduler"].origin == "--set scheduler"
     assert not model.assumed
@@ -233,13 +234,13 @@ def test_stable_diffusion_2_draws_diffusers_pictures(tmp_path):
     assert not model.assumed
 
 
-@pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_sdxl_draws_diffusers_pictures(guidance, tmp_path):
+def test_sdxl_draws_diffusers_pictures(tmp_path):
     state = weights("sdxl")
     folder = saved_xl_by_diffusers(tmp_path, state, "euler_ancestral")
     given = {**SMALL, "scheduler": "euler_ancestral", "num_head_channels": "8"}
     model = load_checkpoint(written(tmp_path, state), given)
-    assert differs(model, folder, 1, guidance) < 1e-3
+    # With guidance the UNet is compared with zeros for the empty prompt, as the pipeline does by default.
+    assert differs(model, folder, 1, guidance=2.0) < 1e-3
     assert not model.assumed
     assert model.source.format == "SDXL in one file (safetensors)"
 
@@ -556,3 +557,23 @@ def test_strangers_beside_the_parts_are_said(tmp_path, few_words):
     assert "2 weights beside its parts not used: " in settings(model)["beside"].remark
     # Buffers of training are no strangers.
     assert "beside" not in settings(load_checkpoint(written(tmp_path, small()), few_words))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"dtype": "F8_E4M3", "shape": [4]}, "is F8_E4M3: weights in 8 bits are not read; give them in 16"),
+        ({"dtype": "F32", "shape": [0, 2**40, 2**40], "data_offsets": [0, 0]}, "has an impossible shape"),
+        ({"dtype": "F32", "shape": [1]}, "without a text encoder"),
+    ],
+)
+def test_headers_by_hand(entry, message, tmp_path, few_words):
+    """All of a file is empty but for four bytes of one weight."""
+    first = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = {name: first for name in small() if name.startswith(UNET)}
+    header[UNET + "middle_block.0.emb_layers.1.bias"] = {"data_offsets": [0, 4], **entry}
+    text = json.dumps(header | {"last": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path, few_words)

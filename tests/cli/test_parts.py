@@ -70,6 +70,7 @@ def test_an_export_says_its_guess_and_is_verified_again(cmexport, sound, tmp_pat
     assert (
         "assumed scheduler=lcm (guess: no file says how few steps it takes; this may be a many-step" in written.stderr
     )
+    assert "self-check: none, pictures can't tell scheduler of a latent model" in " ".join(written.stderr.split())
     (artefact,) = tmp_path.iterdir()
     assert cmexport("verify", artefact, "--seeds", 8).code == 0
     strict = cmexport("inspect", checkpoint, *given[:4], "--strict")
