@@ -137,13 +137,8 @@ def read_single_file(file: SingleFile, settings: Settings, wanted: str | None = 
     folders = FolderParts(where.parent, settings)
     vae = _autoencoder(file, found, folders, settings)
     _say_strangers(where, groups, settings)
-    guided = found.unet.config.get("time_cond_proj_dim") is not None
     return Parts(
-        pipeline="StableDiffusionXLPipeline"
-        if family is SDXL
-        else "LatentConsistencyModelPipeline"
-        if guided
-        else "StableDiffusionPipeline",
+        pipeline=_pipeline(family, found.unet),
         texts=tuple(
             Text(_part(file, text, f"{family.title}'s text encoder"), tokenizer)
             for text, tokenizer in zip(found.texts, _tokenizers(family, settings), strict=True)
@@ -205,6 +200,14 @@ def _chosen(file: SingleFile, settings: Settings, wanted: str | None) -> Groups:
     )
     settings.inferred(SETTING, candidates[taken].name, why)
     return replace(groups, unet=average) if taken else groups
+
+
+def _pipeline(family: Family, unet: FilePart) -> str:
+    """Return the class of diffusers whose defaults hold."""
+    if family is SDXL:
+        return "StableDiffusionXLPipeline"
+    guided = unet.config.get("time_cond_proj_dim") is not None
+    return "LatentConsistencyModelPipeline" if guided else "StableDiffusionPipeline"
 
 
 def _heads(where: Path, config: Mapping[str, Any], family: Family, settings: Settings) -> dict[str, Any]:
@@ -287,8 +290,8 @@ def _padded(tokenizer: Tokenizer, pad: str, folder: Path) -> Tokenizer:
 def _schedule(file: SingleFile, family: Family, groups: Groups, settings: Settings) -> AlphaSchedule:
     """Decide the scheduler: what the file says, else what its name or nothing suggests, as a guess."""
     where = file.where
-    if "edm_mean" in file.shapes or "edm_std" in file.shapes:
-        raise CheckpointError(f"{where}: is a Playground model with levels of EDM (edm_mean), which is not supported")
+    if edm := [name for name in file.shapes if name.startswith("edm_")]:
+        raise CheckpointError(f"{where}: has EDM's noise levels ({edm[0]}; Playground, CosXL), which are not supported")
     if "ztsnr" in file.shapes:
         raise CheckpointError(f"{where}: was trained with a zero terminal signal-to-noise ratio (ztsnr); not supported")
     assert groups.unet is not None

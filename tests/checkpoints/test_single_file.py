@@ -483,7 +483,7 @@ ONE = torch.zeros(1)
         ("sd15", changed(FIRST, lambda t: torch.zeros(32, 8, 3, 3)), "takes 8 channels: latents and a picture to edit"),
         ("sd15", changed(FIRST, lambda t: t[0, 0]), "input_blocks.0.0.weight has shape"),
         ("sd15", changed("alphas_cumprod", lambda t: t * t), "alphas_cumprod are not Stable Diffusion's table"),
-        ("sd15", more(edm_mean=ONE), "a Playground model"),
+        ("sd15", more(edm_mean=ONE), "EDM's noise levels .edm_mean; Playground, CosXL"),
         ("sd15", more(ztsnr=ONE), "zero terminal signal-to-noise"),
         ("sd15", more(cond_stage_model__model__positional_embedding=ONE), "text encoders of two families"),
         ("sdxl", without("conditioner.embedders.1."), "SDXL's, which needs two text encoders"),
