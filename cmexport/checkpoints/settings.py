@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from cmexport.alphas import KINDS
+from cmexport.checkpoints.lora.choosing import lora_choices, lora_text
 from cmexport.checkpoints.sidecar import SIDECAR_NAME
 from cmexport.checkpoints.sizes import parse_size
 from cmexport.errors import UsageError
@@ -115,6 +117,11 @@ def _decoder(text: str) -> str:
     return "kl"
 
 
+def _loras(text: str) -> str:
+    """Absolute paths and all scales, so that what is recorded means the same anywhere."""
+    return lora_text(lora_choices(text))
+
+
 def _text(text: str) -> str:
     return text.strip()
 
@@ -147,6 +154,8 @@ KNOWN_SETTINGS: Mapping[str, Field] = MappingProxyType(
         "clamp": Field(_flag, "clamp every step's picture to [-1, 1]"),
         "decoder": Field(_decoder, "what decodes latents"),
         "clip_skip": Field(_integer(0), "last layers of a text encoder that are left out, as diffusers counts them"),
+        "lora": Field(_loras, "LoRA files to merge, with their scales"),
+        "scheduler": Field(_choice(KINDS.values()), "whose steps the weights were distilled for"),
     }
 )
 
