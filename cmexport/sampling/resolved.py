@@ -12,6 +12,7 @@ from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.networks.guided import GuidedNetwork
 from cmexport.sampling.border import baked_values, border_of
 from cmexport.sampling.evaluations import Evaluations
+from cmexport.sampling.listing import listed
 from cmexport.sampling.prompting import conditioned
 from cmexport.sampling.schedules import Schedule
 from cmexport.signature import Signature
@@ -77,7 +78,7 @@ class Sampler:
             )
         if request.eta is not None and model.schedule is None:
             raise UsageError(f"--eta {request.eta:g}: only --sampler tcd has one, for latent few-step models")
-        model = conditioned(model, request)
+        model = listed(conditioned(model, request), request.levels_of)
         plan = method.plan(model, request)
         if plan.looped and model.codec is not None:
             raise UsageError(f"--sampler {request.sampler}: not for a model of latents")

@@ -63,6 +63,11 @@ class Input:
         return None if self.law is None else self.law.count
 
     @property
+    def values(self) -> tuple[float, ...] | None:
+        """All values of a number for each picture, where they can be listed."""
+        return None if self.law is None or self.batch_axis is None else self.law.values
+
+    @property
     def picture_shape(self) -> tuple[int, ...]:
         """The shape of one picture's part."""
         return tuple(side for axis, side in enumerate(self.shape) if axis != self.batch_axis)
@@ -189,8 +194,13 @@ class Signature:
 
     @property
     def choices(self) -> tuple[Input, ...]:
-        """The inputs that pick one of finitely many for each picture: what depends on them alone may be tabulated."""
+        """The inputs that pick one of finitely many for each picture."""
         return tuple(i for i in self.inputs if i.count is not None and i.batch_axis is not None)
+
+    @property
+    def listed(self) -> tuple[Input, ...]:
+        """The inputs of finitely many values, `choices` and rounded numbers: what depends on one may be tabulated."""
+        return tuple(i for i in self.inputs if i.values is not None)
 
     @property
     def choice(self) -> Input | None:
