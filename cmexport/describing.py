@@ -20,6 +20,7 @@ from cmexport.artifact.manifest import (
     SessionRecord,
     SettingRecord,
     SimplificationRecord,
+    TransformRecord,
     WordingRecord,
 )
 from cmexport.graph.capture import RewriteReport
@@ -27,6 +28,7 @@ from cmexport.graph.rewrites import fit_half
 from cmexport.naming import shown_name
 from cmexport.parity.ladder import ParityReport
 from cmexport.sampling.resolved import Sampler
+from cmexport.sampling.transforms import transform_of
 from cmexport.signature import known
 from cmexport.targets.base import LoweredModel
 
@@ -125,6 +127,7 @@ def describe(
             sampler=request.sampler,
             eta=request.eta,
             clip=plan.clip,
+            transform=_transform_record(sampler),
         ),
         wording=wording_of(sampler),
         label=request.label,
@@ -173,6 +176,13 @@ def wording_of(sampler: Sampler) -> WordingRecord | None:
         guidance_input=request.guidance_input,
         calibration_prompts=request.calibration_prompts,
     )
+
+
+def _transform_record(sampler: Sampler) -> TransformRecord | None:
+    transform, name = transform_of(sampler.request), sampler.request.output_transform
+    if transform is None or name is None:
+        return None
+    return TransformRecord(name=name, quantity=transform.quantity, unit=transform.unit, formula=transform.formula)
 
 
 def _fields(evaluation: Any) -> dict[str, Any]:

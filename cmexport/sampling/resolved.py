@@ -15,6 +15,7 @@ from cmexport.sampling.evaluations import Evaluations
 from cmexport.sampling.listing import listed
 from cmexport.sampling.prompting import conditioned
 from cmexport.sampling.schedules import Schedule
+from cmexport.sampling.transforms import transform_of
 from cmexport.signature import Signature
 
 
@@ -102,9 +103,11 @@ class Sampler:
 
     @property
     def amplification(self) -> float:
-        """By how much what the network rounds is multiplied, at least 1: by c_out, and by our own guidance."""
+        """By how much what the network rounds is multiplied, at least 1: by c_out, our own guidance, a transform."""
         network = self.model.network
         guided = network.amplification if isinstance(network, GuidedNetwork) else 1.0
+        transform = transform_of(self.request)
+        guided *= 1.0 if transform is None else transform.slope
         return max(1.0, *(guided * abs(evaluation.c_out) for evaluation in self.plan.evaluations))
 
     def module(self) -> nn.Module:

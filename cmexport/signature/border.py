@@ -138,6 +138,20 @@ class Output:
     range: tuple[float, float] | None = None
     meaning: str = ""
 
+    def as_pictures(self, values: Array) -> Array:
+        """Return what is shown and compared, (N, C, H, W) in [-1, 1] or bytes: heights from black to white, say."""
+        if self.is_bytes or self.range is None or self.range == (-1.0, 1.0):
+            return values
+        low, high = self.range
+        return ((values - low) * (2.0 / (high - low)) - 1.0).astype(values.dtype)
+
+    def from_pictures(self, pictures: Array) -> Array:
+        """Return the values that `as_pictures` shows so."""
+        if self.as_pictures(pictures) is pictures or self.range is None:
+            return pictures
+        low, high = self.range
+        return (low + (pictures + 1.0) * ((high - low) / 2.0)).astype(pictures.dtype)
+
     @property
     def is_bytes(self) -> bool:
         """Whether they are ready to show."""
