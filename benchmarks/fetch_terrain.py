@@ -3,8 +3,8 @@
     python benchmarks/fetch_terrain.py [--wheel adaptive_terrain_diffusion-0.4.2-py3-none-any.whl]
 
 Youwei Yu's package (MIT) holds it as an ONNX file. Only that file is taken out of the wheel, whose SHA-256 must be the
-recorded one; its code is neither installed nor run: it would replace ONNX Runtime by the build for GPUs. Nothing is done
-when the file already lies there. Standard library only.
+recorded one; its code is neither installed nor run: it would replace ONNX Runtime by the build for GPUs. Nothing is
+done when the file already lies there. Standard library only.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def fetch(wheel: Path | None = None, target: Path = MODEL) -> Path:
         if _sha256(package) != WHEEL_SHA256:
             raise FetchError(f"{package.name} is not the recorded {PACKAGE} {VERSION}: its SHA-256 differs")
         beside = Path(work) / NAME
-        with zipfile.ZipFile(package) as archive, archive.open(f"terrain_diffusion/weights/{NAME}") as member:
-            with beside.open("wb") as out:
-                shutil.copyfileobj(member, out)
+        inside = f"terrain_diffusion/weights/{NAME}"
+        with zipfile.ZipFile(package) as archive, archive.open(inside) as member, beside.open("wb") as out:
+            shutil.copyfileobj(member, out)
         if _sha256(beside) != FILE_SHA256:
             raise FetchError(f"{NAME} in {package.name} is not the recorded file: its SHA-256 differs")
         beside.rename(target)

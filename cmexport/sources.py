@@ -312,4 +312,6 @@ def compare_arrays(
     pictures = run_all(source, runs, len(runs))
     gate = gate_of(manifest.precision, manifest.numerics)
     shown = source.signature.output.as_pictures
-    return ArrayComparison(compare(shown(expected), shown(pictures)), byte_gate(gate) if pictures.dtype == np.uint8 else gate)
+    return ArrayComparison(
+        compare(shown(expected), shown(pictures)), byte_gate(gate) if pictures.dtype == np.uint8 else gate
+    )

@@ -120,8 +120,8 @@ class SamplingRecord(Record):
     `schedule` says in words how the levels were chosen; empty where it was not recorded. `sampler` is "consistency";
     "heun": then `evaluations` lists both evaluations of each step, and 0 closes the levels; "exact" or "euler": then
     c_skip and c_out are those of the step from one level to the next; "tcd", with `eta` where it is not the model's.
-    `clip`: f is clamped to plus and minus this, and the sample becomes mix[0] f + mix[1] x. `transform`: what is done to
-    finished pictures; null where nothing is.
+    `clip`: f is clamped to plus and minus this, and the sample becomes mix[0] f + mix[1] x. `transform`: what is done
+    to finished pictures; null where nothing is.
     """
 
     sigmas: tuple[float, ...] = Field(min_length=1)

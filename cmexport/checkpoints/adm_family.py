@@ -6,9 +6,9 @@ from cmexport.checkpoints.assembling import assemble
 from cmexport.checkpoints.openai import architecture, build_adm_unet, infer_shape, resolve_config
 from cmexport.checkpoints.openai_flags import precond_from_flags
 from cmexport.checkpoints.reading import Weights
+from cmexport.checkpoints.scalar_label import scalar_label
 from cmexport.checkpoints.settings import CTM, OPENAI, Family, Settings, resolve_sampling
 from cmexport.checkpoints.sizes import space_of
-from cmexport.checkpoints.scalar_label import scalar_label
 from cmexport.model import CheckpointSource, ConsistencyModel
 from cmexport.networks.adm_unet import AdmUnet
 from cmexport.networks.ctm_unet import CtmUnet

@@ -146,7 +146,8 @@ def _from_file(facts: FileFacts, settings: Settings, trust: bool, wanted: str | 
     if kind == "onnx":
         return _from_onnx(facts, settings, wanted)
     raise CheckpointError(
-        f"{facts.path}: is no checkpoint: neither torch.save, nor a pickle, nor safetensors wrote it, and it is no ONNX file"
+        f"{facts.path}: is no checkpoint: neither torch.save, nor a pickle, nor safetensors, nor an exporter to ONNX "
+        "wrote it"
     )
 
 

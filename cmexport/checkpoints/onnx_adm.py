@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cmexport.checkpoints.onnx_file import OnnxFile, named
-from cmexport.errors import CheckpointError
+from cmexport.errors import CheckpointError, first_line
 from cmexport.model import SettingValue
 from cmexport.runner import Array
 
@@ -32,12 +32,31 @@ _WEIGHTS = re.compile(
 _NORMED = {"in_layers.2": "in_layers.0", "out_layers.3": "out_layers.0", "qkv": "norm", "out.2": "out.0"}
 _NORM_EPSILON = 1e-5
 _PLAIN = frozenset(
-    "Add Cast Clip Concat Cos Div Einsum Exp Expand Flatten Gather Identity InstanceNormalization GroupNormalization Log "
-    "MatMul Mul Neg Pow Reciprocal Reshape Shape Sigmoid Sin Slice Softmax Split Sqrt Squeeze Sub Transpose "
-    "Unsqueeze".split()
+    {
+        *(
+            "Add",
+            "Sub",
+            "Mul",
+            "Div",
+            "Pow",
+            "Sqrt",
+            "Reciprocal",
+            "Neg",
+            "Exp",
+            "Log",
+            "Sin",
+            "Cos",
+            "Sigmoid",
+            "Clip",
+        ),
+        *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Shape", "Slice", "Split", "Concat", "Gather"),
+        *("InstanceNormalization", "GroupNormalization", "MatMul", "Einsum", "Softmax", "Cast", "Identity"),
+    }
 )
 _C_NOISE = {250.0: "250ln", 0.25: "0.25ln"}
 _MOST_PIXELS = 8192
+# 256 channels at full size, twice; attention over all pixels of 64 x 64 pictures takes 4096.
+_MOST_NUMBERS_A_PIXEL = 65_536
 
 
 @dataclass(frozen=True)
@@ -108,6 +127,7 @@ class _Reader:
                 tensors |= {f"{norm}.weight": _tensor(gamma), f"{norm}.bias": _tensor(beta)}
                 norms += 1
         self._check_all_read(norms)
+        self._check_sizes(noisy)
         settings = {**self._levels(sigma), **self._attention(), **self._pictures(noisy), "groups": self.groups}
         if label is not None:
             settings |= self._units(label)
@@ -234,6 +254,28 @@ class _Reader:
                 f"{self.path}: {len(written)} norms stand in the graph and {norms} before convolutions that have one"
             )
 
+    def _check_sizes(self, noisy: str) -> None:
+        """Refuse graphs that make more of a picture than any UNet does: they are run later."""
+        import onnx
+
+        small = onnx.ModelProto()
+        small.CopyFrom(self.file.model)
+        for border in small.graph.input:
+            sides = border.type.tensor_type.shape.dim
+            if border.name in self.file.inputs and len(sides):
+                sides[0].dim_value = 1
+        _, _, height, width = self.file.inputs[noisy]
+        most = _MOST_NUMBERS_A_PIXEL * (height or 1) * (width or 1)
+        try:
+            inferred = onnx.shape_inference.infer_shapes(small, data_prop=True)
+        except onnx.shape_inference.InferenceError as error:
+            raise CheckpointError(f"{self.path}: its shapes don't fit together: {first_line(error)[:160]}") from error
+        for value in inferred.graph.value_info:
+            sides = value.type.tensor_type.shape.dim
+            numbers = math.prod(side.dim_value for side in sides if side.HasField("dim_value"))
+            if numbers > most and value.name in self.file.producers:
+                self.refuse(self.file.producers[value.name], f"makes {numbers:,} numbers of one picture")
+
     # Inputs.
 
     def _roles(self) -> tuple[str, str, str | None]:
@@ -269,7 +311,7 @@ class _Reader:
     # Constants.
 
     def _levels(self, sigma: str) -> dict[str, SettingValue]:
-        """Read what is computed of the noise level: sigma_min, sigma_data, the scale of its logarithm, the last clip."""
+        """Read sigma_min, sigma_data and the scale of ln sigma off what is computed of it; and the last clip."""
         found: dict[str, SettingValue] = {"precond": "edm"}
         for node in self.file.nodes:
             constants = [self._scalar(name) for name in node.input]

@@ -1,4 +1,4 @@
-"""`.onnx` as a container of weights: the protobuf is parsed, nothing in it is run, and what it claims is checked first."""
+"""`.onnx` as a container of weights: the protobuf is parsed, nothing in it is run, what it claims is checked first."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def _check_model(path: Path, model: onnx.ModelProto) -> None:
     if len(graph.node) > _MOST_NODES:
         raise CheckpointError(f"{path}: has {len(graph.node):,} nodes, which no network known here has")
     if len(model.functions):
-        raise CheckpointError(f"{path}: brings operators of its own ({model.functions[0].name[:60]}), which are not run")
+        raise CheckpointError(
+            f"{path}: brings operators of its own ({model.functions[0].name[:60]}), which are not run"
+        )
     if graph.sparse_initializer:
         raise CheckpointError(f"{path}: holds sparse weights, which no network known here has")
     for node in graph.node:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -38,13 +39,16 @@ def require_agreement(denoiser: OnnxDenoiser, model: ConsistencyModel) -> Consis
         session = ort.InferenceSession(
             denoiser.file.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        worst = max(_difference(session, denoiser, model, sigma, share) for sigma, share in _probes(model))
+        found = [_difference(session, denoiser, model, sigma, share) for sigma, share in _probes(model)]
     except Exception as error:  # onnxruntime raises a family of unrelated classes
         raise CheckpointError(f"{path}: ONNX Runtime can't run this file: {first_line(error)[:200]}") from error
+    # NaN is the worst of all.
+    worst = max(found, key=lambda difference: math.inf if math.isnan(difference) else difference)
     if not worst <= TOLERANCE:
         raise CheckpointError(
             f"{path}: what was read is not what the file computes: its pictures, run by ONNX Runtime, differ by "
-            f"{worst:.3g} (at most {TOLERANCE:g})\n--set num_head_channels, qkv_order, precond or c_noise may be wrong, "
+            f"{worst:.3g} (at most {TOLERANCE:g})\n"
+            "--set num_head_channels, qkv_order, precond or c_noise may be wrong, "
             "or its weights are under other names"
         )
     return model

@@ -12,8 +12,8 @@ from cmexport.signature import known
 def scalar_label(settings: Settings) -> Condition:
     """Return the condition `difficulty`; a value that is set is a constant of the graph.
 
-    The units come from the checkpoint where it states them, else from `--set label_range=1,100`. Neither is a guess that
-    is said aloud: the numbers that the network takes, 0 to 1.
+    The units come from the checkpoint where it states them, else from `--set label_range=1,100`. Without either they
+    are the numbers that the network takes, 0 to 1, a guess that is said aloud.
 
     Raises:
         UsageError: the value lies outside its range.

@@ -156,9 +156,7 @@ def command(
     if not 0 <= seed < 2**63 or (count is not None and count < 1):
         raise UsageError("--seed must not be negative and --count must be at least 1")
     said = tuple(prompt or ())
-    wanted = _Wanted(
-        *(count, seed, label, said, guidance, difficulty, inputs, image, mask, _ends(interpolate), noise)
-    )
+    wanted = _Wanted(*(count, seed, label, said, guidance, difficulty, inputs, image, mask, _ends(interpolate), noise))
     _check_contradictions(wanted)
     if out is not None and wanted.ends is None and out.suffix.lower() in ANIMATIONS:
         raise UsageError(f"{out}: only --interpolate A,B gives pictures that move; name the file *.png")

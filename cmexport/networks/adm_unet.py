@@ -29,10 +29,10 @@ class AdmUnetConfig:
         num_res_blocks: residual blocks per level on the way down (one more on the way up).
         attention_downsampling: downsampling factors (1, 2, 4, ...) at which attention follows each block.
         num_classes: rows of the label embedding, None for an unconditional network.
-        scalar_label: the label is a number from 0 to 1 and goes through an MLP of one hidden layer; no `num_classes` then.
         num_head_channels: width of one attention head; -1 uses num_heads.
         num_heads: heads per attention block when num_head_channels is -1.
         num_heads_upsample: the same on the way up; -1: num_heads.
+        scalar_label: the label is a number from 0 to 1, embedded by an MLP of one hidden layer; without `num_classes`.
         qkv_order: "thirds" (all q, all k, all v rows) or "head_major" (q, k, v of each head together).
         use_scale_shift_norm: (1 + scale) * norm(h) + shift instead of h + embedding.
         resblock_updown: resampling inside residual blocks instead of plain (conv) layers.

@@ -1,4 +1,4 @@
-"""`--output-transform`: what finished pictures mean, computed in the graph: heights in metres instead of grey levels."""
+"""`--output-transform`: what finished pictures mean, computed in the graph: heights in metres, not grey levels."""
 
 from __future__ import annotations
 

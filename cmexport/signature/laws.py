@@ -128,10 +128,14 @@ class Range(Law):
 
     def text(self, shape: Sequence[int]) -> str:  # noqa: ARG002
         """With its ends."""
-        return f"range({self.low:g},{self.high:g})" if self.steps is None else f"range({self.low:g},{self.high:g},{self.steps})"
+        return (
+            f"range({self.low:g},{self.high:g})"
+            if self.steps is None
+            else f"range({self.low:g},{self.high:g},{self.steps})"
+        )
 
-    def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
-        """Draw evenly between the ends."""
+    def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:
+        """Draw evenly between the ends; of listed values take the next."""
         if self.values is not None:
             # In turn, as classes: every row of a table is looked at.
             return np.full(shape, self.values[index % len(self.values)], dtype=np.float32)
