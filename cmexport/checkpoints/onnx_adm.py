@@ -167,7 +167,7 @@ class _Reader:
         return [] if weight is None else list(weight.shape[2:])
 
     def _looks_up(self, node: Any) -> bool:
-        return node.op_type == "Gather" and node.input[0] == f"{self.prefix}label_emb.weight"
+        return bool(node.op_type == "Gather" and node.input[0] == f"{self.prefix}label_emb.weight")
 
     def _layer(self, node: Any) -> str:
         """Name the layer whose weight a node takes."""
@@ -340,7 +340,7 @@ class _Reader:
         square = next((p for name in node.input if (p := self.file.producers.get(name)) is not None), None)
         if square is None or square.op_type not in ("Pow", "Mul") or square.input[0] != sigma:
             return False
-        return square.op_type == "Pow" or square.input[1] == sigma
+        return bool(square.op_type == "Pow" or square.input[1] == sigma)
 
     def _scale_after(self, value: str) -> float:
         scale = 1.0

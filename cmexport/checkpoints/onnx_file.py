@@ -72,7 +72,6 @@ def read_onnx(facts: FileFacts) -> OnnxFile:
         CheckpointError: damaged, larger than it may be, operators of its own, subgraphs, or weights outside its folder.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
     path = facts.path
     if facts.size_bytes > _MOST_BYTES:
@@ -80,7 +79,7 @@ def read_onnx(facts: FileFacts) -> OnnxFile:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
-    except DecodeError as error:
+    except Exception as error:  # protobuf's own, whichever implementation is installed
         raise CheckpointError(f"{path}: is no readable ONNX file ({first_line(error)})") from error
     _check_model(path, model)
     tensors = list(_tensors(path, model))

@@ -255,7 +255,8 @@ class AdmUnet(nn.Module):
         embedding: Tensor = self.time_embed(timestep_embedding(c_noise, self.config.model_channels).to(dtype))
         if label is None:
             return embedding
-        return embedding + self.label_emb(label[:, None] if self.config.scalar_label else label)
+        embedded: Tensor = self.label_emb(label[:, None] if self.config.scalar_label else label)
+        return embedding + embedded
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Run on x (N, C, H, W), c_noise (1,) or (N,), label (N,): int64 classes, or numbers from 0 to 1."""

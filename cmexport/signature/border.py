@@ -143,14 +143,17 @@ class Output:
         if self.is_bytes or self.range is None or self.range == (-1.0, 1.0):
             return values
         low, high = self.range
-        return ((values - low) * (2.0 / (high - low)) - 1.0).astype(values.dtype)
+        shown: Array = ((np.asarray(values, np.float64) - low) * (2.0 / (high - low)) - 1.0).astype(values.dtype)
+        return shown
 
     def from_pictures(self, pictures: Array) -> Array:
         """Return the values that `as_pictures` shows so."""
         if self.as_pictures(pictures) is pictures or self.range is None:
             return pictures
         low, high = self.range
-        return (low + (pictures + 1.0) * ((high - low) / 2.0)).astype(pictures.dtype)
+        wide = low + (np.asarray(pictures, np.float64) + 1.0) * ((high - low) / 2.0)
+        values: Array = wide.astype(pictures.dtype)
+        return values
 
     @property
     def is_bytes(self) -> bool:
