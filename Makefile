@@ -9,6 +9,7 @@
 # make docs   the documentation as pages, in build/docs
 # make bench  cmexport against its rivals on this machine
 # make web    fetch onnxruntime-web for pages in browsers (npm, 32 MB)
+# make terrain  fetch a trained model of others for tests and benchmarks (PyPI, 39 MB)
 # make clean  remove what the above made
 
 PYTHON ?= python3
@@ -34,7 +35,7 @@ export CMEXPORT_ONNXRUNTIME_HEADERS ?= $(CURDIR)/build/onnxruntime-headers
 export CMEXPORT_TYPESCRIPT ?= $(CURDIR)/build/typescript
 PYTEST_ARGS ?=
 
-.PHONY: demo demo-all test test-quick kit-noise system web lint docs bench clean
+.PHONY: demo demo-all test test-quick kit-noise system web terrain lint docs bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -83,7 +84,10 @@ system:
 web: .venv/.created
 	$(BIN)/python bench_device/web/fetch.py
 
-test: .venv/.dev web
+terrain: .venv/.created
+	$(BIN)/python benchmarks/fetch_terrain.py
+
+test: .venv/.dev web terrain
 	$(TEST_ENV) $(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS)
 
 test-quick: .venv/.dev

@@ -119,6 +119,8 @@ def export(
     guidance: float | None = None,
     guidance_input: bool = False,
     calibration_prompts: str | Path | Sequence[str] | None = None,
+    levels_of: Mapping[str, int] = MappingProxyType({}),
+    output_transform: str | None = None,
     batch: int = 1,
     output: str = "float",
     plan: PrecisionPlan | Path | str | None = None,
@@ -154,6 +156,9 @@ def export(
         guidance_input: leave it to the app.
         calibration_prompts: what calibration and verification say, a file with one a line or the texts; None: a
             packaged list.
+        levels_of: to how many equally spaced values a number that the graph takes is rounded, and tabulated:
+            {"difficulty": 100}.
+        output_transform: what pictures mean, computed in the graph: "heights", in metres.
         batch: pictures per run.
         output: "float", (N, C, H, W) float32 in [-1, 1], or "uint8", (N, H, W, C) bytes.
         plan: for "int8", which layers; a file that `cmexport plan` wrote, or the plan itself.
@@ -197,6 +202,8 @@ def export(
             guidance=guidance,
             guidance_input=guidance_input,
             calibration_prompts=_listed("calibration_prompts", calibration_prompts),
+            levels_of=dict(levels_of),
+            output_transform=output_transform,
         )
         for count in counts
         for name in tasks

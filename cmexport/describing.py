@@ -21,6 +21,7 @@ from cmexport.artifact.manifest import (
     SessionRecord,
     SettingRecord,
     SimplificationRecord,
+    TransformRecord,
     WordingRecord,
 )
 from cmexport.graph.capture import RewriteReport
@@ -29,6 +30,7 @@ from cmexport.model import Lora
 from cmexport.naming import shown_name
 from cmexport.parity.ladder import ParityReport
 from cmexport.sampling.resolved import Sampler
+from cmexport.sampling.transforms import transform_of
 from cmexport.signature import known
 from cmexport.targets.base import LoweredModel
 
@@ -128,6 +130,7 @@ def describe(
             sampler=request.sampler,
             eta=request.eta,
             clip=plan.clip,
+            transform=_transform_record(sampler),
         ),
         wording=wording_of(sampler),
         label=request.label,
@@ -188,6 +191,13 @@ def _lora_record(lora: Lora) -> LoraRecord:
         dialect=lora.dialect,
         layers=len(lora.layers),
     )
+
+
+def _transform_record(sampler: Sampler) -> TransformRecord | None:
+    transform, name = transform_of(sampler.request), sampler.request.output_transform
+    if transform is None or name is None:
+        return None
+    return TransformRecord(name=name, quantity=transform.quantity, unit=transform.unit, formula=transform.formula)
 
 
 def _fields(evaluation: Any) -> dict[str, Any]:

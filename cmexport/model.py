@@ -395,6 +395,8 @@ class SampleRequest:
         guidance: scale to bake in; None is the model's usual one.
         guidance_input: leave it to the app.
         calibration_prompts: what calibration, sensitivities and verification say to the graph; empty: a packaged list.
+        levels_of: by the name of an input of numbers, to how many equally spaced values it is rounded, and tabulated.
+        output_transform: key into `sampling.transforms.TRANSFORMS`; None: pictures as they are.
     """
 
     sigmas: tuple[float, ...] = ()
@@ -412,3 +414,5 @@ class SampleRequest:
     guidance: float | None = None
     guidance_input: bool = False
     calibration_prompts: tuple[str, ...] = ()
+    levels_of: Mapping[str, int] = field(default_factory=dict)
+    output_transform: str | None = None

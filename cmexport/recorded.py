@@ -23,7 +23,7 @@ from cmexport.parity.ladder import Rung
 from cmexport.sampling.evaluations import levels_of
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.resolved import Sampler
-from cmexport.signature import Signature, known
+from cmexport.signature import Range, Signature, known
 from cmexport.targets.base import Target
 from cmexport.targets.registry import target_named
 
@@ -81,6 +81,8 @@ def request_of(manifest: Manifest) -> SampleRequest:
         schedule=manifest.sampling.schedule,
         sampler=manifest.sampling.sampler,
         eta=manifest.sampling.eta,
+        levels_of={i.name: i.law.steps for i in signature.inputs if isinstance(i.law, Range) and i.law.steps},
+        output_transform=None if manifest.sampling.transform is None else manifest.sampling.transform.name,
         **({} if manifest.wording is None else _wording(manifest.wording)),
     )
 

@@ -311,4 +311,7 @@ def compare_arrays(
     runs = source.signature.batches(inputs)
     pictures = run_all(source, runs, len(runs))
     gate = gate_of(manifest.precision, manifest.numerics)
-    return ArrayComparison(compare(expected, pictures), byte_gate(gate) if pictures.dtype == np.uint8 else gate)
+    shown = source.signature.output.as_pictures
+    return ArrayComparison(
+        compare(shown(expected), shown(pictures)), byte_gate(gate) if pictures.dtype == np.uint8 else gate
+    )

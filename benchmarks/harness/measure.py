@@ -92,23 +92,9 @@ def measure_case(plan: CasePlan, folder: Path, threads: int, seconds: float, say
     subject = SUBJECTS[plan.subject]
     environment = _environment(folder, threads)
     work, specs = _specs(plan, folder, threads)
-    engines = {spec.name: Observed(index, spec) for index, spec in enumerate(specs)}
     shapes = json.dumps(work["products"])
     products = _python("products", [str(plan.product_edge)], environment, shapes)
-    number, longest = 0, 0.0
-    for generation in range(plan.generations):
-        start = time.monotonic()
-        if generation and start - begin + longest > seconds:
-            break
-        say(f"{plan.subject}, batch {plan.batch}: generation {generation + 1} of {plan.generations}")
-        taking_part = [
-            engine
-            for engine in engines.values()
-            if engine.failed is None and not (engine.spec.costly and generation >= plan.costly_generations)
-        ]
-        run = _generation_together if plan.together else _generation_one_by_one
-        number = run(plan, taking_part, number, generation, folder, environment)
-        longest = max(longest, time.monotonic() - start)
+    engines = take_turns(plan, specs, folder, environment, begin + seconds, say)
     again = _python("products", [str(plan.product_edge)], environment, shapes)
     rates = {a: {k: max(v, again[a][k]) for k, v in found.items()} for a, found in products.items()}
     if not engines[NAIVE].times:
@@ -123,6 +109,37 @@ def measure_case(plan: CasePlan, folder: Path, threads: int, seconds: float, say
         products=tuple(ProductRecord(arithmetic=a, edge=plan.product_edge, **found) for a, found in rates.items()),
         engines=tuple(_records(engines, sum(work["flops"].values()), rates)),
     )
+
+
+def take_turns(
+    plan: CasePlan, specs: Sequence[EngineSpec], folder: Path, environment: dict[str, str], until: float, say: Say
+) -> dict[str, Observed]:
+    """Let engines take turns as the plan says; another generation begins only if it should be over by `until`.
+
+    Args:
+        plan: generations, rounds, length of a turn; its engines are not looked at.
+        specs: the engines.
+        folder: for pictures.
+        environment: of every process.
+        until: on the monotonic clock, seconds.
+        say: told about every generation.
+    """
+    engines = {spec.name: Observed(index, spec) for index, spec in enumerate(specs)}
+    number, longest = 0, 0.0
+    for generation in range(plan.generations):
+        start = time.monotonic()
+        if generation and start + longest > until:
+            break
+        say(f"{plan.subject}, batch {plan.batch}: generation {generation + 1} of {plan.generations}")
+        taking_part = [
+            engine
+            for engine in engines.values()
+            if engine.failed is None and not (engine.spec.costly and generation >= plan.costly_generations)
+        ]
+        run = _generation_together if plan.together else _generation_one_by_one
+        number = run(plan, taking_part, number, generation, folder, environment)
+        longest = max(longest, time.monotonic() - start)
+    return engines
 
 
 def _environment(folder: Path, threads: int) -> dict[str, str]:

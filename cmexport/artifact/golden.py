@@ -50,7 +50,9 @@ def write_golden(folder: Path, run: str, signature: Signature, report: ParityRep
     (folder / "golden").mkdir(exist_ok=True)
     paths = f"golden/{run}.inputs.npz", f"golden/{run}.expected.npz"
     np.savez(folder / paths[0], allow_pickle=False, **arrays)
-    np.savez(folder / paths[1], allow_pickle=False, **{signature.output.name: expected})
+    # As the graph gives them: heights, not the pictures that are compared.
+    given = signature.output.from_pictures(expected)
+    np.savez(folder / paths[1], allow_pickle=False, **{signature.output.name: given})
     return GoldenRecord(
         inputs=paths[0],
         expected=paths[1],

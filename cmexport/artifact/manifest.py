@@ -119,13 +119,23 @@ class EvaluationRecord(Record):
     mix: tuple[float, float] | None = None
 
 
+class TransformRecord(Record):
+    """What a graph does to finished pictures: its name, what comes out, in which unit, and how."""
+
+    name: str
+    quantity: str
+    unit: str
+    formula: str
+
+
 class SamplingRecord(Record):
     """The sampler that the graph holds, and the range the model was trained on.
 
     `schedule` says in words how the levels were chosen; empty where it was not recorded. `sampler` is "consistency";
     "heun": then `evaluations` lists both evaluations of each step, and 0 closes the levels; "exact" or "euler": then
     c_skip and c_out are those of the step from one level to the next; "tcd", with `eta` where it is not the model's.
-    `clip`: f is clamped to plus and minus this, and the sample becomes mix[0] f + mix[1] x.
+    `clip`: f is clamped to plus and minus this, and the sample becomes mix[0] f + mix[1] x. `transform`: what is done
+    to finished pictures; null where nothing is.
     """
 
     sigmas: tuple[float, ...] = Field(min_length=1)
@@ -143,6 +153,7 @@ class SamplingRecord(Record):
     sampler: str = "consistency"
     eta: float | None = None
     clip: float | None = None
+    transform: TransformRecord | None = None
 
 
 def _form(text: str) -> str:

@@ -223,7 +223,7 @@ def parity_record(job: BenchJob, outputs: dict[tuple[int, str], Array], seed: in
         return DeviceParityRecord.known(f"pictures are missing: {why}"[:500], pictures=0, **known)
     try:
         pictures = np.concatenate([np.asarray(array) for array in found])
-        difference = compare(expected.images, pictures)
+        difference = compare(expected.images, job.signature.output.as_pictures(pictures))
     except (CheckpointError, ValueError) as error:
         return DeviceParityRecord.known(f"the pictures can't be compared: {error}"[:500], pictures=0, **known)
     reason = "NaN or Inf among the pictures" if difference.non_finite else "the pictures are identical"

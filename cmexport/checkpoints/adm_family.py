@@ -6,6 +6,7 @@ from cmexport.checkpoints.assembling import assemble
 from cmexport.checkpoints.openai import architecture, build_adm_unet, infer_shape, resolve_config
 from cmexport.checkpoints.openai_flags import precond_from_flags
 from cmexport.checkpoints.reading import Weights
+from cmexport.checkpoints.scalar_label import scalar_label
 from cmexport.checkpoints.settings import CTM, OPENAI, Family, Settings, resolve_sampling
 from cmexport.checkpoints.sizes import space_of
 from cmexport.model import CheckpointSource, ConsistencyModel
@@ -32,6 +33,7 @@ def _adm(weights: Weights, settings: Settings, family: Family, name: str) -> Con
     shape = infer_shape(path, {key: tensor.shape for key, tensor in weights.tensors.items()})
     config = resolve_config(path, shape, settings)
     constants = resolve_sampling(settings, family, precond_from_flags(settings))
+    conditions = (scalar_label(settings),) if config.scalar_label else None
     chosen = settings.finish()
     network = build_adm_unet(path, config, weights.tensors, CtmUnet if family is CTM else AdmUnet)
     return assemble(
@@ -39,6 +41,7 @@ def _adm(weights: Weights, settings: Settings, family: Family, name: str) -> Con
         architecture=architecture(config, "ctm_unet" if family is CTM else "adm_unet"),
         space=space_of(path, config.in_channels, config.image_size, 2 ** (len(config.channel_mult) - 1)),
         classes=config.num_classes,
+        conditions=conditions,
         constants=constants,
         source=CheckpointSource(path, f"{name} ({weights.container})", weights.file.sha256, weights.file.size_bytes),
         settings=chosen,

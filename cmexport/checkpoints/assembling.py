@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from cmexport.checkpoints.settings import SamplingConstants
-from cmexport.model import CheckpointSource, ConsistencyModel, Space, class_labels
+from cmexport.model import CheckpointSource, Condition, ConsistencyModel, Space, class_labels
 
 
 def assemble(
@@ -20,8 +20,9 @@ def assemble(
     constants: SamplingConstants,
     source: CheckpointSource,
     settings: tuple[Any, ...],
+    conditions: tuple[Condition, ...] | None = None,
 ) -> ConsistencyModel:
-    """Put the parts of a model together."""
+    """Put the parts of a model together; `conditions` are class labels unless others are given."""
     return ConsistencyModel(
         network=network,
         architecture=architecture,
@@ -29,7 +30,7 @@ def assemble(
         preconditioning=constants.preconditioning,
         c_noise=constants.c_noise,
         noise=constants.noise,
-        conditions=class_labels(classes),
+        conditions=class_labels(classes) if conditions is None else conditions,
         renoise=constants.renoise,
         clamp=constants.clamp,
         source=source,

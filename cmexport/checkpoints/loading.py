@@ -25,6 +25,9 @@ from cmexport.checkpoints.edm_pickle import EdmPickle, preconditioning_of, read_
 from cmexport.checkpoints.embedded import embedded_settings
 from cmexport.checkpoints.folders import accelerate_files
 from cmexport.checkpoints.license import license_of
+from cmexport.checkpoints.onnx_adm import read_denoiser
+from cmexport.checkpoints.onnx_file import read_onnx
+from cmexport.checkpoints.onnx_proof import require_agreement
 from cmexport.checkpoints.own_module import is_module_reference, load_module
 from cmexport.checkpoints.reading import (
     FileFacts,
@@ -141,7 +144,19 @@ def _from_file(facts: FileFacts, settings: Settings, trust: bool, wanted: str | 
         return _from_content(facts, kind, read_safetensors(facts.path), settings, wanted)
     if kind == "pickle":
         return _from_pickle(facts, settings, wanted)
-    raise CheckpointError(f"{facts.path}: is no checkpoint: neither torch.save, nor a pickle, nor safetensors wrote it")
+    if kind == "onnx":
+        return _from_onnx(facts, settings, wanted)
+    raise CheckpointError(
+        f"{facts.path}: is no checkpoint: neither torch.save, nor a pickle, nor safetensors, nor an exporter to ONNX "
+        "wrote it"
+    )
+
+
+def _from_onnx(facts: FileFacts, settings: Settings, wanted: str | None) -> ConsistencyModel:
+    denoiser = read_denoiser(read_onnx(facts))
+    settings.embedded = denoiser.settings
+    model = _from_content(denoiser.file.facts, "onnx", denoiser.tensors, settings, wanted)
+    return require_agreement(denoiser, model)
 
 
 def _from_state(

@@ -40,6 +40,7 @@ class AdmShape:
     in_channels: int
     out_channels: int
     num_classes: int | None
+    scalar_label: bool
     use_scale_shift_norm: bool
     resblock_updown: bool
     conv_resample: bool
@@ -107,6 +108,7 @@ def _infer(shapes: Mapping[str, torch.Size]) -> AdmShape:
         in_channels=shapes[ANCHOR][1],
         out_channels=shapes["out.2.weight"][0],
         num_classes=None if label is None else label[0],
+        scalar_label="label_emb.0.weight" in shapes,
         use_scale_shift_norm=embedding_rows == 2 * first_width,
         resblock_updown=bool(up_blocks) or levels == 1,
         conv_resample=not gaps,
@@ -182,6 +184,7 @@ def resolve_config(path: Path, shape: AdmShape, settings: Settings) -> AdmUnetCo
         in_channels=shape.in_channels,
         out_channels=shape.out_channels,
         num_classes=shape.num_classes,
+        scalar_label=shape.scalar_label,
         num_head_channels=heads.width,
         num_heads=heads.count,
         qkv_order=qkv_order,
@@ -281,4 +284,6 @@ def architecture(config: AdmUnetConfig, name: str = "adm_unet") -> dict[str, obj
     facts = asdict(config)
     if config.num_heads_upsample == -1:
         del facts["num_heads_upsample"]
+    if not config.scalar_label:
+        del facts["scalar_label"]
     return {"name": name, **facts}

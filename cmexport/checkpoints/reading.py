@@ -216,7 +216,7 @@ def _some(names: list[str]) -> str:
 
 
 def container_of(path: Path) -> str:
-    """Return what the first bytes say: "torch", "safetensors", "pickle" or "unknown"."""
+    """Return what the first bytes say: "torch", "safetensors", "pickle", "onnx" or "unknown"."""
     with path.open("rb") as stream:
         head = stream.read(9)
     if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and is_legacy(path)):
@@ -224,4 +224,12 @@ def container_of(path: Path) -> str:
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
     # A safetensors file: the header's length, then the header, a JSON object.
-    return "safetensors" if head[8:9] == b"{" else "unknown"
+    if head[8:9] == b"{":
+        return "safetensors"
+    return "onnx" if looks_like_onnx(head) else "unknown"
+
+
+def looks_like_onnx(head: bytes) -> bool:
+    """Whether a file begins as `onnx.ModelProto` is written: field 1, a small version, then one of its other fields."""
+    # Fields 2 to 8 and 14 (producer, domain, version, doc, graph, opsets, metadata), with their wire types.
+    return len(head) > 2 and head[0] == 0x08 and 0 < head[1] < 64 and head[2] in b"\x12\x1a\x22\x28\x32\x3a\x42\x72"

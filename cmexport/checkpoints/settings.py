@@ -100,6 +100,20 @@ def _multipliers(text: str) -> tuple[int | float, ...]:
     return tuple(int(value) if value == int(value) else value for value in values)
 
 
+def _ends(text: str) -> tuple[int | float, ...]:
+    low, high = (float(part) for part in text.replace(" ", "").strip("()[]").split(","))
+    if not -math.inf < low < high < math.inf:
+        raise ValueError("must be two numbers, the smaller first: 1,100")
+    return tuple(int(end) if end.is_integer() else end for end in (low, high))
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
 def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
@@ -141,6 +155,8 @@ KNOWN_SETTINGS: Mapping[str, Field] = MappingProxyType(
         "num_res_blocks": Field(_integer(1), "residual blocks per resolution"),
         "attention_downsampling": Field(_integers, "downsampling factors at which attention sits, e.g. 2,4,8"),
         "num_classes": Field(_integer(1), "classes of a conditional model"),
+        "label_range": Field(_ends, "between which numbers a continuous condition lies for people, e.g. 1,100"),
+        "difficulty": Field(_finite, "value of a continuous condition, to bake in"),
         "num_heads": Field(_integer(1), "attention heads per block, whatever its width"),
         "num_head_channels": Field(_integer(1, also=(-1,)), "width of one attention head; -1: use num_heads"),
         "qkv_order": Field(_choice(QKV_ORDERS), "order of the rows of qkv: thirds (OpenAI) or head_major"),

@@ -21,6 +21,7 @@ from cmexport.cli.requests import (
     build_requests,
     chosen_checkpoint,
     levels_asked,
+    listed_levels,
     open_checkpoint,
     tuned_sigmas,
     verify_options,
@@ -130,6 +131,8 @@ def _export(
     guidance: o.Guidance = None,
     guidance_input: o.GuidanceInput = False,
     calibration_prompts: o.CalibrationPrompts = None,
+    levels_of: o.LevelsOf = None,
+    output_transform: o.OutputTransform = None,
     batch: o.Batch = 1,
     output: o.Output = "float",
     rewrites: o.Rewrites = "all",
@@ -180,7 +183,7 @@ def _export(
             patch=patch,
             tuned=tuned,
             sampler=sampler,
-            worded={**worded, "eta": eta},
+            worded={**worded, "eta": eta, "levels_of": listed_levels(levels_of), "output_transform": output_transform},
         )
         progress.step("self-check")
         options = ExportOptions(

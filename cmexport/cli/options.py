@@ -168,6 +168,20 @@ Guidance = Annotated[
 GuidanceInput = Annotated[
     bool, typer.Option("--guidance-input", help="Leave the guidance scale to the app: an input, guidance (N,).")
 ]
+Difficulty = Annotated[
+    float | None,
+    typer.Option("--difficulty", metavar="D", help="Of every picture, where the model takes one; default: any."),
+]
+LevelsOf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--levels-of", metavar="INPUT=N", help="Round a number that the graph takes to N values, and tabulate them."
+    ),
+]
+OutputTransform = Annotated[
+    str | None,
+    typer.Option("--output-transform", metavar="NAME", help="What pictures mean, in the graph: heights, in metres."),
+]
 CalibrationPrompts = Annotated[
     Path | None,
     typer.Option(

@@ -228,6 +228,21 @@ def wording(
     }
 
 
+def listed_levels(texts: Sequence[str] | None) -> dict[str, int]:
+    """Read `--levels-of INPUT=N`.
+
+    Raises:
+        UsageError: no name and whole number.
+    """
+    listed = {}
+    for text in texts or ():
+        name, equals, number = text.partition("=")
+        if not equals or not name or not number.isdecimal():
+            raise UsageError(f"--levels-of {text}: an input and a number are expected, e.g. --levels-of difficulty=100")
+        listed[name] = int(number)
+    return listed
+
+
 def levels_asked(
     *schedules: ScheduleText,
     tasks: str,

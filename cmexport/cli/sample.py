@@ -108,6 +108,7 @@ class _Wanted:
     label: str | None
     prompts: tuple[str, ...]
     guidance: float | None
+    difficulty: float | None
     inputs: Path | None
     image: Path | None
     mask: Path | None
@@ -124,6 +125,7 @@ def command(
     label: SampleLabel = None,
     prompt: SamplePrompts = None,
     guidance: o.Guidance = None,
+    difficulty: o.Difficulty = None,
     steps: o.Steps = None,
     timesteps: o.Timesteps = None,
     levels: o.Levels = None,
@@ -154,7 +156,8 @@ def command(
         raise UsageError(f"--save {save}: must end in .npz")
     if not 0 <= seed < 2**63 or (count is not None and count < 1):
         raise UsageError("--seed must not be negative and --count must be at least 1")
-    wanted = _Wanted(count, seed, label, tuple(prompt or ()), guidance, inputs, image, mask, _ends(interpolate), noise)
+    said = tuple(prompt or ())
+    wanted = _Wanted(*(count, seed, label, said, guidance, difficulty, inputs, image, mask, _ends(interpolate), noise))
     _check_contradictions(wanted)
     if out is not None and wanted.ends is None and out.suffix.lower() in ANIMATIONS:
         raise UsageError(f"{out}: only --interpolate A,B gives pictures that move; name the file *.png")
@@ -170,7 +173,8 @@ def command(
         np.savez(buffer, image=pictures)
         write_atomically(save, buffer.getvalue())
     if out is not None:
-        _draw(out, source, given, pictures, on_the_way=wanted.ends is not None)
+        shown = source.signature.output.as_pictures(pictures)
+        _draw(out, source, given, shown, on_the_way=wanted.ends is not None)
     if as_json:
         console.emit_json(
             {
@@ -199,7 +203,7 @@ def _ends(text: str | None) -> tuple[int, int] | None:
 
 def _check_contradictions(wanted: _Wanted) -> None:
     if wanted.inputs is not None:
-        options = {name: getattr(wanted, name) for name in ("label", "guidance", "image", "mask")}
+        options = {name: getattr(wanted, name) for name in ("label", "guidance", "difficulty", "image", "mask")}
         options |= {"prompt": wanted.prompts or None, "interpolate": wanted.ends}
         if asked := [name for name, value in options.items() if value is not None]:
             raise UsageError(f"--{asked[0]} and --inputs contradict each other: the inputs hold everything")
@@ -290,6 +294,8 @@ def _pictures(source: PictureSource, wanted: _Wanted, given: dict[str, Array], p
     same: dict[str, Array | float | str] = {**given, **label}
     if wanted.guidance is not None and "guidance" in source.signature.names:
         same["guidance"] = wanted.guidance
+    if wanted.difficulty is not None:
+        same["difficulty"] = wanted.difficulty
     if wanted.ends is not None:
         if given:
             raise UsageError("--interpolate and --image contradict each other")

@@ -227,8 +227,10 @@ def _run(folder: Path, manifest: Manifest, opened: Mapping[str, str]) -> KitRun:
     if foreign := [i.name for i in signature.inputs if i.name not in _TAKEN]:
         raise UsageError(
             f"{folder}: takes '{foreign[0]}', which an app has no way to make; export it to take prompts, a list of "
-            "them, or classes"
+            f"them, or classes, or bake a value in: --set {foreign[0]}=..."
         )
+    if signature.output.dtype == "float32" and signature.output.range not in (None, (-1.0, 1.0)):
+        raise UsageError(f"{folder}: gives {signature.output.meaning.split(',')[0]}, and kits show pictures")
     by_name = {graph.name: graph for graph in manifest.graphs}
     name = manifest.function_names[0]
     graphs = [by_name[each] for each in manifest.runs[name]]

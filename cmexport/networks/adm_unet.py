@@ -32,6 +32,7 @@ class AdmUnetConfig:
         num_head_channels: width of one attention head; -1 uses num_heads.
         num_heads: heads per attention block when num_head_channels is -1.
         num_heads_upsample: the same on the way up; -1: num_heads.
+        scalar_label: the label is a number from 0 to 1, embedded by an MLP of one hidden layer; without `num_classes`.
         qkv_order: "thirds" (all q, all k, all v rows) or "head_major" (q, k, v of each head together).
         use_scale_shift_norm: (1 + scale) * norm(h) + shift instead of h + embedding.
         resblock_updown: resampling inside residual blocks instead of plain (conv) layers.
@@ -55,6 +56,7 @@ class AdmUnetConfig:
     conv_resample: bool = True
     groups: int = 32
     num_heads_upsample: int = -1
+    scalar_label: bool = False
 
     def heads_for(self, channels: int, up: bool = False) -> int:
         """Attention heads of a block with `channels` channels, on the way down and in the middle, or up."""
@@ -194,7 +196,9 @@ class AdmUnet(nn.Module):
         embed = 4 * base
         self.time_embed = nn.Sequential(nn.Linear(base, embed), nn.SiLU(), nn.Linear(embed, embed))
         if config.num_classes is not None:
-            self.label_emb = nn.Embedding(config.num_classes, embed)
+            self.label_emb: nn.Module = nn.Embedding(config.num_classes, embed)
+        elif config.scalar_label:
+            self.label_emb = nn.Sequential(nn.Linear(1, embed), nn.SiLU(), nn.Linear(embed, embed))
 
         width = int(config.channel_mult[0] * base)
         blocks: list[list[nn.Module]] = [[nn.Conv2d(config.in_channels, width, 3, padding=1)]]
@@ -249,10 +253,13 @@ class AdmUnet(nn.Module):
     def embed(self, c_noise: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Time and label embedding, (1 or N, 4 model_channels)."""
         embedding: Tensor = self.time_embed(timestep_embedding(c_noise, self.config.model_channels).to(dtype))
-        return embedding if label is None else embedding + self.label_emb(label)
+        if label is None:
+            return embedding
+        embedded: Tensor = self.label_emb(label[:, None] if self.config.scalar_label else label)
+        return embedding + embedded
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """Run on x (N, C, H, W), c_noise (1,) or (N,), label (N,) int64 for class-conditional networks."""
+        """Run on x (N, C, H, W), c_noise (1,) or (N,), label (N,): int64 classes, or numbers from 0 to 1."""
         return self.decode(x, self.embed(c_noise, label, x.dtype))
 
     def decode(self, x: Tensor, embedding: Tensor) -> Tensor:

@@ -507,6 +507,7 @@ def _run_some(
         seconds += clock() - start
         if image.ndim != 4 or len(image) != batch * len(group):
             raise BackendError(f"{name}: the output has shape {image.shape} for {batch * len(group)} pictures")
+        image = inputs.signature.output.as_pictures(image)
         images.append(image.copy() if image.dtype in (np.uint8, np.float64) else image.astype(np.float32))
         tell(name, group.stop * batch, total * batch)
     return _Pictures(np.concatenate(images), seconds)

@@ -265,6 +265,8 @@ class _Planner:
                 ("--guidance", target.guidance),
                 ("--guidance-input", target.guidance_input),
                 ("--calibration-prompts", said["calibration_prompts"]),
+                *(("--levels-of", f"{name}={levels}") for name, levels in target.levels_of.items()),
+                ("--output-transform", target.output_transform),
                 ("--decoder", decoder),
                 ("--batch", None if target.batch == 1 or own.get("batches") else target.batch),
                 ("--output", None if target.output == "float" else target.output),

@@ -155,6 +155,10 @@ class TargetPart(Part):
     calibration_prompts: str | None = Field(
         default=None, description="What calibration and verification say: a file, one prompt a line."
     )
+    levels_of: dict[str, Annotated[int, Field(ge=2)]] = Field(
+        default_factory=dict, description="To how many values a number that the graph takes is rounded."
+    )
+    output_transform: str | None = Field(default=None, description="What pictures mean: heights.")
     decoder: str | None = Field(default=None, description="What decodes latents: tiny:FOLDER, or kl.")
     batch: Count = Field(default=1, description="Pictures per run.")
     output: Output = Field(default="float", description="Floats, or bytes; image is Core ML's word for these.")

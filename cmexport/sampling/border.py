@@ -6,6 +6,7 @@ from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.sampling.editing import check_editing
 from cmexport.sampling.evaluations import Evaluations
+from cmexport.sampling.transforms import check_transform, transform_of
 from cmexport.signature import Signature, known
 
 
@@ -43,7 +44,9 @@ def border_of(model: ConsistencyModel, plan: Evaluations, request: SampleRequest
         clamp=plan.clamp or model.codec is not None,
         put_back=task.put_back,
     )
-    return Signature(tuple(inputs), output)
+    check_transform(model, request, looped=plan.looped)
+    transform = transform_of(request)
+    return Signature(tuple(inputs), output if transform is None else transform.output(output))
 
 
 def baked_values(model: ConsistencyModel, request: SampleRequest) -> dict[str, float]:

@@ -12,8 +12,10 @@ from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.networks.guided import GuidedNetwork
 from cmexport.sampling.border import baked_values, border_of
 from cmexport.sampling.evaluations import Evaluations
+from cmexport.sampling.listing import listed
 from cmexport.sampling.prompting import conditioned
 from cmexport.sampling.schedules import Schedule
+from cmexport.sampling.transforms import transform_of
 from cmexport.signature import Signature
 
 
@@ -77,7 +79,7 @@ class Sampler:
             )
         if request.eta is not None and model.schedule is None:
             raise UsageError(f"--eta {request.eta:g}: only --sampler tcd has one, for latent few-step models")
-        model = conditioned(model, request)
+        model = listed(conditioned(model, request), request.levels_of)
         plan = method.plan(model, request)
         if plan.looped and model.codec is not None:
             raise UsageError(f"--sampler {request.sampler}: not for a model of latents")
@@ -101,9 +103,11 @@ class Sampler:
 
     @property
     def amplification(self) -> float:
-        """By how much what the network rounds is multiplied, at least 1: by c_out, and by our own guidance."""
+        """By how much what the network rounds is multiplied, at least 1: by c_out, our own guidance, a transform."""
         network = self.model.network
         guided = network.amplification if isinstance(network, GuidedNetwork) else 1.0
+        transform = transform_of(self.request)
+        guided *= 1.0 if transform is None else transform.slope
         return max(1.0, *(guided * abs(evaluation.c_out) for evaluation in self.plan.evaluations))
 
     def module(self) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cmexport.model import encoded
 from cmexport.sampling.editing import task_named
 from cmexport.sampling.resolved import Sampler
+from cmexport.sampling.transforms import transform_of
 
 TARGET = "c_noise_target"
 """What networks call the second time, the level to jump to."""
@@ -51,7 +52,7 @@ class SamplerGraph(nn.Module):
     (K-1, N, C, H, W) where evaluations after the first take noise; what the model's conditions take, `label` (N,) int64
     say, unless it is baked; `image` (N, C, H, W) for editing tasks and `mask` (N, 1, H, W), 1 = keep, for "inpaint".
     Returns pictures (N, C, H, W) in [-1, 1], decoded where latents are sampled, or (N, H, W, C) bytes for output
-    "uint8".
+    "uint8"; what a transform makes of them, where one is asked for.
     """
 
     def __init__(self, sampler: Sampler) -> None:
@@ -60,6 +61,7 @@ class SamplerGraph(nn.Module):
         self.network = sampler.model.network
         self.plan = sampler.plan
         self.as_bytes = sampler.signature.output.is_bytes
+        self.transform = transform_of(request)
         self.conditions = Conditions(sampler)
         self.codec = sampler.model.codec
         self.decoder = None if self.codec is None else self.codec.decoder
@@ -115,6 +117,8 @@ class SamplerGraph(nn.Module):
                 x = self.editing.keep(x, image + evaluation.sigma * noise, mask)
             x = self._keep(self._evaluate(x, 1.0, step, conditions), step, image, mask)
         x = x if self.codec is None else self.codec.decode(x)
+        if self.transform is not None:
+            return self.transform.apply(x)
         return to_bytes(x) if self.as_bytes else x
 
     def _start(self, noise: Tensor | None, image: Tensor | None, mask: Tensor | None) -> tuple[Tensor, float]:

@@ -63,6 +63,11 @@ class Input:
         return None if self.law is None else self.law.count
 
     @property
+    def values(self) -> tuple[float, ...] | None:
+        """All values of a number for each picture, where they can be listed."""
+        return None if self.law is None or self.batch_axis is None else self.law.values
+
+    @property
     def picture_shape(self) -> tuple[int, ...]:
         """The shape of one picture's part."""
         return tuple(side for axis, side in enumerate(self.shape) if axis != self.batch_axis)
@@ -133,6 +138,23 @@ class Output:
     range: tuple[float, float] | None = None
     meaning: str = ""
 
+    def as_pictures(self, values: Array) -> Array:
+        """Return what is shown and compared, (N, C, H, W) in [-1, 1] or bytes: heights from black to white, say."""
+        if self.is_bytes or self.range is None or self.range == (-1.0, 1.0):
+            return values
+        low, high = self.range
+        shown: Array = ((np.asarray(values, np.float64) - low) * (2.0 / (high - low)) - 1.0).astype(values.dtype)
+        return shown
+
+    def from_pictures(self, pictures: Array) -> Array:
+        """Return the values that `as_pictures` shows so."""
+        if self.as_pictures(pictures) is pictures or self.range is None:
+            return pictures
+        low, high = self.range
+        wide = low + (np.asarray(pictures, np.float64) + 1.0) * ((high - low) / 2.0)
+        values: Array = wide.astype(pictures.dtype)
+        return values
+
     @property
     def is_bytes(self) -> bool:
         """Whether they are ready to show."""
@@ -189,8 +211,13 @@ class Signature:
 
     @property
     def choices(self) -> tuple[Input, ...]:
-        """The inputs that pick one of finitely many for each picture: what depends on them alone may be tabulated."""
+        """The inputs that pick one of finitely many for each picture."""
         return tuple(i for i in self.inputs if i.count is not None and i.batch_axis is not None)
+
+    @property
+    def listed(self) -> tuple[Input, ...]:
+        """The inputs of finitely many values, `choices` and rounded numbers: what depends on one may be tabulated."""
+        return tuple(i for i in self.inputs if i.values is not None)
 
     @property
     def choice(self) -> Input | None:

@@ -14,6 +14,7 @@ TOKENS, EMBEDDINGS, PROMPT, BAKED = FORMS = ("tokens", "embeddings", "prompt", "
 """Forms of a prompt: three inputs by name, and none; the first two are what `--condition` takes."""
 POOLED = "pooled"
 GUIDANCE = "guidance"
+DIFFICULTY = "difficulty"
 
 
 def noise(picture: tuple[int, ...]) -> Input:
@@ -71,6 +72,14 @@ def guidance(batch: int) -> Input:
     said = "guidance scale, as diffusers counts it: 1 follows the prompt least, (N,)"
     # Luo et al. 2023 (arXiv:2310.04378) distil scales from 3 to 15, others from 1 on.
     return Input(GUIDANCE, (batch,), law=Range(1.0, 15.0), layout=("N",), meaning=said)
+
+
+def difficulty(batch: int, low: float, high: float, steps: int | None = None) -> Input:
+    """Return a continuous condition in the units of the checkpoint's users, (N,); `steps` values of it, or any."""
+    said = f"difficulty of each picture, {low:g} to {high:g}, (N,)"
+    if steps is not None:
+        said += f"; the nearest of {steps} values, {(high - low) / (steps - 1):.6g} apart, is taken"
+    return Input(DIFFICULTY, (batch,), law=Range(float(low), float(high), steps), layout=("N",), meaning=said)
 
 
 def image(picture: tuple[int, ...], noise: float = 0.0) -> Input:

@@ -32,6 +32,11 @@ class Law:
         return None
 
     @property
+    def values(self) -> tuple[float, ...] | None:
+        """All values of a number, where they can be listed: what depends on them alone may be tabulated."""
+        return None if self.count is None else tuple(map(float, range(self.count)))
+
+    @property
     def limits(self) -> tuple[float, float] | None:
         """The least and the largest number that mean something; None where any does."""
         return None if self.count is None else (0, self.count - 1)
@@ -99,13 +104,22 @@ class Choice(Law):
 
 @dataclass(frozen=True)
 class Range(Law):
-    """A number from `low` to `high`: a difficulty, a guidance scale."""
+    """A number from `low` to `high`: a difficulty, a guidance scale; one of `steps` equally spaced ones, if said."""
 
     low: float
     high: float
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         _require(self.low <= self.high)
+        _require(self.steps is None or (self.steps > 1 and self.low < self.high))
+
+    @property
+    def values(self) -> tuple[float, ...] | None:
+        """All of its values, where they can be listed."""
+        if self.steps is None:
+            return None
+        return tuple(self.low + i * (self.high - self.low) / (self.steps - 1) for i in range(self.steps))
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -114,10 +128,17 @@ class Range(Law):
 
     def text(self, shape: Sequence[int]) -> str:  # noqa: ARG002
         """With its ends."""
-        return f"range({self.low:g},{self.high:g})"
+        return (
+            f"range({self.low:g},{self.high:g})"
+            if self.steps is None
+            else f"range({self.low:g},{self.high:g},{self.steps})"
+        )
 
-    def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
-        """Draw evenly between the ends."""
+    def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:
+        """Draw evenly between the ends; of listed values take the next."""
+        if self.values is not None:
+            # In turn, as classes: every row of a table is looked at.
+            return np.full(shape, self.values[index % len(self.values)], dtype=np.float32)
         drawn: Array = (self.low + (self.high - self.low) * torch.rand(tuple(shape), generator=generator)).numpy()
         return drawn
 

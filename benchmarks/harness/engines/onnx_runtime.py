@@ -39,8 +39,18 @@ class OnnxRuntime:
             if len(self._inputs) > 2:
                 self._network_inputs[self._inputs[2].name] = self._labels
         else:
-            given = {"noise": self._noise, "label": self._labels}
+            given = {"noise": self._noise, "label": self._labels, **self._stated()}
             self._network_inputs = {i.name: given[i.name] for i in self._inputs}
+
+    def _stated(self) -> dict[str, Any]:
+        """Inputs of other people's files: one number for all pictures (`numbers`), or scaled noise (`scaled`)."""
+        count = len(self._noise)
+        numbers = self._spec.options.get("numbers", {})
+        scaled = self._spec.options.get("scaled", {})
+        return {
+            **{name: np.full(count, value, np.float32) for name, value in numbers.items()},
+            **{name: self._noise * np.float32(factor) for name, factor in scaled.items()},
+        }
 
     def run(self) -> None:
         self._result = self._evaluate()

@@ -17,7 +17,7 @@ from cmexport.graph.rewriting import Changes, Rewrite
 
 
 def _apply(editor: Editor) -> Changes:
-    depends, choices = dependence(editor.graph), {i.name for i in editor.signature.choices}
+    depends, choices = dependence(editor.graph), {i.name for i in editor.signature.listed}
     merged = 0
     for norm in list(editor.graph.nodes):
         if not is_op(norm, aten.group_norm.default):

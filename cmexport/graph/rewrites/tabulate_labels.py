@@ -22,7 +22,7 @@ from cmexport.signature import Input
 
 
 def _apply(editor: Editor) -> Changes:
-    outcomes = [(i.name, _one(editor, i)) for i in editor.signature.choices]
+    outcomes = [(i.name, _one(editor, i)) for i in editor.signature.listed]
     if len(outcomes) == 1:
         return outcomes[0][1]
     notes = "; ".join(f"{name}: {outcome.note}" for name, outcome in outcomes)
@@ -31,8 +31,9 @@ def _apply(editor: Editor) -> Changes:
 
 def _one(editor: Editor, choice: Input) -> Changes:
     """All that depends on one input of finitely many values."""
-    graph, classes = editor.graph, choice.count
-    assert classes is not None
+    graph, values = editor.graph, choice.values
+    assert values is not None
+    classes = len(values)
     alone, depends = {choice.name}, dependence(graph)
     label = next(n for n in graph.nodes if n.op == "placeholder" and n.name == choice.name)
     branch = [n for n in graph.nodes if n.op == "call_function" and depends[n] == alone]
@@ -43,7 +44,7 @@ def _one(editor: Editor, choice: Input) -> Changes:
 
     table_size, replaced = classes * _row_elements(border, batch), _weights_behind(editor.module, border)
     if table_size <= replaced:
-        _tabulate(editor, label, border, classes)
+        _tabulate(editor, label, border, choice)
         return Changes(len(border), f"{classes} x {_row_elements(border, batch)} table replaces {replaced} weights")
     for waist in reversed(branch):
         if (
@@ -57,7 +58,7 @@ def _one(editor: Editor, choice: Input) -> Changes:
             continue
         behind = _weights_behind(editor.module, [waist])
         if classes * _row_elements([waist], batch) <= behind:
-            _tabulate(editor, label, [waist], classes)
+            _tabulate(editor, label, [waist], choice)
             note = (
                 f"a full table of {classes} x {_row_elements(border, batch)} = {table_size} would be larger than the "
                 f"{replaced} weights it replaces; tabulated the embedding "
@@ -112,20 +113,20 @@ def _separates(label: fx.Node, waist: fx.Node, border: Sequence[fx.Node]) -> boo
     return not reached.intersection(border)
 
 
-def _tabulate(editor: Editor, label: fx.Node, nodes: Sequence[fx.Node], classes: int) -> None:
+def _tabulate(editor: Editor, label: fx.Node, nodes: Sequence[fx.Node], choice: Input) -> None:
     batch = shape_of(label)[0]
     shared = PartialEvaluator(editor.module, {})
     for constant in _ancestors(nodes):
         if not constant.all_input_nodes and constant is not label:
             shared.value(constant)
     rows = []
-    for value in range(classes):
-        evaluator = shared.extended({label: torch.full((batch,), value, dtype=torch.int64)})
+    for value in choice.values or ():
+        evaluator = shared.extended({label: torch.full((batch,), value, dtype=getattr(torch, choice.dtype))})
         rows.append(torch.cat([_first_row(evaluator.value(n), batch) for n in nodes]))
     order = {n: i for i, n in enumerate(editor.graph.nodes)}
     first = min(nodes, key=order.__getitem__)
     table = editor.constant(first, torch.stack(rows))
-    gathered = editor.call(first, aten.embedding.default, table, label)
+    gathered = editor.call(first, aten.embedding.default, table, _row_number(editor, first, label, choice))
     sizes = [math.prod(shape_of(n)) // batch for n in nodes]
     if len(nodes) == 1:
         parts = [gathered]
@@ -139,6 +140,18 @@ def _tabulate(editor: Editor, label: fx.Node, nodes: Sequence[fx.Node], classes:
         if shape_of(part) != shape_of(node):
             part = editor.call(first, aten.reshape.default, part, list(shape_of(node)))
         node.replace_all_uses_with(part)
+
+
+def _row_number(editor: Editor, before: fx.Node, label: fx.Node, choice: Input) -> fx.Node:
+    """Return the row of each picture: a class is one already, of numbers the nearest is found."""
+    if choice.count is not None:
+        return label
+    low, *_, high = choice.values or ()
+    steps = len(choice.values or ()) - 1
+    above = editor.call(before, aten.sub.Tensor, label, low)
+    nearest = editor.call(before, aten.round.default, editor.call(before, aten.mul.Tensor, above, steps / (high - low)))
+    within = editor.call(before, aten.clamp.default, nearest, 0, steps)
+    return editor.call(before, aten._to_copy.default, within, dtype=torch.int64)
 
 
 def _first_row(value: Tensor, batch: int) -> Tensor:
