@@ -21,6 +21,7 @@ from cmexport.cli.engines import engine_facts, show_engine
 from cmexport.cli.loras import lora_facts, show_lora
 from cmexport.cli.packages import package_facts, show_package
 from cmexport.cli.parts import parts_facts, show_parts
+from cmexport.cli.peak import peak_facts, show_peak
 from cmexport.cli.requests import chosen_checkpoint, open_checkpoint
 from cmexport.errors import UsageError
 from cmexport.model import CheckpointSource, ConsistencyModel, Setting
@@ -43,6 +44,9 @@ PartsFlag = Annotated[
         "--parts", help="Stable Diffusion in one file: weights by part, every name without a place; loads nothing."
     ),
 ]
+Peak = Annotated[
+    bool, typer.Option("--peak", help="Memory of each graph of an ONNX artefact: predicted, and measured on this CPU.")
+]
 NoCheck = Annotated[bool, typer.Option("--no-check", help="Skip trying other readings on pictures.")]
 
 
@@ -52,6 +56,7 @@ def command(
     pictures: Pictures = None,
     no_check: NoCheck = False,
     parts: PartsFlag = False,
+    peak: Peak = False,
     size: o.Size = None,
     decoder: o.Decoder = None,
     loras: o.Lora = None,
@@ -70,8 +75,10 @@ def command(
     folder = artifact_folder(subject)
     package = _with_suffix(subject, ".mlpackage")
     engine = _with_suffix(subject, ".engine")
+    if peak and (folder is None or package is not None or engine is not None):
+        raise UsageError("--peak: for an ONNX artefact, the folder that `cmexport onnx` writes")
     if folder is not None or package is not None or engine is not None:
-        _inspect_written(folder, package, engine, as_json)
+        _inspect_written(folder, package, engine, as_json, peak=peak)
         return
     if parts:
         _inspect_parts(subject, as_json)
@@ -100,9 +107,12 @@ def _inspect_parts(subject: str | None, as_json: bool) -> None:
         show_parts(report)
 
 
-def _inspect_written(folder: Path | None, package: Path | None, engine: Path | None, as_json: bool) -> None:
+def _inspect_written(
+    folder: Path | None, package: Path | None, engine: Path | None, as_json: bool, *, peak: bool
+) -> None:
     """Show an artefact, one of its Core ML packages or engines, or one of these without an artefact."""
     manifest = None if folder is None else read_manifest(folder)
+    memory = peak_facts(folder, manifest) if peak and folder is not None and manifest is not None else None
     if as_json:
         facts: dict[str, Any] = {}
         if manifest is not None:
@@ -111,10 +121,14 @@ def _inspect_written(folder: Path | None, package: Path | None, engine: Path | N
             facts["package"] = package_facts(package)
         if engine is not None:
             facts["engine"] = engine_facts(engine)
+        if memory is not None:
+            facts["peak"] = memory
         console.emit_json(facts)
         return
     if folder is not None and manifest is not None:
         _show_artifact(folder, manifest)
+    if memory is not None:
+        show_peak(memory)
     if package is not None:
         show_package(package)
     if engine is not None:
