@@ -214,6 +214,48 @@ class CheckpointSource:
 
 
 @dataclass(frozen=True)
+class LoraLayer:
+    """What a LoRA did to one layer.
+
+    Attributes:
+        part: "unet", "text_encoder" or "text_encoder_2".
+        name: the layer's, in the network.
+        rank: of what was added.
+        alpha: what scales it, over the rank.
+        ratio: Frobenius norm of what was added over that of the weight before; None of a weight that was 0.
+    """
+
+    part: str
+    name: str
+    rank: int
+    alpha: float
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A file of LoRA weights that was merged into a model's.
+
+    Attributes:
+        path: the file.
+        sha256: of its bytes.
+        size_bytes: of the same.
+        scale: factor of all that was added.
+        dialect: whose names the file has, in words.
+        layers: what it changed.
+        dropped: how many layers it had twice, in another spelling too.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    scale: float
+    dialect: str
+    layers: tuple[LoraLayer, ...] = ()
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
 class ConsistencyModel:
     """A network and everything needed to sample from it.
 
@@ -235,6 +277,7 @@ class ConsistencyModel:
         schedule: the table of levels and the scheduler of a latent few-step model, which then decide in place of
             `preconditioning`, `c_noise` and `renoise`; None for others.
         tokenizer: makes tokens of prompts, where the model takes some.
+        loras: what was merged into its weights, in the order in which it was named.
     """
 
     network: nn.Module
@@ -252,6 +295,7 @@ class ConsistencyModel:
     labels: tuple[str, ...] = ()
     schedule: AlphaSchedule | None = None
     tokenizer: Tokenizer | None = None
+    loras: tuple[Lora, ...] = ()
 
     @property
     def choice(self) -> Input | None:
