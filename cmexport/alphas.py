@@ -84,25 +84,33 @@ class AlphaSchedule:
     eta: float = 0.3
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], where: Path) -> AlphaSchedule:
+    def from_config(cls, config: Mapping[str, Any], where: Path, kind: str | None = None) -> AlphaSchedule:
         """Read a diffusers scheduler_config.json; what it leaves out is the class's default.
 
         Args:
             config: the file's content.
             where: the file, for errors.
+            kind: of the scheduler whose rules hold, if not the file's own: only what both have is read, as by
+                `LCMScheduler.from_config(other.config)`, and timesteps are this kind's.
 
         Raises:
             CheckpointError: a scheduler of another kind, or a value that is wrong or not supported.
         """
         name = str(config.get("_class_name"))
-        if name not in KINDS:
+        other = kind is not None and kind != KINDS.get(name)
+        if kind is None and name not in KINDS:
             raise CheckpointError(
                 f"{where}: its scheduler is {name}; few-step models have {', '.join(KINDS)}\n"
-                "a model that needs more steps is no consistency model"
+                "a model that needs more steps is no consistency model; if its weights or a --lora were distilled, say "
+                "for which steps: --set scheduler=lcm, or tcd"
             )
-        kind = KINDS[name]
+        kind = kind or KINDS[name]
         fields = _Fields(config, where)
-        if kind not in _ON_A_GRID and (spacing := config.get("timestep_spacing", "linspace")) != "trailing":
+        if (
+            kind not in _ON_A_GRID
+            and not other
+            and (spacing := config.get("timestep_spacing", "linspace")) != "trailing"
+        ):
             raise CheckpointError(
                 f'{where}: {name} with timestep_spacing "{spacing}" is no few-step model, which starts at the last '
                 'timestep, "trailing"'

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cmexport.alphas import AlphaSchedule
 from cmexport.checkpoints.choosing import SETTING, several
 from cmexport.checkpoints.diffusers_networks import read_flat_state
 from cmexport.checkpoints.folders import weights_files
 from cmexport.checkpoints.latent_model import model_of_parts
 from cmexport.checkpoints.latent_parts import Part, Parts, State, Text, text_names, vae_names
+from cmexport.checkpoints.latent_schedule import schedule_of
 from cmexport.checkpoints.reading import FileFacts, file_facts
 from cmexport.checkpoints.settings import Settings
 from cmexport.checkpoints.sharded import read_shards
@@ -181,7 +181,7 @@ def read_parts(folder: Path, name: str, settings: Settings, wanted: str | None =
     scheduler = folder / "scheduler" / "scheduler_config.json"
     return Parts(
         pipeline=name,
-        schedule=AlphaSchedule.from_config(read_json(scheduler), scheduler),
+        schedule=schedule_of(read_json(scheduler), scheduler, settings, "scheduler_config.json"),
         schedule_origin="scheduler_config.json",
         texts=tuple(Text(files.part(t, text_names), read_tokenizer(folder / _tokenizer_of(t))) for t in texts),
         unet=files.part("unet"),

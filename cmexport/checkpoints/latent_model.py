@@ -13,8 +13,10 @@ from torch import nn
 from cmexport.alphas import AlphaSchedule
 from cmexport.checkpoints.diffusers_networks import filled
 from cmexport.checkpoints.latent_codec import codec_of
+from cmexport.checkpoints.latent_loras import loras_of, note_loras, with_loras
 from cmexport.checkpoints.latent_parts import Part, Parts
 from cmexport.checkpoints.latent_text import Encoders, encoders_of
+from cmexport.checkpoints.lora import merged_source
 from cmexport.checkpoints.plausible import library_network
 from cmexport.checkpoints.settings import Default, Settings
 from cmexport.checkpoints.sizes import parse_size, space_of
@@ -59,6 +61,8 @@ def model_of_parts(parts: Parts, settings: Settings) -> ConsistencyModel:
         BackendError: diffusers is not installed.
         UsageError: `--set` contradicts it.
     """
+    merger = loras_of(settings)
+    parts = with_loras(parts, merger)
     schedule, tokenizer = parts.schedule, parts.texts[0].tokenizer
     encoders = encoders_of(parts.texts, settings)
     unet, config = _unet(parts.unet, parts.pipeline, encoders)
@@ -67,7 +71,9 @@ def model_of_parts(parts: Parts, settings: Settings) -> ConsistencyModel:
     codec = codec_of(parts.vae, settings, config["in_channels"])
     space = _space(parts, settings, config, halvings(unet), codec.factor)
     network = ConditionalUnet(unet, _time_ids(space, codec) if encoders.pooled else ())
-    source = parts.source()
+    loras = merger.finish()
+    source = merged_source(parts.source(), loras)
+    note_loras(settings, loras)
     for key, value in {"scheduler": schedule.kind, **_rules(schedule)}.items():
         # Some files say nothing of it: then it was chosen when they were read, and has its own origin.
         if key not in settings.resolved:
@@ -90,6 +96,7 @@ def model_of_parts(parts: Parts, settings: Settings) -> ConsistencyModel:
         codec=codec,
         schedule=schedule,
         tokenizer=tokenizer,
+        loras=loras,
     )
 
 

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cmexport.alphas import KINDS, PREDICTIONS
+from cmexport.checkpoints.lora.choosing import lora_choices, lora_text
 from cmexport.checkpoints.sidecar import SIDECAR_NAME
 from cmexport.checkpoints.sizes import parse_size
 from cmexport.errors import UsageError
@@ -121,6 +122,11 @@ def _tokenizer(text: str) -> str:
     return text.strip() if text.strip() == "clip" else str(Path(text.strip()).expanduser().absolute())
 
 
+def _loras(text: str) -> str:
+    """Absolute paths and all scales, so that what is recorded means the same anywhere."""
+    return lora_text(lora_choices(text))
+
+
 def _text(text: str) -> str:
     return text.strip()
 
@@ -156,6 +162,7 @@ KNOWN_SETTINGS: Mapping[str, Field] = MappingProxyType(
         "scheduler": Field(_choice(KINDS.values()), "the rule of few steps that a latent model was made for"),
         "prediction": Field(_choice(PREDICTIONS), "what a latent model's network gives: the noise, x0, or v"),
         "tokenizer": Field(_tokenizer, "a folder with the tokenizer of a latent model in one file; clip: CLIP's own"),
+        "lora": Field(_loras, "LoRA files to merge, with their scales"),
     }
 )
 

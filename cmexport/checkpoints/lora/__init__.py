@@ -5,6 +5,6 @@ the network is built, so that nothing below knows of them.
 """
 
 from cmexport.checkpoints.lora.choosing import LoraChoice, lora_choices, lora_text
-from cmexport.checkpoints.lora.merging import LoraMerger
+from cmexport.checkpoints.lora.merging import LoraMerger, merged_source
 
-__all__ = ["LoraChoice", "LoraMerger", "lora_choices", "lora_text"]
+__all__ = ["LoraChoice", "LoraMerger", "lora_choices", "lora_text", "merged_source"]

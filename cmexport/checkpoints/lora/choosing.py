@@ -18,7 +18,7 @@ class LoraChoice:
     @property
     def text(self) -> str:
         """As the setting `lora` has it, with the scale said even if it is 1: a file's name may end in `:2`."""
-        return f"{self.path}:{self.scale:g}"
+        return f"{self.path}:{repr(self.scale).removesuffix('.0')}"
 
 
 def lora_choices(text: str) -> tuple[LoraChoice, ...]:

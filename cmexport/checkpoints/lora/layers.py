@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import nn
+from torch import Tensor
 
 # What Stability's generative-models (`sgm`) calls the pieces of a residual block.
 _SGM_BLOCK = {
@@ -52,10 +52,10 @@ class Layers:
     shapes: Mapping[str, torch.Size]
 
     @classmethod
-    def of(cls, network: nn.Module) -> Layers:
-        """List them; the network may be without memory for its weights."""
-        found = network.named_modules()
-        return cls({name: m.weight.shape for name, m in found if isinstance(m, nn.Linear | nn.Conv2d)})
+    def of(cls, tensors: Mapping[str, Tensor]) -> Layers:
+        """List those of a network's weights, which are exactly the network's: the reading that follows is strict."""
+        weights = {name: tensor for name, tensor in tensors.items() if name.endswith(".weight")}
+        return cls({n.removesuffix(".weight"): w.shape for n, w in weights.items() if w.ndim in (2, 4)})
 
     @cached_property
     def _flat(self) -> Mapping[str, str]:

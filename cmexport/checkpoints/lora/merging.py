@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cmexport.checkpoints.lora.choosing import LoraChoice
 from cmexport.checkpoints.lora.layers import Layers
 from cmexport.checkpoints.lora.reading import LoraFile, Pair, read_lora
 from cmexport.errors import CheckpointError
-from cmexport.model import Lora, LoraLayer
+from cmexport.model import CheckpointSource, Lora, LoraLayer
 
 
 class LoraMerger:
@@ -29,18 +31,19 @@ class LoraMerger:
         self._merged: list[list[LoraLayer]] = [[] for _ in self.files]
         self._taken: list[dict[str, str]] = [{} for _ in self.files]
 
-    def merged(self, part: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return a part's tensors, with those of changed layers in float32.
+    def merged(self, part: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return a part's weights, with those of changed layers in float32, as the network computes.
 
         Args:
             part: "unet", "text_encoder" or "text_encoder_2".
-            network: as it will be filled; only names and shapes are looked at.
-            tensors: its weights by their names in the network, of any floating point type.
+            tensors: by their names in the network, of any floating point type.
 
         Raises:
             CheckpointError: a layer has other sizes than the LoRA's, or two entries of a file are for one layer.
         """
-        layers = Layers.of(network) if self.files else Layers({})
+        if not self.files:
+            return tensors
+        layers = Layers.of(tensors)
         changes: dict[str, list[tuple[int, Pair]]] = {}
         for number, file in enumerate(self.files):
             for layer, pair in self._share(number, file, part, layers).items():
@@ -48,9 +51,6 @@ class LoraMerger:
         result = dict(tensors)
         for layer, pairs in changes.items():
             key = f"{layer}.weight"
-            # A missing weight, or one of another shape than the network's, is told by the strict reading that follows.
-            if key not in tensors or tensors[key].shape != layers.shapes[layer]:
-                continue
             weight = tensors[key].to(torch.float64)
             norm, total = float(weight.norm()), weight.clone()
             for number, pair in pairs:
@@ -119,7 +119,7 @@ def _product(file: LoraFile, part: str, layer: str, pair: Pair, shape: torch.Siz
     assert pair.up is not None
     down, up = pair.down.to(torch.float64), pair.up.to(torch.float64)
     if up.shape[0] != shape[0] or _taken(down.shape) != _taken(shape):
-        has, needs = (f"{_in_words((up.shape[0], *down.shape[1:]))}", f"{_in_words(shape)}")
+        has, needs = _in_words((up.shape[0], *down.shape[1:])), _in_words(shape)
         trained = f": it was trained for {file.family}" if file.family else ""
         raise CheckpointError(
             f"{file.choice.path}: is for another model than this{trained}\n"
@@ -136,3 +136,15 @@ def _taken(shape: Sequence[int]) -> tuple[int, ...]:
 def _in_words(shape: Sequence[int]) -> str:
     kernel = "" if len(shape) == 2 else f", kernel {'x'.join(map(str, shape[2:]))}"
     return f"{shape[1]} to {shape[0]} channels{kernel}"
+
+
+def merged_source(source: CheckpointSource, loras: Sequence[Lora]) -> CheckpointSource:
+    """Return a source whose hash names the merged weights: of the checkpoint's, and of every file's with its scale.
+
+    Path and bytes stay those of the checkpoint, by which it is found again.
+    """
+    if not loras:
+        return source
+    listed = "".join(f"lora\0{lora.sha256}\0{lora.scale!r}\n" for lora in loras)
+    digest = hashlib.sha256(f"{source.sha256}\n{listed}".encode())
+    return replace(source, sha256=digest.hexdigest())
