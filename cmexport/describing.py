@@ -15,6 +15,7 @@ from cmexport.artifact.manifest import (
     EvaluationRecord,
     FunctionRecord,
     GraphRecord,
+    LoraRecord,
     RewriteRecord,
     SamplingRecord,
     SessionRecord,
@@ -24,6 +25,7 @@ from cmexport.artifact.manifest import (
 )
 from cmexport.graph.capture import RewriteReport
 from cmexport.graph.rewrites import fit_half
+from cmexport.model import Lora
 from cmexport.naming import shown_name
 from cmexport.parity.ladder import ParityReport
 from cmexport.sampling.resolved import Sampler
@@ -104,6 +106,7 @@ def describe(
                 SettingRecord(name=s.name, value=s.value, origin=s.origin, ambiguous=s.ambiguous)
                 for s in model.settings
             ),
+            loras=tuple(_lora_record(lora) for lora in model.loras),
         ),
         assumed=tuple(
             AssumedRecord(name=s.name, value=s.value, origin=s.origin, option=s.option) for s in model.assumed
@@ -172,6 +175,18 @@ def wording_of(sampler: Sampler) -> WordingRecord | None:
         guidance=guidance,
         guidance_input=request.guidance_input,
         calibration_prompts=request.calibration_prompts,
+    )
+
+
+def _lora_record(lora: Lora) -> LoraRecord:
+    return LoraRecord(
+        file=shown_name(lora.path),
+        path=str(lora.path),
+        sha256=lora.sha256,
+        bytes=lora.size_bytes,
+        scale=lora.scale,
+        dialect=lora.dialect,
+        layers=len(lora.layers),
     )
 
 

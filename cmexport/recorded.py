@@ -13,6 +13,7 @@ from cmexport.checkpoints import load_checkpoint
 from cmexport.checkpoints.choosing import UnknownWeightsError, chosen_weights
 from cmexport.checkpoints.consent import remembered
 from cmexport.checkpoints.own_module import module_file
+from cmexport.checkpoints.reading import file_facts
 from cmexport.demo import DEMOS, demo_checkpoint
 from cmexport.errors import CheckpointError, UsageError
 from cmexport.model import ConsistencyModel, SampleRequest, Setting
@@ -137,6 +138,8 @@ def checkpoint_of(
     # What the user set then is set again; what was inferred or defaulted is found again.
     settings = {s.name: _text(s.value) for s in record.settings if s.origin.startswith("--set")} | dict(overrides)
     wanted = weights or chosen_weights(record.settings)
+    if "lora" not in overrides:
+        _require_loras(record)
     # Guesses are kept: another version may guess otherwise, and the file holds the reading of then.
     guesses = tuple(a.setting for a in manifest.assumed if a.name not in settings)
     as_then = {**settings, **{guess.name: guess.text for guess in guesses}}
@@ -166,6 +169,17 @@ def checkpoint_of(
         f"the checkpoint {record.file} {gone}; name it: --against CKPT\n"
         "or compare with recorded pictures: --inputs x.npz --expected y.npz"
     )
+
+
+def _require_loras(record: CheckpointRecord) -> None:
+    for lora in record.loras:
+        path = Path(lora.path)
+        if not path.is_file() or file_facts(path).sha256 != lora.sha256:
+            gone = f"at {path} is another one than at the export" if path.exists() else f"is not at {path} any more"
+            raise CheckpointGoneError(
+                f"the LoRA {lora.file} {gone}; name it: --lora FILE:{lora.scale:g}\n"
+                "or compare with recorded pictures: --inputs x.npz --expected y.npz"
+            )
 
 
 def _agrees(model: ConsistencyModel, guesses: Sequence[Setting]) -> bool:

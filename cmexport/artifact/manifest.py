@@ -70,12 +70,25 @@ class AssumedRecord(Record):
         return SettingRecord(name=self.name, value=self.value, origin=self.origin, ambiguous=True).setting
 
 
+class LoraRecord(Record):
+    """LoRA weights that were merged: `path` is where the file lay then, `file` its name; `layers` counts them."""
+
+    file: str
+    path: str
+    sha256: Sha256
+    bytes: NonNegativeInt
+    scale: float
+    dialect: str
+    layers: PositiveInt
+
+
 class CheckpointRecord(Record):
     """The file the weights came from; `path` is where it lay then, `file` its name.
 
     `reference` finds them again where the path does not: a hub id, or `/absolute/module.py:build`; else empty.
     `license` is null where nothing says it; `license_origin` tells what does, or what was looked at. `parts` counts the
-    weights of each part of a model that has several.
+    weights of each part of a model that has several. `loras` were merged into them: `sha256` is then that of the
+    checkpoint's hash, the files' and their scales.
     """
 
     file: str
@@ -90,6 +103,7 @@ class CheckpointRecord(Record):
     parameters: NonNegativeInt
     parts: dict[str, NonNegativeInt] = Field(default_factory=dict)
     settings: tuple[SettingRecord, ...]
+    loras: tuple[LoraRecord, ...] = ()
 
 
 class EvaluationRecord(Record):

@@ -135,6 +135,7 @@ def _export(
     rewrites: o.Rewrites = "all",
     size: o.Size = None,
     decoder: o.Decoder = None,
+    loras: o.Lora = None,
     assignments: o.Set = None,
     weights: o.Weights = None,
     strict: o.Strict = False,
@@ -163,7 +164,7 @@ def _export(
     with console.working("load") as progress:
         tuned = tuned_sigmas(checkpoint)
         model = open_checkpoint(
-            *(checkpoint, o.with_size(assignments, size, decoder)),
+            *(checkpoint, o.with_size(assignments, size, decoder, loras)),
             trust=trust,
             weights=weights,
             strict=strict,

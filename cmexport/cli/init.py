@@ -38,6 +38,7 @@ def command(
     out: Out = None,
     force: Force = False,
     size: o.Size = None,
+    loras: o.Lora = None,
     assignments: o.Set = None,
     weights: o.Weights = None,
     strict: o.Strict = False,
@@ -55,7 +56,7 @@ def command(
         raise OutputError(f"{target}: a folder; name a file, e.g. -o {target / 'recipe.toml'}")
     if target.exists() and not force:
         raise OutputError(f"{target}: is there already; --force replaces it, -o names another")
-    chosen = parse_set(o.with_size(assignments, size))
+    chosen = parse_set(o.with_size(assignments, size, loras=loras))
     with console.working("read"):
         # Never the project's: a recipe names what it is for.
         file = demo_checkpoint() if checkpoint is None else checkpoint

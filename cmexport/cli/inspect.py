@@ -18,6 +18,7 @@ from cmexport.cli import console
 from cmexport.cli import options as o
 from cmexport.cli.assumed import assumed_facts
 from cmexport.cli.engines import engine_facts, show_engine
+from cmexport.cli.loras import lora_facts, show_lora
 from cmexport.cli.packages import package_facts, show_package
 from cmexport.cli.parts import parts_facts, show_parts
 from cmexport.cli.requests import chosen_checkpoint, open_checkpoint
@@ -53,6 +54,7 @@ def command(
     parts: PartsFlag = False,
     size: o.Size = None,
     decoder: o.Decoder = None,
+    loras: o.Lora = None,
     assignments: o.Set = None,
     weights: o.Weights = None,
     strict: o.Strict = False,
@@ -75,7 +77,7 @@ def command(
         _inspect_parts(subject, as_json)
         return
     model = open_checkpoint(
-        subject, o.with_size(assignments, size, decoder), trust=trust, weights=weights, strict=strict
+        subject, o.with_size(assignments, size, decoder, loras), trust=trust, weights=weights, strict=strict
     )
     check = None if no_check else check_on_pictures(model, pictures)
     if as_json:
@@ -171,6 +173,7 @@ def _latent_facts(model: ConsistencyModel) -> dict[str, Any]:
         "latents": None if codec is None else [model.space.channels, model.space.height, model.space.width],
         "pictures": None if codec is None else [codec.channels, *_pixels(model)],
         "guidance": next((s.value for s in model.settings if s.name == known.GUIDANCE), None),
+        "loras": [lora_facts(lora) for lora in model.loras],
         "tokenizer": None if tokenizer is None else {"vocabulary": len(tokenizer.vocabulary), "pad": tokenizer.pad},
     }
 
@@ -195,9 +198,10 @@ def _two_steps(model: ConsistencyModel) -> Schedule:
 
 def _show_checkpoint(model: ConsistencyModel, check: SelfCheck | None) -> None:
     source = model.source
+    merged = " (with its LoRAs)" if model.loras else ""
     console.say(
         f"{source.path}: {source.format}, {model.parameters:,} parameters, {source.size_bytes / 1e6:.1f} MB\n"
-        f"sha256 {source.sha256}\n{_license(source)}{_classes(model.labels)}"
+        f"sha256 {source.sha256}{merged}\n{_license(source)}{_classes(model.labels)}"
     )
     table = Table("constant", "value", "origin")
     for setting in model.settings:
@@ -205,6 +209,8 @@ def _show_checkpoint(model: ConsistencyModel, check: SelfCheck | None) -> None:
     console.say(table)
     if model.schedule is not None:
         _show_latent(model, _latent_facts(model))
+        for lora in model.loras:
+            show_lora(lora)
         return
     first = plan_sampling(model).evaluations[0]
     console.say(

@@ -55,6 +55,15 @@ Decoder = Annotated[
         help="What decodes latents: tiny:FOLDER, an AutoencoderTiny; kl, the pipeline's own. As --set decoder.",
     ),
 ]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="FILE[:SCALE]",
+        help="Latent models: LoRA weights to merge, times SCALE (default 1); repeatable. As --set lora.",
+        show_default=False,
+    ),
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse a checkpoint of which a setting had to be guessed (exit code 3).")
 ]
@@ -285,9 +294,20 @@ def _sigmas(path: Path, schedule: Any) -> tuple[float, ...]:
     return tuple(float(s) for s in sigmas)
 
 
-def with_size(assignments: Sequence[str] | None, size: str | None, decoder: str | None = None) -> list[str]:
-    """What `--set`, `--size` and `--decoder` assign; the latter two are other spellings of image_size and decoder."""
-    more = {"image_size": size, "decoder": decoder}
+def with_size(
+    assignments: Sequence[str] | None,
+    size: str | None,
+    decoder: str | None = None,
+    loras: Sequence[str] | None = None,
+) -> list[str]:
+    """What `--set`, `--size`, `--decoder` and `--lora` assign; the latter are other spellings of settings.
+
+    Raises:
+        UsageError: a LoRA's name has a comma in it.
+    """
+    if commas := [text for text in loras or () if "," in text]:
+        raise UsageError(f"--lora {commas[0]}: a file's name must have no comma, which stands between files")
+    more = {"image_size": size, "decoder": decoder, "lora": ",".join(loras) if loras else None}
     return [*(assignments or ()), *(f"{name}={text}" for name, text in more.items() if text is not None)]
 
 

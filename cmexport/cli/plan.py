@@ -88,6 +88,7 @@ def command(
     label: o.Label = None,
     calibration_prompts: o.CalibrationPrompts = None,
     size: o.Size = None,
+    loras: o.Lora = None,
     assignments: o.Set = None,
     weights: o.Weights = None,
     strict: o.Strict = False,
@@ -104,7 +105,7 @@ def command(
     kept_in = state or out.parent / STATE_FILE
     _check(pictures, calibration, jobs, keep_db, task)
     _check_places(out, kept_in)
-    assignments = o.with_size(assignments, size)
+    assignments = o.with_size(assignments, size, loras=loras)
     overrides = {**({} if checkpoint else read_project(Path()).overrides), **parse_set(assignments)}
     with console.working("load") as progress:
         schedule, tuned = o.ScheduleText(steps, timesteps, levels, sigmas), tuned_sigmas(checkpoint)

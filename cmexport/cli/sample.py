@@ -138,6 +138,7 @@ def command(
     inputs: Inputs = None,
     save: Save = None,
     size: o.Size = None,
+    loras: o.Lora = None,
     assignments: o.Set = None,
     threads: o.Threads = None,
     weights: o.Weights = None,
@@ -160,7 +161,7 @@ def command(
     schedule = o.ScheduleText(steps, timesteps, levels, sigmas, strength)
     with console.working("load") as progress:
         source, assumed = _source(
-            subject, schedule, wanted, task, patch, o.with_size(assignments, size), weights, strict
+            subject, schedule, wanted, task, patch, o.with_size(assignments, size, loras=loras), weights, strict
         )
         given = _given(source, wanted)
         pictures = _pictures(source, wanted, given, progress)

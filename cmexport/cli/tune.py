@@ -82,6 +82,7 @@ def command(
     table: AsTable = False,
     fp16: o.Fp16 = False,
     size: o.Size = None,
+    loras: o.Lora = None,
     assignments: o.Set = None,
     threads: o.Threads = None,
     weights: o.Weights = None,
@@ -98,7 +99,7 @@ def command(
     project = read_project(Path())
     if not table:
         _check_project(project, checkpoint, weights)
-    assignments = o.with_size(assignments, size)
+    assignments = o.with_size(assignments, size, loras=loras)
     overrides = {**({} if checkpoint else project.overrides), **parse_set(assignments)}
     with console.working("load") as progress:
         model = open_checkpoint(checkpoint, assignments, weights=weights, strict=strict)

@@ -81,6 +81,7 @@ def command(
     batch: Batch = None,
     max_distance: MaxDistance = None,
     size: o.Size = None,
+    loras: o.Lora = None,
     assignments: o.Set = None,
     threads: o.Threads = None,
     weights: o.Weights = None,
@@ -98,7 +99,7 @@ def command(
         raise CheckpointError(f"{artifact}: not an artefact; expected a folder with manifest.json, or a file in one")
     if (inputs is None) != (expected is None):
         raise UsageError("--inputs and --expected belong together")
-    overrides, heard = o.parse_set(o.with_size(assignments, size)), Heard(strict)
+    overrides, heard = o.parse_set(o.with_size(assignments, size, loras=loras)), Heard(strict)
     distribution = {
         "--statistics": statistics,
         "--count": count,

@@ -228,6 +228,8 @@ def _name_faults(recipe: Recipe) -> Iterator[Fault]:
 def _checkpoint_faults(recipe: Recipe) -> Iterator[Fault]:
     if not recipe.checkpoint.set:
         return
+    if recipe.checkpoint.lora is not None and "lora" in recipe.checkpoint.set:
+        yield Fault(("checkpoint", "set", "lora"), "lora is said twice, here and as checkpoint.lora")
     from cmexport.checkpoints.settings import KNOWN_SETTINGS, OPENAI_FLAGS, parse_overrides
 
     for name, text in recipe.checkpoint.set.items():

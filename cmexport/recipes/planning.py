@@ -135,8 +135,23 @@ class _Planner:
     def _model(self) -> list[str]:
         settings = [f"{name}={text}" for name, text in self._recipe.checkpoint.set.items()]
         trust = ["--trust-checkpoint"] if self._recipe.checkpoint.trust else []
+        if loras := self._loras():
+            settings.append(f"lora={','.join(loras)}")
         chosen = (part for setting in settings for part in ("--set", setting))
         return [*self._strict, *trust, *self._weights, *chosen]
+
+    def _weights_read(self) -> list[Path]:
+        """Return the checkpoint and the LoRA files, whose hashes make a step's results stale."""
+        found = [checkpoint_file(self._checkpoint)]
+        if loras := self._loras():
+            from cmexport.checkpoints.lora import lora_choices
+
+            found += [choice.path for choice in lora_choices(",".join(loras))]
+        return found
+
+    def _loras(self) -> list[str]:
+        """Return files with their scales as the recipe says them, from any working directory."""
+        return [str(self._file(("checkpoint", "lora"), text)) for text in self._recipe.checkpoint.lora or ()]
 
     def _schedule(self, name: str | None) -> list[str]:
         schedule = Schedule() if name is None else self._recipe.schedules[name]
@@ -157,7 +172,7 @@ class _Planner:
 
     def _plan(self, name: str) -> Step:
         plan = self._recipe.plans[name]
-        reads, said = [checkpoint_file(self._checkpoint)], None
+        reads, said = self._weights_read(), None
         if plan.calibration_prompts is not None:
             said = self._file(("plans", name, "calibration_prompts"), plan.calibration_prompts)
             reads.append(said)
@@ -200,7 +215,7 @@ class _Planner:
                         kind="export",
                         arguments=(kind, str(self._checkpoint), "--precision", precision, *self._schedule(schedule)),
                         place="/".join([*folder, *([str(schedule)] if several else [])]),
-                        reads=(checkpoint_file(self._checkpoint),),
+                        reads=tuple(self._weights_read()),
                         target=kind,
                         gate_db=target.gate_db.get(precision, target.gate_db.get(ANY_PRECISION)),
                         optional=target.optional,

@@ -61,12 +61,14 @@ def run_plan(plan: Run, watch: Watch) -> tuple[Outcome, ...]:
 def check_checkpoint(plan: Run) -> None:
     """Refuse a run whose results would take the place of another checkpoint's, before anything is done.
 
-    Only a file is asked here: a folder's or a module's weights are known when they are loaded, and the steps refuse.
+    Only a file is asked here: a folder's or a module's weights, and those with LoRAs, are known when they are loaded,
+    and the steps refuse.
 
     Raises:
         UsageError: an earlier run exported another checkpoint to this folder, and `overwrite` is not given.
     """
-    if plan.overwrite or not plan.checkpoint.is_file():
+    merged = any(text.startswith("lora=") for step in plan.steps for text in step.arguments)
+    if plan.overwrite or merged or not plan.checkpoint.is_file():
         return
     place = Workplace(plan.out)
     sha256 = file_hash(plan.checkpoint)

@@ -96,6 +96,9 @@ class Checkpoint(Part):
     labels: Annotated[str, Field(min_length=1)] | None = Field(
         default=None, description="Names of the classes, as --labels takes them: a file, or a known set."
     )
+    lora: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = Field(
+        default=None, description="LoRA files to merge, each FILE or FILE:SCALE, as --lora takes them."
+    )
     set: dict[str, Constant] = Field(default_factory=dict, description="Constants to override, as --set takes them.")
 
 

@@ -167,6 +167,28 @@ def test_timesteps_of_ones_own(stepped, kind):
         compare(stepped, config_of(kind), Bent(), 1, times=times)
 
 
+@pytest.mark.parametrize("times", [(800,), (800, 600), (800, 600, 400, 200)])
+@pytest.mark.parametrize("kind", ["lcm", "tcd"])
+def test_starts_below_the_last_timestep(stepped, kind, times):
+    """Hyper-SD's one step and its like: off the grid, with all of TCD's noise."""
+    more = {"request": SampleRequest(eta=1.0), "eta": 1.0} if kind == "tcd" else {}
+    compare(stepped, config_of(kind), Bent(), 1, times=times, **more)
+
+
+def test_one_step_of_turbo_is_the_formula_of_lcm():
+    """Of sqrt(1 - a) z, 0.99767 z, in place of z: what SD-Turbo and an LCM's first x0 have in common."""
+    schedule = AlphaSchedule.from_config(config_of("euler_ancestral", beta_start=0.00085, beta_end=0.012), Path("c"))
+    network, noise = Bent(), normal(*SHAPE, seed=3)
+    found = resolve(model_of(schedule, network), SampleRequest((schedule.sigma_of(999),), batch=2)).module()(
+        noise=noise
+    )
+    alpha = schedule.alphas_cumprod[999]
+    x = math.sqrt(1 - alpha) * noise
+    assert math.sqrt(1 - alpha) == pytest.approx(0.99767, abs=5e-6)
+    expected = (x - math.sqrt(1 - alpha) * network(x, torch.tensor([999.0]))) / math.sqrt(alpha)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_levels_are_sigmas_and_the_start_is_unit_noise_or_sigma():
     lcm, euler = (AlphaSchedule.from_config(config_of(kind), Path("c")) for kind in ("lcm", "euler"))
     first = plan_alphas(lcm, (999,)).evaluations[0]

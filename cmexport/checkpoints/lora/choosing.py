@@ -42,7 +42,7 @@ def _choice(text: str) -> LoraChoice:
     name, colon, number = text.rpartition(":")
     scale = 1.0
     # A file of that very name is meant before a scale is: `style:2`. What is no number belongs to the name: `C:\x`.
-    if colon and name and not Path(text).expanduser().is_file():
+    if colon and not Path(text).expanduser().is_file():
         try:
             scale = float(number)
         except ValueError:

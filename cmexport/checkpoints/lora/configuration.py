@@ -61,10 +61,10 @@ def alphas_in(path: Path, metadata: Mapping[str, str]) -> Alphas | None:
         return None
     where = f"{path}: {_KEY} in its header"
     try:
-        content = json.loads(metadata[_KEY])
+        content = dict(json.loads(metadata[_KEY]).items())
         parts = {key.partition(".")[0] for key in content}
         configs = {p: {k.partition(".")[2]: v for k, v in content.items() if k.startswith(p + ".")} for p in parts}
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{where} is damaged") from error
     return Alphas(where, {part: _checked(where, config) for part, config in configs.items()})
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from cmexport.checkpoints.lora.configuration import Alphas, alphas_beside, alpha
 from cmexport.checkpoints.lora.layers import Layers
 from cmexport.checkpoints.reading import FileFacts, container_of, file_facts, find_weights, finite, read_torch
 from cmexport.checkpoints.safetensors_file import metadata_of, read_safetensors
+from cmexport.checkpoints.torch_files import UnsafeContentError
 from cmexport.errors import CheckpointError
 
 # lora_down (kohya-ss/sd-scripts `networks/lora.py`), lora_A (peft), lora.down and, for text encoders,
@@ -149,7 +151,7 @@ def read_lora(choice: LoraChoice) -> LoraFile:
         tensors: Mapping[str, Tensor] = read_safetensors(path)
         metadata = metadata_of(path)
     elif kind == "torch":
-        container, content = read_torch(facts)
+        container, content = _read_safely(facts)
         tensors = find_weights(facts, container, content).tensors
     else:
         raise CheckpointError(f"{path}: is no LoRA: neither safetensors nor torch.save wrote it")
@@ -160,6 +162,17 @@ def read_lora(choice: LoraChoice) -> LoraFile:
         _check(path, pair)
     alphas = alphas_in(path, metadata) or alphas_beside(path)
     return LoraFile(choice, facts, pairs, alphas, metadata, dropped)
+
+
+def _read_safely(facts: FileFacts) -> tuple[str, Any]:
+    try:
+        return read_torch(facts)
+    except CheckpointError as error:
+        if isinstance(error.__cause__, UnsafeContentError):
+            # Where a checkpoint may be trusted, a LoRA need not be: none is given away as a pickle alone.
+            first = str(error).splitlines()[0]
+            raise CheckpointError(f"{first}\nask its author for a .safetensors") from error
+        raise
 
 
 def _refuse_others(path: Path, tensors: Mapping[str, Tensor]) -> None:
