@@ -58,6 +58,13 @@ _REFUSED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 
+def kind_of(config: Mapping[str, Any]) -> str | None:
+    """Return the few-step kind that a diffusers scheduler_config.json is of; None of one that takes many steps."""
+    kind = KINDS.get(str(config.get("_class_name")))
+    few = kind in _ON_A_GRID or config.get("timestep_spacing") == "trailing"
+    return kind if few else None
+
+
 @dataclass(frozen=True)
 class AlphaSchedule:
     """A few-step scheduler of diffusers, as plain data.
@@ -90,31 +97,27 @@ class AlphaSchedule:
         Args:
             config: the file's content.
             where: the file, for errors.
-            kind: of the scheduler whose rules hold, if not the file's own: only what both have is read, as by
-                `LCMScheduler.from_config(other.config)`, and timesteps are this kind's.
+            kind: of the scheduler whose rules hold, whatever the file's own: what both have is read, as by
+                `LCMScheduler.from_config(other.config)`; an Euler's timesteps are "trailing".
 
         Raises:
             CheckpointError: a scheduler of another kind, or a value that is wrong or not supported.
         """
         name = str(config.get("_class_name"))
-        other = kind is not None and kind != KINDS.get(name)
         if kind is None and name not in KINDS:
             raise CheckpointError(
                 f"{where}: its scheduler is {name}; few-step models have {', '.join(KINDS)}\n"
                 "a model that needs more steps is no consistency model; if its weights or a --lora were distilled, say "
                 "for which steps: --set scheduler=lcm, or tcd"
             )
+        if kind is None and kind_of(config) is None:
+            raise CheckpointError(
+                f'{where}: {name} with timestep_spacing "{config.get("timestep_spacing", "linspace")}" is no few-step '
+                'model, which starts at the last timestep, "trailing"\n'
+                "if its weights or a --lora were distilled, say for which steps: --set scheduler=lcm, tcd or euler"
+            )
         kind = kind or KINDS[name]
         fields = _Fields(config, where)
-        if (
-            kind not in _ON_A_GRID
-            and not other
-            and (spacing := config.get("timestep_spacing", "linspace")) != "trailing"
-        ):
-            raise CheckpointError(
-                f'{where}: {name} with timestep_spacing "{spacing}" is no few-step model, which starts at the last '
-                'timestep, "trailing"'
-            )
         for key, value in {"rescale_betas_zero_snr": False, **_REFUSED[kind]}.items():
             if config.get(key, value) != value:
                 raise CheckpointError(f"{where}: {key} {config[key]} is not supported, only {value}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cmexport.alphas import KINDS, AlphaSchedule
+from cmexport.alphas import AlphaSchedule, kind_of
 from cmexport.checkpoints.lora import lora_choices
 from cmexport.checkpoints.lora.accelerating import few_step_kind
 from cmexport.checkpoints.settings import Default, Settings
@@ -31,16 +31,17 @@ def schedule_of(config: Mapping[str, Any], where: Path, settings: Settings, orig
         CheckpointError: a scheduler of many steps and nothing that names another, or see `AlphaSchedule.from_config`.
     """
     said = settings.said(SETTING)
-    decided = Default(KINDS.get(str(config.get("_class_name"))), origin)
-    if said is None and decided.value is None:
-        decided = _guess(settings) or decided
-    kind = decided.value if said is None else said
-    schedule = AlphaSchedule.from_config(config, where, None if kind is None else str(kind))
+    decided = Default(kind_of(config), origin)
+    named = said
+    if said is None and decided.value is None and (guess := lora_guess(settings)) is not None:
+        decided, named = guess, guess.value
+    schedule = AlphaSchedule.from_config(config, where, None if named is None else str(named))
     settings.choose(SETTING, decided, decided)
     return schedule
 
 
-def _guess(settings: Settings) -> Default | None:
+def lora_guess(settings: Settings) -> Default | None:
+    """Return the kind that a LoRA's name suggests; None where none does, or none is merged."""
     said = settings.said("lora")
     for choice in () if said is None else lora_choices(str(said)):
         if found := few_step_kind(choice):

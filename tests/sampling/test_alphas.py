@@ -185,7 +185,7 @@ def test_one_step_of_turbo_is_the_formula_of_lcm():
     alpha = schedule.alphas_cumprod[999]
     x = math.sqrt(1 - alpha) * noise
     assert math.sqrt(1 - alpha) == pytest.approx(0.99767, abs=5e-6)
-    expected = (x - math.sqrt(1 - alpha) * network(x, torch.tensor([999.0]))) / math.sqrt(alpha)
+    expected = (x - math.sqrt(1 - alpha) * network(x, torch.tensor([999.0], dtype=torch.float64))) / math.sqrt(alpha)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 

@@ -72,7 +72,7 @@ BAD = {
     ),
     "a second text encoder": (
         renamed("lora_te_", "lora_te2_"),
-        r"of its \d+ layers are none of this model's: lora_te2_",
+        r"layers are none of this model's: lora_te2_",
     ),
     "dots where they can't be told": (renamed("to_k", "to.k"), r"layers are none of this model's"),
     "another width": (
