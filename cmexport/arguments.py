@@ -27,7 +27,7 @@ _SPELLED = {
 """Options that have another name in Python, or say something by their presence alone."""
 
 _SEQUENCES = ("compat", "sigmas", "sm")
-_TEXTS = ("trt", "weights")
+_TEXTS = ("lora", "trt", "weights")
 
 # An option may stand without its value: "leave --trt out", "give a --plan instead". A value ends its clause or stands
 # before another option; elsewhere it is a number, a placeholder, or a word that some option takes.

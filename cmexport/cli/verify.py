@@ -133,7 +133,8 @@ def command(
         return
 
     def gone(why: str) -> None:
-        console.remark(f"{why}; --against CKPT climbs the whole ladder")
+        way = "--lora FILE:SCALE" if why.startswith("the LoRA") else "--against CKPT"
+        console.remark(f"{why}; {way} climbs the whole ladder")
         heard.assumed = tell_recorded([read_manifest(folder, check=False)])
 
     with console.working("read") as progress:

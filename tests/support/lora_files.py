@@ -27,6 +27,8 @@ class Trained:
     down: torch.Tensor
     up: torch.Tensor
     alpha: float | None
+    every: tuple[str, ...] = ()
+    """Names of all layers of the network, by which `sgm` counts its own."""
 
     @property
     def convolution(self) -> bool:
@@ -58,6 +60,7 @@ def trained(
     generator = torch.Generator().manual_seed(seed)
     made = []
     for part, network in networks.items():
+        every = tuple(name for name, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
         for name, module in network.named_modules():
             if not isinstance(module, nn.Linear | nn.Conv2d) or (only and not name.endswith(only)):
                 continue
@@ -67,7 +70,7 @@ def trained(
             ones = (1, 1) if len(shape) == 4 else ()
             down = torch.randn(rank, *shape[1:], generator=generator) / shape[1] ** 0.5
             up = torch.randn(shape[0], rank, *ones, generator=generator) * 0.2
-            made.append(Trained(part, name, down, up, alpha))
+            made.append(Trained(part, name, down, up, alpha, every))
     return made
 
 
@@ -86,7 +89,7 @@ def kohya(layers: list[Trained]) -> dict[str, torch.Tensor]:
 
 def kohya_sgm(layers: list[Trained]) -> dict[str, torch.Tensor]:
     """kohya's scripts, with `sgm`'s names: diffusers, which reads the file, says whether they are right."""
-    names = sgm_names([layer.name for layer in layers if layer.part == "unet"])
+    names = sgm_names(next(layer.every for layer in layers if layer.part == "unet"))
     spelled = [(layer, names[layer.name] if layer.part == "unet" else layer.name) for layer in layers]
     return {key: tensor for layer, name in spelled for key, tensor in _kohya(layer, name).items()}
 

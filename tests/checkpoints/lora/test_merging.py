@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import peft
 import pytest
 import torch
 from support import lora_files as files
+from support.latent_pipelines import save_xl_pipeline
 
 from cmexport.checkpoints import load_checkpoint
 
@@ -171,7 +173,7 @@ def test_files_of_torch(kind, folder, networks, tmp_path):
 
 def test_names_in_both_spellings_are_merged_once_and_said(folder, networks, tmp_path):
     layers = files.trained({"unet": networks["unet"]}, only=("attn1.to_q", "conv1"))
-    wrong = [files.Trained(x.part, x.name, -x.down, x.up, x.alpha) for x in layers]
+    wrong = [replace(layer, down=-layer.down) for layer in layers]
     path = files.saved(tmp_path / "both.safetensors", {**files.kohya(layers), **files.kohya_sgm(wrong)})
     expected = files.fused_by_diffusers(folder, path, 1.0, sgm=True)
     model = load_checkpoint(folder, {"lora": str(path)})
@@ -206,3 +208,47 @@ def test_peft_keeps_alphas_of_single_layers(folder, networks, tmp_path):
     (lora,) = load_checkpoint(folder, {"lora": str(path)}).loras
     assert {layer.alpha for layer in lora.layers if layer.name.endswith("attn1.to_k")} == {2.0}
     assert {layer.alpha for layer in lora.layers if not layer.name.endswith("attn1.to_k")} == {8.0}
+
+
+# diffusers knows kohya's text encoders by their out_proj.
+ONLY = ("to_q", "to_out.0", "conv1", "proj_in", "fc1", "q_proj", "out_proj")
+
+
+@pytest.mark.parametrize("spelled", [files.kohya, files.kohya_sgm], ids=["diffusers' names", "SGM's names"])
+def test_both_text_encoders_and_the_unet_of_sdxl(spelled, tmp_path):
+    """The pipeline of SDXL gives diffusers' converter the UNet's configuration by itself."""
+    import diffusers
+    from transformers import CLIPTextModelWithProjection
+
+    from cmexport.checkpoints.latent_parts import text_names
+    from cmexport.checkpoints.lora import LoraChoice, LoraMerger
+
+    folder = save_xl_pipeline(tmp_path / "xl", "lcm")
+    networks = files.base(folder)
+    second = CLIPTextModelWithProjection.from_pretrained(folder, subfolder="text_encoder_2")
+    networks = {**networks, "text_encoder_2": second}
+    layers = files.trained(networks, alpha=2.0, only=ONLY)
+    # Names of CLIPTextModelWithProjection have text_model in them already.
+    layers = [replace(layer, name=layer.name.removeprefix("text_model.")) for layer in layers]
+    path = files.saved(tmp_path / "xl.safetensors", spelled(layers))
+    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(folder)
+    plain = {part: copied(getattr(pipe, part)) for part in networks}
+    pipe.load_lora_weights(str(path.parent), weight_name=path.name)
+    pipe.fuse_lora(components=list(networks), lora_scale=0.7)
+    pipe.unload_lora_weights()
+    merger = LoraMerger([LoraChoice(path, 0.7)])
+    for part, state in plain.items():
+        found, expected = merger.merged(part, state), text_names(getattr(pipe, part).state_dict())
+        assert set(found) == set(expected)
+        assert max(float((t - expected[key]).abs().max()) for key, t in found.items()) < 1e-6
+        assert sum(not torch.equal(t, state[key]) for key, t in found.items()) == sum(x.part == part for x in layers)
+    (lora,) = merger.finish()
+    assert {layer.part for layer in lora.layers} == {"unet", "text_encoder", "text_encoder_2"}
+    (loaded,) = load_checkpoint(folder, {"lora": f"{path}:0.7"}).loras
+    assert {*loaded.layers} == {*lora.layers}
+
+
+def copied(network):
+    from cmexport.checkpoints.latent_parts import text_names
+
+    return {key: tensor.clone() for key, tensor in text_names(network.state_dict()).items()}
