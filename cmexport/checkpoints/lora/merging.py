@@ -43,15 +43,16 @@ class LoraMerger:
         """
         if not self.files:
             return tensors
-        layers = Layers.of(tensors)
+        # Read once: the mapping may be a file's.
+        state = dict(tensors)
+        layers = Layers.of(state)
         changes: dict[str, list[tuple[int, Pair]]] = {}
         for number, file in enumerate(self.files):
             for layer, pair in self._share(number, file, part, layers).items():
                 changes.setdefault(layer, []).append((number, pair))
-        result = dict(tensors)
         for layer, pairs in changes.items():
             key = f"{layer}.weight"
-            weight = tensors[key].to(torch.float64)
+            weight = state[key].to(torch.float64)
             norm, total = float(weight.norm()), weight.clone()
             for number, pair in pairs:
                 file = self.files[number]
@@ -60,8 +61,8 @@ class LoraMerger:
                 ratio = float(delta.norm()) / norm if norm else None
                 self._merged[number].append(LoraLayer(part, layer, pair.rank, alpha, ratio))
                 total += delta
-            result[key] = total.to(torch.float32)
-        return result
+            state[key] = total.to(torch.float32)
+        return state
 
     def _share(self, number: int, file: LoraFile, part: str, layers: Layers) -> dict[str, Pair]:
         """Find what a file has for a part, by the network's names."""
