@@ -21,6 +21,7 @@ from cmexport.checkpoints.choosing import SETTING, Candidate, named
 from cmexport.checkpoints.latent_folder import FolderParts
 from cmexport.checkpoints.latent_model import model_of_parts
 from cmexport.checkpoints.latent_parts import Part, Parts, Text, vae_names
+from cmexport.checkpoints.latent_schedule import lora_guess
 from cmexport.checkpoints.ldm_families import SD2, SDXL, Family, family_of
 from cmexport.checkpoints.ldm_groups import Groups, grouped
 from cmexport.checkpoints.ldm_parts import FilePart, kl_part, text_part, unet_part
@@ -296,10 +297,13 @@ def _schedule(file: SingleFile, family: Family, groups: Groups, settings: Settin
         raise CheckpointError(f"{where}: was trained with a zero terminal signal-to-noise ratio (ztsnr); not supported")
     assert groups.unet is not None
     told = {"time_embed.cond_proj.weight", "time_embedding.cond_proj.weight"} & set(groups.unet.tensors)
+    # What is merged makes few steps possible, whatever the checkpoint is called.
+    suggested = lora_guess(settings)
     kind = settings.choose(
         "scheduler",
         Default("lcm", "guess: no file says how few steps it takes; this may be a many-step model", ambiguous=True),
         *([Default("lcm", f"the UNet takes an embedded guidance ({min(told)}), as LCM's do")] if told else []),
+        *([suggested] if suggested else []),
     )
     prediction = settings.choose("prediction", *_prediction(file, family))
     fields = {**_TABLE, "prediction_type": prediction, "_class_name": _scheduler(kind)}
