@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,6 @@ class LoraFile:
     facts: FileFacts
     pairs: Mapping[str, Pair]
     alphas: Alphas
-    metadata: Mapping[str, str] = field(default_factory=dict)
     dropped: int = 0
 
     @property
@@ -161,7 +160,7 @@ def read_lora(choice: LoraChoice) -> LoraFile:
     for pair in pairs.values():
         _check(path, pair)
     alphas = alphas_in(path, metadata) or alphas_beside(path)
-    return LoraFile(choice, facts, pairs, alphas, metadata, dropped)
+    return LoraFile(choice, facts, pairs, alphas, dropped)
 
 
 def _read_safely(facts: FileFacts) -> tuple[str, Any]:
