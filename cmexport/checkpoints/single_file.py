@@ -297,11 +297,13 @@ def _schedule(file: SingleFile, family: Family, groups: Groups, settings: Settin
         raise CheckpointError(f"{where}: was trained with a zero terminal signal-to-noise ratio (ztsnr); not supported")
     assert groups.unet is not None
     told = {"time_embed.cond_proj.weight", "time_embedding.cond_proj.weight"} & set(groups.unet.tensors)
-    stated = Default("lcm", f"the UNet takes an embedded guidance ({min(told)}), as LCM's do") if told else None
+    # What is merged makes few steps possible, whatever the checkpoint is called.
+    suggested = lora_guess(settings)
     kind = settings.choose(
         "scheduler",
         Default("lcm", "guess: no file says how few steps it takes; this may be a many-step model", ambiguous=True),
-        *(found for found in (stated, lora_guess(settings)) if found is not None),
+        *([Default("lcm", f"the UNet takes an embedded guidance ({min(told)}), as LCM's do")] if told else []),
+        *([suggested] if suggested else []),
     )
     prediction = settings.choose("prediction", *_prediction(file, family))
     fields = {**_TABLE, "prediction_type": prediction, "_class_name": _scheduler(kind)}

@@ -20,7 +20,7 @@ from diffusers import (
 )
 from diffusers.loaders import single_file_utils as theirs
 from safetensors.torch import load_file, save_file
-from support import clip_tokenizers
+from support import clip_tokenizers, lora_files
 from support import single_files as made
 from support.latent_pipelines import decoder, drawn_by_diffusers, scheduler
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -278,6 +278,27 @@ def test_what_nothing_says_is_a_guess_and_said(tmp_path, few_words):
 def test_names_that_suggest_a_scheduler(name, kind, tmp_path, few_words):
     (guess,) = load_checkpoint(written(tmp_path, small(), f"{name}.safetensors"), few_words).assumed
     assert (guess.value, guess.origin[:10]) == (kind, "default of")
+
+
+@pytest.mark.parametrize("spelled", [lora_files.kohya, lora_files.kohya_sgm], ids=["diffusers' names", "SGM's names"])
+def test_a_lora_is_merged_and_its_name_suggests_a_scheduler(spelled, tmp_path, few_words):
+    path = written(tmp_path, small(), "turboDreams.safetensors")
+    plain = load_checkpoint(path, few_words)
+    before = {key: tensor.clone() for key, tensor in plain.network.unet.state_dict().items()}
+    layers = lora_files.trained({"unet": plain.network.unet}, only=("to_q", "conv1", "downsamplers.0.conv"), alpha=2.0)
+    lora = lora_files.saved(tmp_path / "Hyper-SD15-1step-lora.safetensors", spelled(layers))
+    model = load_checkpoint(path, {**few_words, "lora": f"{lora}:0.5"})
+    after, changed = model.network.unet.state_dict(), {f"{layer.name}.weight": layer for layer in layers}
+    for key, tensor in before.items():
+        if (layer := changed.pop(key, None)) is not None:
+            added = 0.5 * 2.0 / 4 * torch.einsum("or,r...->o...", layer.up.double().flatten(1), layer.down.double())
+            tensor = (tensor.double() + added).float()
+        assert torch.equal(after[key], tensor)
+    assert not changed
+    (guess,) = model.assumed
+    assert (guess.name, guess.value) == ("scheduler", "tcd")
+    assert guess.origin == "guess: the LoRA is called Hyper-SD15-1step-lora"
+    assert model.source.sha256 != plain.source.sha256
 
 
 def v_predictions():
