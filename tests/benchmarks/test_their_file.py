@@ -1,4 +1,4 @@
-"""The stranger's file beside ours: what is fetched, and what each engine is fed."""
+"""The stranger's file beside ours: what is fetched, what each engine is fed, and that the page is the records'."""
 
 from __future__ import annotations
 
@@ -58,3 +58,15 @@ def test_both_forms_are_fed_the_same_picture(name, tmp_path) -> None:
     noise = np.random.default_rng(0).standard_normal((1, 1, 128, 128), dtype=np.float32)
     expected = 80 * noise + 80 + 39 / 99 if theirs else noise + 40
     np.testing.assert_allclose(engine.picture(), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_the_page_is_what_the_records_say() -> None:
+    paths = sorted(their_file.RESULTS.glob("*.json"))
+    records = [their_file.TheirFileRecord.model_validate_json(path.read_text()) for path in paths]
+    assert records
+    assert their_file.PAGE.read_text() == their_file.render(records)
+    for record in records:
+        assert (record.wheel_sha256, record.pictures) == (fetch_terrain.WHEEL_SHA256, 64)
+        by_name = {engine.name: engine for engine in record.engines}
+        assert by_name[their_file.THEIRS].ratio.median == by_name[their_file.THEIRS].load_ratio == 1
+        assert by_name["cmexport fp32"].max_abs < 1e-4
