@@ -192,6 +192,8 @@ def _subject(samplers: Mapping[str, Sampler], options: ExportOptions) -> Subject
             "output": request.output,
             "sampler": request.sampler,
             "eta": request.eta,
+            "levels_of": dict(request.levels_of),
+            "output_transform": request.output_transform,
             **prompt_facts(None if (wording := wording_of(sampler)) is None else wording.model_dump(mode="json")),
             "ep": getattr(options.lowering, "ep", None),
             "packaging": getattr(options.lowering, "packaging", "one"),

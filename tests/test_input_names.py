@@ -10,7 +10,19 @@ import ast
 from support.named_in_code import Count
 
 COUNT = Count(
-    {"noise", "renoise", "label", "image", "mask", "edited", "tokens", "embeddings", "guidance", "prompt"},
+    {
+        "noise",
+        "renoise",
+        "label",
+        "image",
+        "mask",
+        "edited",
+        "tokens",
+        "embeddings",
+        "guidance",
+        "prompt",
+        "difficulty",
+    },
     lookups={"get", "pop", "setdefault", "takes", "index"},
     subject={"signature", "networks"},
 )

@@ -121,7 +121,17 @@ def _differences(manifest: Mapping[str, Any], new: Subject) -> list[str]:
     outputs = {run: graphs[names[-1]]["signature"]["output"] for run, names in manifest["runs"].items()}
     runs = manifest.get("functions") or ({**manifest, "name": next(iter(outputs))},)
     parts = {run: len(names) for run, names in manifest["runs"].items()}
-    old = {str(run["name"]): _graph({**run, "output": outputs[run["name"]]}, ep, parts[run["name"]]) for run in runs}
+    levels = {
+        run: {
+            i["name"]: i["parameters"]["steps"] for n in names for i in graphs[n]["signature"]["inputs"] if _listed(i)
+        }
+        for run, names in manifest["runs"].items()
+    }
+    old = {
+        name: _graph({**run, "output": outputs[name], "levels_of": levels[name]}, ep, parts[name])
+        for run in runs
+        for name in [str(run["name"])]
+    }
     if set(old) != set(new.graphs):
         return [f"task {','.join(old)}, not {','.join(new.graphs)}"]
     found = []
@@ -141,6 +151,11 @@ def _differences(manifest: Mapping[str, Any], new: Subject) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _listed(taken: Mapping[str, Any]) -> bool:
+    """Whether an input of a manifest is rounded to some values."""
+    return "steps" in (taken.get("parameters") or {})
+
+
 def _graph(facts: Mapping[str, Any], ep: str | None, parts: int) -> dict[str, Any]:
     """The same facts as `Subject.graphs` has, out of a manifest."""
     label, output = facts.get("label"), facts["output"]
@@ -153,6 +168,8 @@ def _graph(facts: Mapping[str, Any], ep: str | None, parts: int) -> dict[str, An
         "output": "uint8" if output["dtype"] == "uint8" else "float",
         "sampler": facts["sampling"].get("sampler", "consistency"),
         "eta": facts["sampling"].get("eta"),
+        "levels_of": facts["levels_of"],
+        "output_transform": (facts["sampling"].get("transform") or {}).get("name"),
         **prompt_facts(facts.get("wording")),
         "packaging": "staged" if parts > 1 else "one",
         "ep": ep,

@@ -123,6 +123,13 @@ class TestHeights:
         assert golden.max() > 2  # heights, not pictures
         assert run_main("verify", heights, "--seeds", "8").code == 0
 
+    def test_another_meaning_is_another_artefact(self, theirs, heights) -> None:
+        options = ("--levels-of", "difficulty=50", "--no-verify", "-o", heights.parent)
+        done = run_main("onnx", theirs, *options)
+        assert done.code == 2
+        assert "output_transform heights, not" in done.stderr
+        assert "levels_of" in done.stderr
+
     def test_kits_show_pictures(self, heights, tmp_path) -> None:
         done = run_main("kit", heights, "--platform", "python", "-o", tmp_path)
         assert done.code == 2
