@@ -179,7 +179,6 @@ KNOWN_SETTINGS: Mapping[str, Field] = MappingProxyType(
         "scheduler": Field(_choice(KINDS.values()), "the rule of few steps that a latent model was made for"),
         "prediction": Field(_choice(PREDICTIONS), "what a latent model's network gives: the noise, x0, or v"),
         "tokenizer": Field(_tokenizer, "a folder with the tokenizer of a latent model in one file; clip: CLIP's own"),
-        "lora": Field(_loras, "LoRA files to merge, with their scales"),
     }
 )
 
