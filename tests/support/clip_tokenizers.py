@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
@@ -14,6 +15,13 @@ CORPUS = (
 
 def trained(corpus: str = CORPUS, size: int = 900) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """A vocabulary laid out as CLIP's: bytes, bytes that end words, what merges make, two special tokens."""
+    # Trained once: the trainer breaks ties in any order, and two tokenizers of a test must have one vocabulary.
+    ids, merges = _trained(corpus, size)
+    return dict(ids), list(merges)
+
+
+@cache
+def _trained(corpus: str, size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
