@@ -7,7 +7,7 @@ two schedules, want the same folder. Only `--overwrite` decides that the older o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,7 @@ def _differences(manifest: Mapping[str, Any], new: Subject) -> list[str]:
     outputs = {run: graphs[names[-1]]["signature"]["output"] for run, names in manifest["runs"].items()}
     runs = manifest.get("functions") or ({**manifest, "name": next(iter(outputs))},)
     parts = {run: len(names) for run, names in manifest["runs"].items()}
-    levels = {
-        run: {
-            i["name"]: i["parameters"]["steps"] for n in names for i in graphs[n]["signature"]["inputs"] if _listed(i)
-        }
-        for run, names in manifest["runs"].items()
-    }
+    levels = {run: _levels([graphs[name] for name in names]) for run, names in manifest["runs"].items()}
     old = {
         name: _graph({**run, "output": outputs[name], "levels_of": levels[name]}, ep, parts[name])
         for run in runs
@@ -151,9 +146,10 @@ def _differences(manifest: Mapping[str, Any], new: Subject) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _listed(taken: Mapping[str, Any]) -> bool:
-    """Whether an input of a manifest is rounded to some values."""
-    return "steps" in (taken.get("parameters") or {})
+def _levels(graphs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Inputs of a manifest's graphs that are rounded to some values, and to how many."""
+    inputs = [i for graph in graphs for i in graph["signature"].get("inputs", ())]
+    return {str(i["name"]): int(i["parameters"]["steps"]) for i in inputs if "steps" in (i.get("parameters") or {})}
 
 
 def _graph(facts: Mapping[str, Any], ep: str | None, parts: int) -> dict[str, Any]:
