@@ -193,7 +193,9 @@ def _convert(node: ir.Node, kind: ir.DataType, state: _Conversion, initializers:
         elif state.types[value] != kind:
             node.replace_input_with(index, _cast(value, kind, state))
     for output in node.outputs:
-        if output.dtype in (FLOAT, state.half):
+        # Behind one of the runtime's own operators nobody has told the types.
+        unknown = output.dtype is None and node.op_type in state.compute | MOVEMENT
+        if output.dtype in (FLOAT, state.half) or unknown:
             output.dtype = kind
             state.types[output] = kind
         elif output.dtype is not None:

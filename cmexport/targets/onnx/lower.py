@@ -61,7 +61,7 @@ def lower(
     """
     profile = profile_for(options.ep)
     done = {report.name for report in captured.rewrites}
-    chosen = chosen_rewrites(profile, options.rewrites, half=options.precision == "fp16")
+    chosen = chosen_rewrites(profile, options.rewrites, options.precision)
     wanted = [r for r in chosen if r.name not in done]
     shaped = apply_rewrites(captured, wanted, progress)
     if is_for_npu(options.precision, profile):

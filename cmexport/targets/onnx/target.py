@@ -39,7 +39,7 @@ class OnnxTarget(Target):
         _check_budgets(options)
         if options.simplify:
             onnxsim()  # Missing, it is missed now and not after minutes of calibration.
-        return chosen_rewrites(profile_for(options.ep), options.rewrites, half=options.precision == "fp16")
+        return chosen_rewrites(profile_for(options.ep), options.rewrites, options.precision)
 
     def lower(
         self, graphs: Graphs, options: OnnxOptions, folder: Path, progress: TellStep

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
+from cmexport.targets.onnx import contrib
 from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.lower import lower
 
@@ -89,3 +90,44 @@ class Silu(nn.Module):
 @pytest.mark.parametrize(("ep", "operators"), [("cpu", ["QuickGelu"]), ("qnn", ["Sigmoid", "Mul"])])
 def test_silu(compare, ep, operators):
     assert compare(Silu(), torch.linspace(-20, 20, 64).reshape(1, 1, 8, 8), ep) == operators
+
+
+class _ManyTokens(nn.Module):
+    """Heads over 16 tokens, their widths 8 together."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads, self.qkv = heads, nn.Conv2d(4, 24, 1)
+
+    def forward(self, noise):
+        n, _, height, width = noise.shape
+        parts = self.qkv(noise).reshape(n, 3 * self.heads, 8 // self.heads, -1).transpose(2, 3).chunk(3, dim=1)
+        return nn.functional.scaled_dot_product_attention(*parts).transpose(2, 3).reshape(n, 8, height, width)
+
+
+@pytest.mark.parametrize(("heads", "precision"), [(1, "fp32"), (2, "fp32"), (2, "fp16")])
+def test_attention_with_many_logits_never_holds_them_all(toy, heads, precision, tmp_path, monkeypatch):
+    """MultiHeadAttention makes them block by block; 16 tokens are many here."""
+    monkeypatch.setattr(contrib, "LARGE_LOGITS", 4 * heads * 16 * 16 - 1)
+    torch.manual_seed(0)
+    network, x = _ManyTokens(heads), torch.randn(1, 4, 4, 4)
+    lowered = lower(toy(network, x), OnnxOptions(precision=precision), tmp_path, lambda _: None)
+    assert "MultiHeadAttention" in [n.op_type for n in onnx.load(tmp_path / lowered.files[0]).graph.node]
+    with OnnxRuntimeRunner(tmp_path / lowered.files[0]) as run:
+        (found,) = run({"noise": x.numpy()}).values()
+    accuracy = 1e-6 if precision == "fp32" else 2e-3
+    torch.testing.assert_close(torch.from_numpy(found), network(x), rtol=0, atol=accuracy)
+
+
+def test_attention_with_few_logits_keeps_its_form(toy, tmp_path):
+    lowered = lower(toy(_ManyTokens(2), torch.randn(1, 4, 4, 4)), OnnxOptions(), tmp_path, lambda _: None)
+    kinds = [n.op_type for n in onnx.load(tmp_path / lowered.files[0]).graph.node]
+    assert "MultiHeadAttention" not in kinds
+
+
+@pytest.mark.parametrize(
+    ("heads", "tokens", "large"), [(8, 4096, True), (8, 1024, True), (1, 4096, True), (1, 1024, False), (8, 256, False)]
+)
+def test_which_attentions_of_stable_diffusion_are_large(heads, tokens, large):
+    assert contrib.has_large_logits((1, heads, tokens, 64), (1, heads, tokens, 64)) == large
+    assert not contrib.has_large_logits((1, heads, tokens, 64), (1, heads, 77, 64))

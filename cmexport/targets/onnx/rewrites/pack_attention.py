@@ -38,6 +38,8 @@ def _apply(editor: Editor) -> Changes:
 def _pack(editor: Editor, attention: fx.Node) -> bool:
     if argument(attention, 6, "scale") != 1.0 or len(attention.args) > 3:
         return False
+    if contrib.has_large_logits(*(shape_of(n) for n in attention.args[:2])):  # type: ignore[arg-type]
+        return False  # the packed operator keeps all logits; as it is it is translated to one that doesn't
     parts = [_projection(editor, attention, n) for n in attention.args[:3]]
     if any(p is None for p in parts):
         return False
