@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from support.latent_pipelines import decoder
+from support.networks import random_weights
 from torch import nn
 
 from cmexport.graph.capture import CapturedGraph
@@ -97,6 +98,151 @@ def test_ordinary_networks_are_left_alone():
     fitted = apply_rewrites(made, HALF_REWRITES)
     (report,) = fitted.rewrites[len(made.rewrites) :]
     assert (report.applied, report.note) == (0, "")
+
+
+class DeepDecoder(nn.Module):
+    """AutoencoderKL's decoder with its real depth and norms, 32 or 64 channels wide."""
+
+    def __init__(self, change) -> None:
+        super().__init__()
+        made = diffusers.AutoencoderKL(
+            block_out_channels=(32, 32, 64, 64),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            norm_num_groups=32,
+            latent_channels=4,
+        )
+        self.vae: diffusers.AutoencoderKL = random_weights(made, 3)
+        part = self.vae.decoder
+        part.conv_out.weight.data *= 0.4
+        part.conv_out.bias.data.zero_()
+        with torch.no_grad():
+            change(part)
+
+    def forward(self, noise):
+        return self.vae.decode(noise, return_dict=False)[0].clamp(-1.0, 1.0)
+
+
+def blocks(part):
+    return [*part.mid_block.resnets, *(r for block in part.up_blocks for r in block.resnets)]
+
+
+def two_large_channels(part, factor=2.0**17):
+    """Two channels of the stream peak at 10^6, the others at 10, and what reads them takes it away again."""
+    passing = [block.upsamplers[0].conv for block in part.up_blocks if block.upsamplers]
+    passing += [r.conv_shortcut for r in blocks(part) if r.conv_shortcut is not None]
+    for layer in passing:
+        layer.weight[:, :2] /= factor
+    for layer in (part.conv_in, part.mid_block.attentions[0].to_out[0], *(r.conv2 for r in blocks(part)), *passing):
+        layer.weight[:2] *= factor
+        layer.bias[:2] *= factor
+
+
+def large_inputs(part):
+    """The stream is large since what its layers read is; their own weights are ordinary."""
+    for block in blocks(part):
+        block.norm2.weight *= 2.0**9
+        block.norm2.bias *= 2.0**9
+        block.conv2.weight *= 2.0**5
+        block.conv2.bias *= 2.0**14
+
+
+def large_keys(part):
+    """Logits of 10^5 that are nearly the same for all keys."""
+    part.mid_block.attentions[0].to_k.bias.copy_(torch.randn(64, generator=torch.Generator().manual_seed(5)) * 1e5)
+
+
+def decibels(found, expected):
+    return 10 * np.log10(4 / np.square(found - expected).mean())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [(two_large_channels, "of its 32 channels"), (large_inputs, "scaled"), (large_keys, "logits")]
+)
+def test_a_decoder_of_real_depth_keeps_its_pictures_in_half_precision(change, said, tmp_path):
+    made = apply_rewrites(captured(DeepDecoder(change)), REWRITES)
+    assert max(peaks(to_module(made.program), made.signature).values()) > LARGEST
+    expected = exactly(made)
+    lowered = lower(made, OnnxOptions(precision="fp16"), tmp_path, lambda _: None)
+    (fitted,) = [r for r in lowered.rewrites if r.name == "fit_half"]
+    assert said in fitted.note
+    assert fit_half.LEFT not in fitted.note
+    with OnnxRuntimeRunner(tmp_path / lowered.files[0]) as run:
+        found = run({k: v.numpy() for k, v in made.signature.examples(3).items()})["image"]
+    assert expected.std() > 0.05
+    # 73.9, 54.2 and 74.0 dB; with one factor for all channels and no balance of weights 17.1 and 25.2.
+    assert decibels(found, expected) > 50
+
+
+def test_one_factor_where_groups_differ_little():
+    """Then eps is exact, too."""
+    made = apply_rewrites(captured(Decoder(2.0**15)), REWRITES)
+    assert "channels" not in apply_rewrites(made, HALF_REWRITES).rewrites[-1].note
+
+
+def test_core_ml_executes_them_in_half_precision(tmp_path):
+    """Sums in half precision, too, which is the strictest its executor knows."""
+    from cmexport.targets.coreml.info import CoreMlOptions
+    from cmexport.targets.coreml.lower import lower as lower_to_core_ml
+    from cmexport.targets.coreml.runner import ExecutorRunner
+
+    made = apply_rewrites(captured(DeepDecoder(two_large_channels), (1, 4, 4, 4)), REWRITES)
+    lower_to_core_ml(made, CoreMlOptions(precision="fp16"), tmp_path, lambda _: None)
+    with ExecutorRunner(tmp_path / "model.mlpackage", mode="ftz") as run:
+        found = run({k: v.numpy() for k, v in made.signature.examples(3).items()})["image"]
+    assert decibels(found, exactly(made)) > 40
+
+
+class Steps(nn.Module):
+    """One block four times, its stream larger with every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.norm, self.out = nn.Conv2d(4, 32, 1), nn.GroupNorm(8, 32), nn.Conv2d(32, 4, 1)
+        self.into.weight.data *= 1000.0
+
+    def forward(self, noise):
+        for _ in range(4):
+            noise = noise + 3.0 * self.out(torch.relu(self.norm(self.into(noise))))
+        return noise
+
+
+def test_steps_keep_sharing_their_weights():
+    torch.manual_seed(0)
+    made = apply_rewrites(captured(Steps()), REWRITES)
+    found = peaks(to_module(made.program), made.signature)
+    streams = [p for n, p in found.items() if tuple(n.meta["val"].shape)[1:2] == (32,) and p > 1000]
+    assert min(streams) <= SAFE < max(streams), "the last steps need another factor than the first"
+    fitted = apply_rewrites(made, HALF_REWRITES)
+    assert fitted.rewrites[-1].applied == 1
+    assert fitted.rewrites[-1].parameters_removed == 0
+    np.testing.assert_allclose(exactly(fitted), exactly(made), rtol=0, atol=1e-12)
+
+
+class SharpAttention(nn.Module):
+    """Logits of 10^5 that no bias makes: nothing but float32 holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Conv2d(4, 24, 1), nn.Conv2d(8, 3, 1)
+        self.qkv.weight.data[:16] *= 300.0
+
+    def forward(self, noise):
+        n, _, h, w = noise.shape
+        q, k, v = (p.flatten(2).transpose(1, 2)[:, None] for p in self.qkv(noise).chunk(3, dim=1))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(mixed[:, 0].transpose(1, 2).reshape(n, 8, h, w))
+
+
+@pytest.mark.parametrize("rewrites", ["all", "fit_half"])
+def test_attention_whose_logits_are_too_large_stays_in_float32(rewrites, tmp_path):
+    torch.manual_seed(0)
+    made = captured(SharpAttention())
+    for name, chosen in (("with", rewrites), ("without", "pack_attention")):
+        lowered = lower(made, OnnxOptions(precision="fp16", rewrites=chosen), tmp_path, lambda _: None, name)
+        kept = set(lowered.precision_plan["kept_float32"])
+        assert bool(kept & {"Attention", "Softmax", "MatMul"}) == (name == "with")
 
 
 class Gated(nn.Module):
