@@ -187,4 +187,5 @@ def _rewrite_record(report: RewriteReport) -> RewriteRecord:
         nodes_removed=report.nodes_removed,
         max_relative_error=report.max_relative_error,
         note=report.note,
+        measured=report.measured,
     )

@@ -13,7 +13,7 @@ from cmexport.graph.capture import AMPLIFYING, CapturedGraph
 from cmexport.graph.exact import ExactRunner
 from cmexport.graph.looping import CapturedLoop, ExactLoopRunner, capture_sampler
 from cmexport.memory import drop_weights
-from cmexport.model import LARGE_MODEL, ConsistencyModel
+from cmexport.model import HUGE_MODEL, LARGE_MODEL, ConsistencyModel
 from cmexport.parity.ahead import Ahead, can_fork
 from cmexport.parity.gates import Yardstick, gate_of, text_gate
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
@@ -27,6 +27,7 @@ from cmexport.parity.ladder import (
     draw_truth,
     first_of,
 )
+from cmexport.parity.sensitivity import PAIRS
 from cmexport.progress import Progress
 from cmexport.quantize.plain import PLAIN_BITS, PlainRunner
 from cmexport.recorded import CheckpointGoneError, artifact_rungs, checkpoint_of, sampler_of
@@ -48,6 +49,12 @@ _WAITED_FOR = 5 * _COSTLY_MODEL
 _FP16_OVER_BFLOAT16_DB = 20.0  # it has 3 more bits, 18 dB, and layers that multiply errors stay in float32
 _UNDER_OWN_ERROR_DB = 6.0  # another order of the same float32 sums, on pictures that float64 has not all drawn
 
+_LEAST_OF_HUGE_MODELS = 2
+"""Pictures of a model beyond `HUGE_MODEL`, each of 786,432 numbers at 512x512, that are compared in any case."""
+
+_LONGER_FOR_HUGE_MODELS = 8.0
+"""Times the budget of large ones: two pictures of four steps of Stable Diffusion 1.5 on every rung, six of one step."""
+
 # In eager PyTorch a picture of the demo takes 28 ms alone and 17 ms among 8.
 _PICTURES_AT_ONCE = 8
 
@@ -61,7 +68,7 @@ class VerifyOptions:
         seed: seed of picture 0.
         large_model_budget_s: seconds that models beyond 100 M weights, times steps, should take (ImageNet-64: 1.2 s a
             picture and rung); fewer pictures, never under 8, are compared to keep to it, and the report says so.
-            None: all.
+            Beyond 800 M it is eight times as long, and two pictures are the fewest. None: all.
     """
 
     pictures: int = 64
@@ -82,11 +89,10 @@ class Reference:
     expendable: bool = False
 
     def exact(self) -> Runner:
-        """A runner in float64; a large model is released when it closes, since the ladder runs it once."""
-        release = self.release if self.sampler.work > LARGE_MODEL else lambda: None
+        """A runner in float64."""
         if isinstance(self.captured, CapturedLoop):
-            return ExactLoopRunner(self.captured, release)
-        return ExactRunner(self.captured, release)
+            return ExactLoopRunner(self.captured)
+        return ExactRunner(self.captured)
 
     def release(self) -> None:
         """Free the weights, if they are expendable."""
@@ -99,11 +105,13 @@ def draw_ahead(reference: Reference, options: VerifyOptions) -> Ahead[Truth] | N
     """Begin the reference's pictures beside what comes next, where a core is free for them.
 
     A fork has one thread. Where it would be waited for, as it would be for large models and on many cores, it draws
-    only as many as are run in any case; a large model's weights in float64 are for later.
+    only as many as are run in any case; a large model's weights in float64 are for later. Of a huge model the fork
+    would keep weights in memory that this process frees.
     """
-    if not can_fork() or threads() < 2:
+    cost = reference.sampler.work
+    if not can_fork() or threads() < 2 or cost > HUGE_MODEL:
         return None
-    ladder, cost = _ladder(reference, options), reference.sampler.work
+    ladder = _ladder(reference, options)
     wanted = first_of(ladder.inputs, SETTLING_PICTURES) if ladder.settle_last else ladder.inputs
     if cost * threads() > _WAITED_FOR:
         wanted = first_of(wanted, LEAST_PICTURES)
@@ -131,22 +139,32 @@ def verify_rungs(
         progress: told about every run.
         ahead: what `draw_ahead` gave for the same reference and options.
     """
-    ladder, large = _ladder(reference, options), reference.sampler.work > LARGE_MODEL
+    ladder, work = _ladder(reference, options), reference.sampler.work
+    large, huge = work > LARGE_MODEL, work > HUGE_MODEL
+    budget_s = options.large_model_budget_s
+    if huge and budget_s is not None:
+        budget_s *= _LONGER_FOR_HUGE_MODELS
+    yardstick = None if {"gate_db", "budget_db"} & set(numerics) else yardstick_for(reference, precision)
+    # In float64 a picture of a huge model takes a minute, which only a gate is worth that is measured by it.
+    exact = ladder.exact if not huge or (yardstick is not None and yardstick.open is None) else None
     report = climb(
         ladder.reference,
         rungs,
         ladder.inputs,
         gate_of(precision, numerics),
         text_gate=text_gate(precision),
-        yardstick=None if {"gate_db", "budget_db"} & set(numerics) else yardstick_for(reference, precision),
-        exact=ladder.exact,
+        yardstick=yardstick,
+        exact=exact,
         exact_pictures=ladder.exact_pictures,
-        time_budget_s=options.large_model_budget_s if large else None,
+        time_budget_s=budget_s if large else None,
         bound_pictures=2 if large else None,
         settle_early=options.large_model_budget_s is not None and not large,
         settle_last=ladder.settle_last,
+        least_pictures=_LEAST_OF_HUGE_MODELS if huge else LEAST_PICTURES,
+        wanted_pairs=None if huge else PAIRS,
         preview_pictures=max(8, reference.sampler.request.batch),
         drawn=None if ahead is None else ahead.result(),
+        reference_done=reference.release if large else lambda: None,
         progress=progress.pictures,
     )
     reference.release()

@@ -165,6 +165,7 @@ class RewriteRecord(Record):
     nodes_removed: int
     max_relative_error: float | None
     note: str
+    measured: str = ""
 
 
 class SimplificationRecord(Record):

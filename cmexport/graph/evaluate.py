@@ -67,6 +67,12 @@ def unclamped_picture(module: fx.GraphModule, inputs: Mapping[str, Tensor]) -> T
     return _run(_UnclampedInterpreter(module), inputs)
 
 
+def unclamped_float32_picture(module: fx.GraphModule, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the picture as the graph computes it, in float32, before the final clamp; widened for comparing."""
+    with torch.no_grad():
+        return run_picture(UnfinishedInterpreter(module), inputs).double()
+
+
 def _run(interpreter: Float64Interpreter, inputs: Mapping[str, Tensor]) -> Tensor:
     with torch.no_grad():
         return run_picture(interpreter, {name: _widen(value) for name, value in inputs.items()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -16,12 +16,11 @@ from cmexport.runner import Array
 
 
 class ExactRunner:
-    """Interprets a graph with every weight widened to float64 as it is used; `closed` is called on leaving."""
+    """Interprets a graph with every weight widened to float64 as it is used."""
 
-    def __init__(self, captured: CapturedGraph, closed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, captured: CapturedGraph) -> None:
         self._module = to_module(captured.program)
         self._output = captured.signature.output.name
-        self._closed = closed
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; the picture comes back as float64 (bytes stay bytes)."""
@@ -39,4 +38,3 @@ class ExactRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del self._module
-        self._closed()

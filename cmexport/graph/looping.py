@@ -103,8 +103,8 @@ def rewrite_loop(
 class ExactLoopRunner(ExactRunner):
     """The loop in float64 as a runner: the body as `ExactRunner` runs a graph, once for each evaluation."""
 
-    def __init__(self, loop: CapturedLoop, closed: Callable[[], None] = lambda: None) -> None:
-        super().__init__(loop.body, closed)
+    def __init__(self, loop: CapturedLoop) -> None:
+        super().__init__(loop.body)
         self._loop = loop
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.fxtools import is_view, weight_elements
 from cmexport.graph.tracing import to_module
-from cmexport.model import LARGE_MODEL
+from cmexport.model import HUGE_MODEL, LARGE_MODEL
 from cmexport.signature import Signature
 
 LARGEST = 65_504.0
@@ -21,7 +21,7 @@ MARGIN = 4.0
 SAFE = LARGEST / MARGIN
 """What is larger in the pictures that were looked at is mended."""
 
-_PICTURES, _PICTURES_OF_LARGE_MODELS = 8, 2
+_PICTURES, _PICTURES_OF_LARGE_MODELS, _PICTURES_OF_HUGE_MODELS = 8, 2, 1
 # A number beyond it is no activation: masks have -3.4e38 for minus infinity.
 _MASK = 1e37
 
@@ -48,7 +48,10 @@ class _Peaks(fx.Interpreter):
 def peaks(module: fx.GraphModule, signature: Signature) -> Mapping[fx.Node, float]:
     """Return the largest magnitude of every float32 result, over a few pictures from the border's own laws."""
     names = [n.name for n in module.graph.nodes if n.op == "placeholder"]
-    pictures = _PICTURES if weight_elements(module) <= LARGE_MODEL else _PICTURES_OF_LARGE_MODELS
+    weights = weight_elements(module)
+    pictures = _PICTURES if weights <= LARGE_MODEL else _PICTURES_OF_LARGE_MODELS
+    if weights > HUGE_MODEL:
+        pictures = _PICTURES_OF_HUGE_MODELS
     seen = _Peaks(module)
     with torch.no_grad():
         for run in range(-(-pictures // signature.batch)):

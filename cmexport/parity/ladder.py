@@ -224,8 +224,11 @@ def climb(
     bound_pictures: int | None = None,
     settle_early: bool = False,
     settle_last: bool = False,
+    least_pictures: int = LEAST_PICTURES,
+    wanted_pairs: int | None = PAIRS,
     preview_pictures: int = 8,
     drawn: Truth | None = None,
+    reference_done: Callable[[], None] = lambda: None,
     progress: TellPictures | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> ParityReport:
@@ -242,6 +245,8 @@ def climb(
         exact_pictures: pictures for `exact`.
         time_budget_s: seconds that all runs together should take. After the first 8 pictures of the reference the
             cost of one is known, and fewer pictures (never under 8) are run where all would take longer.
+        least_pictures: another number than these 8: of a model whose single picture takes many seconds.
+        wanted_pairs: pairs of pictures with other prompts; None: as many as pictures.
         bound_pictures: pictures for rungs with a gate of their own, but the last: emulations of half-precision sums
             take ten times as long as the program itself. None: all.
         settle_early: rungs before the last run `SETTLING_PICTURES` pictures only, where these leave no doubt.
@@ -249,6 +254,8 @@ def climb(
         preview_pictures: how many pictures the report keeps.
         drawn: what `draw_truth` gave for the first of the inputs (`LEAST_PICTURES` or more; with `settle_last` at most
             `SETTLING_PICTURES`); what it lacks is drawn here.
+        reference_done: called when neither the reference nor what measures the gate is needed any more, before the
+            first rung is opened; not where `settle_last` needs few pictures only.
         progress: told about every run.
         clock: monotonic seconds.
 
@@ -262,7 +269,7 @@ def climb(
     tell = progress or _tell_nobody
     ladder = _Ladder(
         *(reference, tuple(rungs), gate_db, text_gate, yardstick, exact, exact_pictures),
-        *(time_budget_s, bound_pictures, preview_pictures, tell, clock),
+        *(time_budget_s, bound_pictures, least_pictures, wanted_pairs, preview_pictures, reference_done, tell, clock),
     )
     few = first_of(inputs, SETTLING_PICTURES)
     # What the ladder starts with stays alive throughout: without it each collection takes 0.02 s, not 0.16.
@@ -270,7 +277,9 @@ def climb(
     gc.freeze()
     try:
         if settle_last and few.pictures < inputs.pictures:
-            report, settled = ladder.climb(few, drawn, settle_early=False)
+            # All pictures may still be asked of the reference.
+            first = replace(ladder, reference_done=lambda: None)
+            report, settled = first.climb(few, drawn, settle_early=False)
             if settled:
                 return replace(report, pictures_asked=inputs.pictures, settled=True)
             drawn = None
@@ -292,7 +301,10 @@ class _Ladder:
     exact_pictures: int
     time_budget_s: float | None
     bound_pictures: int | None
+    least_pictures: int
+    wanted_pairs: int | None
     preview_pictures: int
+    reference_done: Callable[[], None]
     tell: TellPictures
     clock: Callable[[], float]
 
@@ -304,6 +316,7 @@ class _Ladder:
         runs, exact_images = len(truth.images) // inputs.batch, truth.exact
         output = "uint8" if truth.images.dtype == np.uint8 else "float"
         gate_db, origin = self._gate(truth, inputs)
+        self.reference_done()
 
         def applied(gate: float) -> float:
             return gate if output == "float" else byte_gate(gate)
@@ -344,9 +357,10 @@ class _Ladder:
         return report, all_settled
 
     def _truth(self, inputs: VerificationInputs, begun: Truth | None) -> tuple[Truth, PromptPairs | None]:
-        drawn = _run_reference(self.reference, inputs, self._affordable(inputs), self.tell, self.clock, begun)
+        least = min(_runs_for(self.least_pictures, inputs.batch), len(inputs))
+        drawn = _run_reference(self.reference, inputs, least, self._affordable(inputs), self.tell, self.clock, begun)
         truth = Truth(drawn.images, drawn.seconds)
-        pairs = prompt_pairs(first_of(inputs, len(drawn.images)))
+        pairs = self._pairs(first_of(inputs, len(drawn.images)))
         if pairs is not None:
             if begun is not None and begun.reworded is not None and begun.pairs == pairs.key:
                 reworded = begun.reworded
@@ -357,6 +371,9 @@ class _Ladder:
         if self.exact is not None and begun is not None and begun.exact is not None:
             return replace(truth, exact=begun.exact), pairs
         return _with_exact(truth, self.exact, self.exact_pictures, inputs, self.tell, self.clock), pairs
+
+    def _pairs(self, inputs: VerificationInputs) -> PromptPairs | None:
+        return prompt_pairs(inputs, inputs.pictures if self.wanted_pairs is None else self.wanted_pairs)
 
     def _follows(self, truth: Truth, got: _Pictures, pairs: PromptPairs | None) -> TextSensitivity | None:
         """How a rung follows prompts; None where its second pictures were not drawn."""
@@ -391,8 +408,14 @@ class _Ladder:
             if self.time_budget_s is None or cost_s <= 0.0:
                 return len(inputs)
             exact_cost = _EXACT_COST * min(self.exact_pictures, inputs.pictures) if self.exact else 0.0
-            paired = 2 * PAIRS if prompt_pairs(first_of(inputs, LEAST_PICTURES)) is not None else 0
-            pictures = (self.time_budget_s / cost_s - exact_cost - paired) / (len(self.rungs) + 1)
+            pairs = self._pairs(first_of(inputs, self.least_pictures))
+            runs_of_each, fixed = len(self.rungs) + 1, exact_cost
+            if pairs is not None and self.wanted_pairs is None:
+                # A pair for each picture, drawn by the reference and by what ships; and the gate's own pictures.
+                runs_of_each += 2 + (self.yardstick is not None)
+            elif pairs is not None:
+                fixed += 2 * PAIRS
+            pictures = (self.time_budget_s / cost_s - fixed) / runs_of_each
             return int(max(pictures, 0.0) // inputs.batch)
 
         return runs
@@ -431,13 +454,13 @@ def _against_exact(exact: Array, reference: Array, candidate: Array) -> ExactCom
 def _run_reference(
     rung: Rung,
     inputs: VerificationInputs,
+    least: int,
     affordable: Callable[[float], int],
     tell: TellPictures,
     clock: Callable[[], float],
     begun: Truth | None,
 ) -> _Pictures:
-    """Run the reference on as many runs as `affordable` (from seconds a picture) allows, at least 8 pictures."""
-    least = min(_runs_for(LEAST_PICTURES, inputs.batch), len(inputs))
+    """Run the reference on as many runs as `affordable` (from seconds a picture) allows, and on the `least`."""
     first = None if begun is None else _Pictures(begun.images, begun.seconds)
     if first is not None:
         least = len(first.images) // inputs.batch

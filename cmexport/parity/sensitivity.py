@@ -70,8 +70,8 @@ class PromptPairs:
         return np.concatenate([images[run * batch : (run + 1) * batch] for run, _ in self.key])
 
 
-def prompt_pairs(inputs: VerificationInputs) -> PromptPairs | None:
-    """Give at least `PAIRS` pictures the prompts of later ones.
+def prompt_pairs(inputs: VerificationInputs, wanted: int = PAIRS) -> PromptPairs | None:
+    """Give at least `wanted` pictures the prompts of later ones.
 
     Returns:
         None where nothing stands for a prompt, where there is only one, or where the inputs are somebody's own.
@@ -92,8 +92,8 @@ def prompt_pairs(inputs: VerificationInputs) -> PromptPairs | None:
                 if any(not np.array_equal(given[name], changed[name]) for name in words):
                     yield (run, shift), given | changed
 
-    wanted = -(-PAIRS // inputs.batch)
-    found = [pair for pair, _ in zip(pairs(), range(wanted), strict=False)]
+    runs_wanted = -(-wanted // inputs.batch)
+    found = [pair for pair, _ in zip(pairs(), range(runs_wanted), strict=False)]
     if not found:
         return None
     runs = tuple(arrays for _, arrays in found)

@@ -11,7 +11,7 @@ from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
 from cmexport.networks.guided import GuidedNetwork
 from cmexport.sampling.border import baked_values, border_of
-from cmexport.sampling.evaluations import Evaluations
+from cmexport.sampling.evaluations import Evaluation, Evaluations
 from cmexport.sampling.prompting import conditioned
 from cmexport.sampling.schedules import Schedule
 from cmexport.signature import Signature
@@ -117,5 +117,12 @@ class Sampler:
 
     def with_ends(self) -> Sampler:
         """Return the same sampler with the first and the last evaluation only."""
-        plan = replace(self.plan, evaluations=(self.plan.evaluations[0], self.plan.evaluations[-1]))
+        return self._with(self.plan.evaluations[0], self.plan.evaluations[-1])
+
+    def with_first(self) -> Sampler:
+        """Return the same sampler with the first evaluation only."""
+        return self._with(self.plan.evaluations[0])
+
+    def _with(self, *evaluations: Evaluation) -> Sampler:
+        plan = replace(self.plan, evaluations=evaluations)
         return replace(self, plan=plan, signature=border_of(self.model, plan, self.request))

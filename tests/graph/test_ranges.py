@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from cmexport.graph import ranges
 from cmexport.graph.capture import CapturedGraph
 from cmexport.graph.ranges import SAFE, overflowing, peaks
 from cmexport.graph.tracing import to_module, trace
@@ -49,3 +50,24 @@ class Large(nn.Module):
 def test_what_reads_a_large_value_stays_wide_too_and_no_more():
     assert overflowing(graph_of(Large())) == ("mul", "reshape", "tanh")
     assert overflowing(graph_of(Masked())) == ()
+
+
+@pytest.mark.parametrize(("large", "huge", "runs"), [(10**9, 10**9, 4), (0, 10**9, 1), (0, 0, 1)])
+def test_fewer_pictures_of_larger_models(monkeypatch, large, huge, runs):
+    """Two pictures a run here: eight pictures, two, one."""
+
+    class Once(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1), requires_grad=False)
+
+        def forward(self, noise):
+            return noise * self.weight
+
+    monkeypatch.setattr(ranges, "LARGE_MODEL", large)
+    monkeypatch.setattr(ranges, "HUGE_MODEL", huge)
+    graph = graph_of(Once())
+    module = to_module(graph.program)
+    found = {node.name: peak for node, peak in peaks(module, graph.signature).items()}
+    drawn = torch.cat([graph.signature.examples(run)["noise"] for run in range(runs)])
+    assert found["mul"] == pytest.approx(float(drawn.abs().max()))

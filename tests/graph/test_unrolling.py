@@ -95,3 +95,48 @@ def test_what_all_rewrites_do_together_is_measured(adm_model) -> None:
     graph = capture(resolve(model, request))
     with pytest.raises(RuntimeError, match="all rewrites together"):
         rewriting.apply_rewrites(graph, [Rewrite("spoil", "", spoil)])
+
+
+def test_rewrites_of_a_huge_model_are_measured_on_the_first_step_and_in_float32(adm_model, monkeypatch) -> None:
+    from cmexport.graph import capture as capturing
+    from cmexport.graph import rewriting
+
+    monkeypatch.setattr(capturing, "HUGE_MODEL", 1000)
+    monkeypatch.setattr(rewriting, "HUGE_MODEL", 1000)
+    model = adm_model(**ONE_LEVEL)
+    graph = capture(resolve(model, SampleRequest(sigmas=(80.0, 20.0))))
+    assert graph.brief is not None
+    assert graph.brief.signature.later_noise is None
+    first = apply_rewrites(capture(resolve(model, SampleRequest(sigmas=(80.0,)))), REWRITES)
+    rewritten = apply_rewrites(graph, REWRITES)
+    # One by one the largest is near what all do together.
+    largest = max(r.max_relative_error or 0.0 for r in first.rewrites)
+    for report in rewritten.rewrites:
+        assert (report.max_relative_error is None) == (report.applied == 0)
+        if report.applied:
+            assert 0.0 < report.max_relative_error < 3.0 * largest
+            assert report.measured.startswith(
+                "all rewrites together, on the first evaluation; on the whole sampler in "
+            )
+    assert all(report.measured == "" for report in first.rewrites)
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_wrong_rewrite_of_a_huge_model_is_caught(adm_model, monkeypatch, step) -> None:
+    from cmexport.graph import capture as capturing
+    from cmexport.graph import rewriting
+    from cmexport.graph.rewriting import Changes, Rewrite
+
+    def spoil(editor):
+        """A thousandth of a network's input, in the first step or in the one that only the whole sampler has."""
+        network = [n for n in editor.graph.nodes if n.op == "call_function" and "conv2d" in str(n.target)]
+        inputs = [n for n in network if n.args[0].meta["val"].shape == (1, 3, 8, 8)]
+        for node in inputs[step : step + 1]:
+            node.update_arg(0, editor.call(node, torch.ops.aten.mul.Tensor, node.args[0], 1.001))
+        return Changes(1)
+
+    monkeypatch.setattr(capturing, "HUGE_MODEL", 1000)
+    monkeypatch.setattr(rewriting, "HUGE_MODEL", 1000)
+    graph = capture(resolve(adm_model(fresh=True, seed=7, **ONE_LEVEL), SampleRequest(sigmas=(80.0, 5.0))))
+    with pytest.raises(RuntimeError, match="all rewrites together changed the picture"):
+        apply_rewrites(graph, [Rewrite("spoil", "", spoil)])

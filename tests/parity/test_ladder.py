@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 
 from cmexport.errors import BackendError, CheckpointError
-from cmexport.parity.gates import byte_gate
+from cmexport.parity.gates import Yardstick, byte_gate
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
 from cmexport.parity.ladder import Rung, climb, draw_truth, first_of
 from cmexport.parity.metrics import as_bytes
 from cmexport.parity.table import parity_table, verdict
-from cmexport.signature import Signature, known
+from cmexport.signature import Signature, Tokens, known
 
 
 class Clock:
@@ -448,3 +448,62 @@ def test_pictures_that_were_not_drawn_before_are_drawn_here(house: House) -> Non
         "close t after 12",
         "close t after 20",
     ]
+
+
+def test_the_reference_is_let_go_before_the_first_rung(house: House) -> None:
+    climb(
+        house.constant("torch", 0.0),
+        [house.constant("plain", 1e-4), house.constant("optimized", 1e-4)],
+        inputs(3),
+        100.0,
+        yardstick=Yardstick("bf16", house.constant("bf16", 1e-3).open),
+        exact=house.constant("float64", 0.0),
+        reference_done=lambda: house.events.append("done"),
+    )
+    assert house.events.count("done") == 1
+    assert house.events.index("done") == house.events.index("open plain") - 1
+    assert house.events.index("open bf16") < house.events.index("done")
+
+
+def test_where_few_pictures_do_not_settle_it_the_reference_is_kept(house: House) -> None:
+    doubtful = house.constant("a", 1e-4)
+    climb(
+        house.constant("torch", 0.0),
+        [doubtful],
+        inputs(20),
+        200.0,
+        settle_last=True,
+        reference_done=lambda: house.events.append("done"),
+    )
+    assert [e for e in house.events if e in ("open torch", "done")] == ["open torch", "open torch", "done"]
+
+
+WORDS = Tokens(50, 48, 49, None, tuple((i, i + 1) for i in range(20)))
+
+
+@pytest.mark.parametrize(("budget", "expected"), [(1.0, 2), (48.0, 2), (72.0, 3), (240.0, 10), (None, 40)])
+def test_pictures_of_a_huge_model_are_counted_one_by_one(house: House, budget, expected) -> None:
+    """Four seconds each: reference twice, gate, one rung once and one twice make 24 s a picture."""
+    signature = Signature((known.noise((1, 1, 4, 4)), known.tokens(1, 8, WORDS)), known.finished((1, 1, 4, 4)))
+
+    def draw(error: float) -> Callable[[dict], dict]:
+        return lambda a: {"image": np.tanh(a["noise"]) + np.float32(error + 0.001 * float(a["tokens"].sum()))}
+
+    rungs = [house.rung("a", draw(1e-4), 4.0), house.rung("b", draw(2e-4), 4.0)]
+    report = climb(
+        house.rung("torch", draw(0.0), 4.0),
+        rungs,
+        draw_inputs(signature, 40),
+        60.0,
+        yardstick=Yardstick("bf16", house.rung("bf16", draw(1e-3), 4.0).open, pictures=40),
+        time_budget_s=budget,
+        least_pictures=2,
+        wanted_pairs=None,
+        clock=house.clock,
+    )
+    assert (report.pictures_asked, report.pictures) == (40, expected)
+    assert [rung.difference.pictures for rung in report.rungs] == [expected, expected]
+    assert report.sensitivity is not None
+    assert report.sensitivity.pairs == expected
+    if budget is not None and expected > 2:
+        assert house.clock.now <= budget
