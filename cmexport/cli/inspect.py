@@ -18,7 +18,9 @@ from cmexport.cli import options as o
 from cmexport.cli.assumed import assumed_facts
 from cmexport.cli.engines import engine_facts, show_engine
 from cmexport.cli.packages import package_facts, show_package
+from cmexport.cli.peak import peak_facts, show_peak
 from cmexport.cli.requests import chosen_checkpoint, open_checkpoint
+from cmexport.errors import UsageError
 from cmexport.model import CheckpointSource, ConsistencyModel, Setting
 from cmexport.sampling.schedules import Schedule, default_schedule, plan_sampling, schedule_for_steps
 from cmexport.signature import Input, Output, known
@@ -33,6 +35,9 @@ Pictures = Annotated[
         "--pictures", metavar="FILE", help="Pictures to try the readings on; default: four of CIFAR-10. Repeatable."
     ),
 ]
+Peak = Annotated[
+    bool, typer.Option("--peak", help="Memory of each graph of an ONNX artefact: predicted, and measured on this CPU.")
+]
 NoCheck = Annotated[bool, typer.Option("--no-check", help="Skip trying other readings on pictures.")]
 
 
@@ -41,6 +46,7 @@ def command(
     demo: o.Demo = None,
     pictures: Pictures = None,
     no_check: NoCheck = False,
+    peak: Peak = False,
     size: o.Size = None,
     decoder: o.Decoder = None,
     assignments: o.Set = None,
@@ -58,8 +64,10 @@ def command(
     folder = artifact_folder(subject)
     package = _with_suffix(subject, ".mlpackage")
     engine = _with_suffix(subject, ".engine")
+    if peak and (folder is None or package is not None or engine is not None):
+        raise UsageError("--peak: for an ONNX artefact, the folder that `cmexport onnx` writes")
     if folder is not None or package is not None or engine is not None:
-        _inspect_written(folder, package, engine, as_json)
+        _inspect_written(folder, package, engine, as_json, peak=peak)
         return
     model = open_checkpoint(
         subject, o.with_size(assignments, size, decoder), trust=trust, weights=weights, strict=strict
@@ -75,9 +83,12 @@ def _with_suffix(subject: str | None, suffix: str) -> Path | None:
     return Path(subject) if subject is not None and Path(subject).suffix == suffix else None
 
 
-def _inspect_written(folder: Path | None, package: Path | None, engine: Path | None, as_json: bool) -> None:
+def _inspect_written(
+    folder: Path | None, package: Path | None, engine: Path | None, as_json: bool, *, peak: bool
+) -> None:
     """Show an artefact, one of its Core ML packages or engines, or one of these without an artefact."""
     manifest = None if folder is None else read_manifest(folder)
+    memory = peak_facts(folder, manifest) if peak and folder is not None and manifest is not None else None
     if as_json:
         facts: dict[str, Any] = {}
         if manifest is not None:
@@ -86,10 +97,14 @@ def _inspect_written(folder: Path | None, package: Path | None, engine: Path | N
             facts["package"] = package_facts(package)
         if engine is not None:
             facts["engine"] = engine_facts(engine)
+        if memory is not None:
+            facts["peak"] = memory
         console.emit_json(facts)
         return
     if folder is not None and manifest is not None:
         _show_artifact(folder, manifest)
+    if memory is not None:
+        show_peak(memory)
     if package is not None:
         show_package(package)
     if engine is not None:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from cmexport.errors import BackendError, CheckpointError, first_line
@@ -19,6 +20,26 @@ LEVELS = {
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
+
+
+LARGE_WEIGHTS_BYTES = 1_000_000_000
+
+
+def has_large_weights(path: Path) -> bool:
+    """Whether a model has a file of weights beside it of more than 1 GB.
+
+    A CPU computes half precision in float32. Weights that several steps of a sampler read are widened in each run, and
+    the block that ONNX Runtime plans for all results of a run holds them again: 3.6 GB for Stable Diffusion 1.5.
+    """
+    try:
+        large = {f.name for f in path.parent.iterdir() if f.is_file() and f.stat().st_size > LARGE_WEIGHTS_BYTES}
+        if not large - {path.name}:
+            return False
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception:  # damaged files are for the session to refuse
+        return False
+    named = {entry.value for t in model.graph.initializer for entry in t.external_data if entry.key == "location"}
+    return bool(large & named)
 
 
 class OnnxRuntimeRunner:
@@ -51,6 +72,8 @@ class OnnxRuntimeRunner:
         if optimization == "none":
             # The plain rung is run a few times and thrown away: packed copies of the weights would double its memory.
             options.add_session_config_entry("session.disable_prepacking", "1")
+        if optimization == "none" or has_large_weights(path):
+            options.enable_mem_pattern = False
         try:
             self._session: Any = ort.InferenceSession(
                 str(path), options, providers=list(providers), provider_options=_plain(provider_options)

@@ -11,11 +11,12 @@ import onnx_ir.passes.common as common_passes
 
 from cmexport.errors import BackendError
 from cmexport.memory import return_free_memory
+from cmexport.onnxfile.one_weights_file import write_beside
 from cmexport.onnxfile.writing import write_model
 from cmexport.signature import Signature
 
-# Protobuf refuses messages of 2 GiB; weights beyond this go to a file beside the model.
-EXTERNAL_DATA_BYTES = 1_900_000_000
+# Protobuf refuses messages of 2 GiB, and a runtime reads weights inside the model twice where it maps those beside it.
+EXTERNAL_DATA_BYTES = 1_000_000_000
 
 # Looking for free memory takes 0.1 s.
 _WORTH_RETURNING = 100_000_000
@@ -31,7 +32,7 @@ def save(model: ir.Model, signature: Signature, path: Path, *, keep_weights: boo
     was the peak of an export of ImageNet-64 in half precision (3.5 GB).
 
     Returns:
-        The files' names: the model and, beyond 2 GB, `<name>.onnx.data` with its weights.
+        The files' names: the model and, beyond 1 GB, `<name>.onnx.data` with its weights.
 
     Raises:
         BackendError: the written file is not valid ONNX.
@@ -86,10 +87,10 @@ def _name_border(model: ir.Model, signature: Signature) -> None:
 def _save(model: ir.Model, path: Path) -> tuple[str, ...]:
     graphs = (model.graph, *model.graph.subgraphs())
     weights = sum(v.const_value.nbytes for g in graphs for v in g.initializers.values() if v.const_value is not None)
-    external = f"{path.name}.data" if weights > EXTERNAL_DATA_BYTES else None
-    if external:
-        ir.save(model, path, external_data=external)
-        return (path.name, external)
+    if weights > EXTERNAL_DATA_BYTES:
+        external = path.with_name(f"{path.name}.data")
+        write_beside(model, path, external)
+        return (path.name, external.name)
     write_model(model, path)
     return (path.name,)
 

@@ -50,7 +50,7 @@ _CAREFUL_BLOCK = 64
 def lower(
     captured: CapturedGraph, options: OnnxOptions, folder: Path, progress: TellStep, name: str = "model"
 ) -> LoweredModel:
-    """Write `<name>.onnx` (and `<name>.onnx.data` beyond 2 GB) into `folder`.
+    """Write `<name>.onnx` (and `<name>.onnx.data` beyond 1 GB) into `folder`.
 
     The execution provider's own rewrites are applied first, unless the caller has applied them with the others.
 
