@@ -1,24 +1,31 @@
 """One fused file against the usual way to ship a latent model: three naive exports and a scheduler's loop in Python.
 
     python -m benchmarks.text_to_image --steps 4 out/emoji-onnx-fp32 out/emoji-onnx-int8
+    python -m benchmarks.text_to_image --steps 4 --pipeline /tmp/sd15 --half --rounds 3 --runs 1 out/sd15-onnx-fp16
 
-The usual way is made here from the packaged emoji model: `torch.onnx.export` of diffusers' and transformers' modules
-(text encoder, UNet, decoder), opened in ONNX Runtime as they are, with diffusers' LCMScheduler between them. Every
-engine has a process of its own; they take turns, each turn is a few pictures, and the ratio is taken within a round.
-Pictures are compared with each other first: a faster file that paints something else is no rival.
+The usual way is made here from the packaged emoji model, or from another pipeline: `torch.onnx.export` of diffusers'
+and transformers' modules (text encoder, UNet, decoder), opened in ONNX Runtime as they are, with diffusers'
+LCMScheduler between them. Every engine has a process of its own; they take turns, each turn is a few pictures, and the
+ratio is taken within a round. Pictures are compared with each other first: a faster file that paints something else is
+no rival. Beside the time stand operators, seconds to load, and the most memory of a process on top of what it had
+before it loaded any model.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +34,14 @@ import numpy as np
 PROMPT, GUIDANCE = "crying cat", 5.0
 
 
-def make_usual(pipeline: Path, out: Path) -> None:
-    """Write text.onnx, unet.onnx and decoder.onnx as people export them."""
+def make_usual(pipeline: Path, out: Path, *, half: bool = False, side: int | None = None) -> None:
+    """Write text.onnx, unet.onnx and decoder.onnx as people export them; latents have `side` pixels, or their own."""
     import torch
     from diffusers import LatentConsistencyModelPipeline
 
-    pipe: Any = LatentConsistencyModelPipeline.from_pretrained(pipeline, torch_dtype=torch.float32)
+    pipe: Any = LatentConsistencyModelPipeline.from_pretrained(
+        pipeline, torch_dtype=torch.float16 if half else torch.float32
+    )
 
     class Part(torch.nn.Module):
         def __init__(self, module: torch.nn.Module, call: Callable[..., Any]) -> None:
@@ -43,9 +52,9 @@ def make_usual(pipeline: Path, out: Path) -> None:
             result: torch.Tensor = self.call(self.module, *inputs)
             return result
 
-    width, side = pipe.text_encoder.config.hidden_size, pipe.unet.config.sample_size
-    sample, embedded = torch.randn(1, 4, side, side), torch.randn(1, 77, width)
-    guided = torch.randn(1, pipe.unet.config.time_cond_proj_dim)
+    width, side = pipe.text_encoder.config.hidden_size, side or pipe.unet.config.sample_size
+    shapes = ((1, 4, side, side), (1, 77, width), (1, pipe.unet.config.time_cond_proj_dim))
+    sample, embedded, guided = (torch.randn(*shape).to(pipe.unet.dtype) for shape in shapes)
     tokens = torch.zeros(1, 77, dtype=torch.int64)
     parts: dict[str, tuple[torch.nn.Module, tuple[torch.Tensor, ...]]] = {
         "text": (Part(pipe.text_encoder, lambda m, t: m(t, return_dict=False)[0]), (tokens,)),
@@ -56,7 +65,11 @@ def make_usual(pipeline: Path, out: Path) -> None:
         "decoder": (Part(pipe.vae, lambda m, z: m.decode(z, return_dict=False)[0]), (sample,)),
     }
     for name, (module, inputs) in parts.items():
-        torch.onnx.export(module.eval(), inputs, out / f"{name}.onnx", dynamo=True, external_data=False, verbose=False)
+        size = sum(p.numel() * p.element_size() for p in module.parameters())
+        path = out / f"{name}.onnx"
+        # Protobuf refuses 2 GiB.
+        beside = size > 1_000_000_000
+        torch.onnx.export(module.eval(), inputs, path, dynamo=True, external_data=beside, verbose=False)
 
 
 def _session(path: Path, threads: int) -> Any:
@@ -85,6 +98,7 @@ def open_usual(folder: Path, pipeline: Path, steps: int, threads: int) -> Callab
     text, unet, decoder = (_session(folder / f"{name}.onnx", threads) for name in ("text", "unet", "decoder"))
     names = [i.name for i in unet.get_inputs()]
     shape = tuple(unet.get_inputs()[0].shape)
+    kind = np.float16 if unet.get_inputs()[0].type == "tensor(float16)" else np.float32
     noise, renoise = _noise(steps, shape)
     embed: Any = LatentConsistencyModelPipeline.get_guidance_scale_embedding
     width = unet.get_inputs()[3].shape[1]
@@ -99,11 +113,12 @@ def open_usual(folder: Path, pipeline: Path, steps: int, threads: int) -> Callab
         x = torch.from_numpy(noise)
         denoised = x
         for t in scheduler.timesteps:
-            given = dict(zip(names, (x.numpy(), np.array(int(t)), embedded, guided), strict=True))
-            (predicted,) = unet.run(None, given)
-            x, denoised = scheduler.step(torch.from_numpy(predicted), t, x, return_dict=False)
-        (image,) = decoder.run(None, {decoder.get_inputs()[0].name: denoised.numpy() / scale})
-        return np.clip(image, -1.0, 1.0)
+            taken = (x.numpy().astype(kind), np.array(int(t)), embedded, guided.astype(kind))
+            (predicted,) = unet.run(None, dict(zip(names, taken, strict=True)))
+            x, denoised = scheduler.step(torch.from_numpy(predicted.astype(np.float32)), t, x, return_dict=False)
+        latents = (denoised.numpy() / scale).astype(kind)
+        (image,) = decoder.run(None, {decoder.get_inputs()[0].name: latents})
+        return np.clip(image, -1.0, 1.0).astype(np.float32)
 
     return paint
 
@@ -126,11 +141,32 @@ def open_fused(folder: Path, steps: int, threads: int) -> Callable[[], Any]:
     return paint
 
 
-def serve(paint: Callable[[], Any]) -> None:
-    """Answer `picture PATH` and `run N` on standard input with one line each."""
+def _megabytes(field: str) -> float:
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024 / 1e6
+
+
+def _nodes(folder: Path) -> int:
+    """Count the operators of all models in a folder."""
+    import onnx
+
+    return sum(len(onnx.load(path, load_external_data=False).graph.node) for path in folder.glob("*.onnx"))
+
+
+def serve(open_it: Callable[[], Callable[[], Any]]) -> None:
+    """Answer `facts -`, `picture PATH` and `run N` on standard input with one line each."""
+    # Both engines' libraries: what they take is no model's.
+    importlib.import_module("onnxruntime")
+    importlib.import_module("diffusers")
+    before, begin = _megabytes("VmRSS"), time.perf_counter()
+    paint = open_it()
+    load_s = time.perf_counter() - begin
     for line in sys.stdin:
         what, argument = line.split()
-        if what == "picture":
+        if what == "facts":
+            print(json.dumps({"load_s": load_s, "peak_mb": _megabytes("VmHWM") - before}), flush=True)
+        elif what == "picture":
             np.save(argument, paint())
             print("done", flush=True)
         else:
@@ -165,24 +201,34 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--runs", type=int, default=5, help="pictures a turn")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--pipeline", type=Path, default=demo_checkpoint("emoji"), help="a folder of diffusers")
+    parser.add_argument("--half", action="store_true", help="the three files in half precision")
+    parser.add_argument("--side", type=int, help="of the latents")
     parser.add_argument("--child", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    pipeline = demo_checkpoint("emoji")
+    pipeline = asked.pipeline
     if asked.child:
         kind, folder = asked.child[0], Path(asked.child[1])
         usual = kind == "usual"
         serve(
-            open_usual(folder, pipeline, asked.steps, asked.threads)
+            partial(open_usual, folder, pipeline, asked.steps, asked.threads)
             if usual
-            else open_fused(folder, asked.steps, asked.threads)
+            else partial(open_fused, folder, asked.steps, asked.threads)
         )
         return
     with tempfile.TemporaryDirectory(prefix="cmexport-usual-") as made:
-        make_usual(pipeline, Path(made))
+        # In a process of its own, whose memory ends with it.
+        making = get_context("spawn").Process(
+            target=make_usual, args=(pipeline, Path(made)), kwargs={"half": asked.half, "side": asked.side}
+        )
+        making.start()
+        making.join()
+        if making.exitcode:
+            raise SystemExit("the three files could not be made")
         engines = {"usual": ("usual", Path(made)), **{a.name: ("fused", a) for a in asked.artefacts}}
         # Threads that spin after a run would take the next engine's turn.
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-        options = ["--steps", str(asked.steps), "--threads", str(asked.threads)]
+        options = ["--steps", str(asked.steps), "--threads", str(asked.threads), "--pipeline", str(pipeline)]
         command = [sys.executable, "-m", "benchmarks.text_to_image", *options]
         children = {
             name: subprocess.Popen(
@@ -202,6 +248,8 @@ def main() -> None:
         for _ in range(asked.rounds):
             for name, child in children.items():
                 ms[name].append(1e3 * statistics.median(json.loads(ask(child, f"run {asked.runs}"))))
+        nodes = {name: _nodes(folder) for name, (_, folder) in engines.items()}
+        loads = {name: json.loads(ask(child, "facts -")) for name, child in children.items()}
         for child in children.values():
             child.kill()
             child.wait()
@@ -211,7 +259,9 @@ def main() -> None:
         error = float(np.sqrt(np.mean((pictures[name] - pictures["usual"]) ** 2)))
         decibel = float("inf") if error == 0 else 20 * np.log10(2.0 / error)
         facts = {"engine": name, "median_ms": round(statistics.median(found), 2), "ratio": round(middle, 3)}
-        print(json.dumps({**facts, "quartiles": [round(low, 3), round(high, 3)], "db_to_usual": round(decibel, 1)}))
+        facts |= {"quartiles": [round(low, 3), round(high, 3)], "db_to_usual": round(decibel, 1)}
+        facts |= {"nodes": nodes[name], **{key: round(value, 2) for key, value in loads[name].items()}}
+        print(json.dumps(facts))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from cmexport.checkpoints.onnx_file import read_onnx
 from cmexport.checkpoints.onnx_proof import require_agreement
 from cmexport.checkpoints.own_module import is_module_reference, load_module
 from cmexport.checkpoints.reading import (
+    ONNX_CONTAINER,
     FileFacts,
     Weights,
     container_of,
@@ -144,7 +145,7 @@ def _from_file(facts: FileFacts, settings: Settings, trust: bool, wanted: str | 
         return _from_content(facts, kind, read_safetensors(facts.path), settings, wanted)
     if kind == "pickle":
         return _from_pickle(facts, settings, wanted)
-    if kind == "onnx":
+    if kind == ONNX_CONTAINER:
         return _from_onnx(facts, settings, wanted)
     raise CheckpointError(
         f"{facts.path}: is no checkpoint: neither torch.save, nor a pickle, nor safetensors, nor an exporter to ONNX "
@@ -155,7 +156,7 @@ def _from_file(facts: FileFacts, settings: Settings, trust: bool, wanted: str | 
 def _from_onnx(facts: FileFacts, settings: Settings, wanted: str | None) -> ConsistencyModel:
     denoiser = read_denoiser(read_onnx(facts))
     settings.embedded = denoiser.settings
-    model = _from_content(denoiser.file.facts, "onnx", denoiser.tensors, settings, wanted)
+    model = _from_content(denoiser.file.facts, ONNX_CONTAINER, denoiser.tensors, settings, wanted)
     return require_agreement(denoiser, model)
 
 

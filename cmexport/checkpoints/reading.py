@@ -23,6 +23,9 @@ from cmexport.checkpoints.torch_files import (
 from cmexport.errors import CheckpointError
 from cmexport.files import require_file
 
+ONNX_CONTAINER = "onnx"
+"""What `container_of` calls an exporter's file; a target has the same name."""
+
 # Where training code puts the weights in a larger dictionary, best first: averaged weights make better pictures.
 _WRAPPERS = (
     "ema",
@@ -226,7 +229,7 @@ def container_of(path: Path) -> str:
     # A safetensors file: the header's length, then the header, a JSON object.
     if head[8:9] == b"{":
         return "safetensors"
-    return "onnx" if looks_like_onnx(head) else "unknown"
+    return ONNX_CONTAINER if looks_like_onnx(head) else "unknown"
 
 
 def looks_like_onnx(head: bytes) -> bool:

@@ -94,3 +94,28 @@ def test_core_ml_has_the_parts_as_functions_of_one_package(folder, cmexport, tmp
         np.testing.assert_allclose(drawn, expected, rtol=0, atol=0.05)
     outcome = cmexport("verify", artefact, "--task", "1-step", "--seeds", 8)
     assert outcome.code == 0, outcome.stderr
+
+
+def test_inspect_shows_the_memory_of_every_part(staged, cmexport):
+    outcome = cmexport("inspect", staged, "--peak")
+    assert outcome.code == 0, outcome.stderr
+    assert "ONNX Runtime: predicted" in outcome.stdout
+    rows = cmexport("inspect", staged, "--peak", "--json").json["peak"]
+    assert [row["graph"] for row in rows] == ["encode", "paint_1", "decode", "paint_2"]
+    weights = (staged / "weights.bin").stat().st_size
+    for row in rows:
+        assert row["why"] == ""
+        assert 0 < row["weights"] <= weights + 50_000
+        assert row["on_device"] == row["weights"] + row["live"] + row["workspace"] < row["predicted"]
+        # Tiny graphs: all of it is the session's own.
+        assert row["loaded"] <= row["measured"]
+        assert row["weights"] < row["measured"] < 100e6
+    assert rows[1]["live"] <= rows[3]["live"]
+
+
+@pytest.mark.parametrize("subject", ["checkpoint", "missing"])
+def test_peak_is_for_artefacts(folder, cmexport, tmp_path, subject):
+    outcome = cmexport("inspect", folder if subject == "checkpoint" else tmp_path / "x.mlpackage", "--peak")
+    assert outcome.code == 2
+    assert "--peak: for an ONNX artefact" in outcome.stderr
+    assert len(outcome.stderr.splitlines()) <= 3
