@@ -418,5 +418,5 @@ class SampleRequest:
     guidance: float | None = None
     guidance_input: bool = False
     calibration_prompts: tuple[str, ...] = ()
-    levels_of: Mapping[str, int] = field(default_factory=dict)
+    levels_of: Mapping[str, int] = field(default_factory=dict, hash=False)
     output_transform: str | None = None

@@ -79,7 +79,8 @@ def test_the_empty_prompt_is_evaluated_apart_from_the_others():
         def forward(self, x, c_noise, embeddings):
             return x * 0 + embeddings.mean((1, 2)).reshape(-1, 1, 1, 1) * c_noise.to(x.dtype)
 
-    guided = GuidedNetwork(Named(), torch.full((1, 77, 8), 2.0), 3.0)
+    guided = GuidedNetwork(Named(), {"embeddings": torch.full((1, 77, 8), 2.0)}, 3.0)
     embeddings = torch.tensor([5.0, 2.0]).reshape(2, 1, 1).expand(2, 77, 8)
-    found = guided(torch.zeros(2, 4, 2, 2), torch.tensor([1.0], dtype=torch.float64), embeddings, torch.tensor([3, 4]))
+    level = torch.tensor([1.0], dtype=torch.float64)
+    found = guided(torch.zeros(2, 4, 2, 2), level, guidance=torch.tensor([3, 4]), embeddings=embeddings)
     torch.testing.assert_close(found[:, 0, 0, 0], torch.tensor([2.0 + 3.0 * 3.0, 2.0]))
