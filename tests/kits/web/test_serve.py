@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 from support.chromium import Chromium
@@ -20,7 +21,9 @@ from .conftest import needs_browser, needs_library, wait_for
 def test_the_page_of_an_artefact_until_ctrl_c(demo: Path, browser: Chromium, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cmexport", "serve", str(demo), "--port", "0"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    # A shell starts what runs behind it deaf to Ctrl-C, and Python keeps it so.
+    hearing = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=hearing) as process:
         assert process.stdout is not None
         address = process.stdout.readline().split()[0]
         assert address.startswith("http://127.0.0.1:")
