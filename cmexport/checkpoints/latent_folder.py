@@ -6,7 +6,6 @@ steps: each part is read here and made a model of in `latent_model`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,9 @@ from cmexport.checkpoints.choosing import SETTING, several
 from cmexport.checkpoints.diffusers_networks import read_flat_state
 from cmexport.checkpoints.folders import weights_files
 from cmexport.checkpoints.latent_model import model_of_parts
-from cmexport.checkpoints.latent_parts import Part, Parts, State, Text, text_names, vae_names
+from cmexport.checkpoints.latent_parts import TEXTS, Part, Parts, State, Text, text_names, vae_names
 from cmexport.checkpoints.latent_schedule import schedule_of
-from cmexport.checkpoints.reading import FileFacts, file_facts
+from cmexport.checkpoints.reading import FileFacts, facts_of_all, file_facts
 from cmexport.checkpoints.settings import Settings
 from cmexport.checkpoints.sharded import read_shards
 from cmexport.errors import CheckpointError
@@ -33,8 +32,6 @@ PIPELINES = (
     "StableDiffusionXLPipeline",
     "StableDiffusionXLImg2ImgPipeline",
 )
-TEXTS = ("text_encoder", "text_encoder_2")
-"""Text encoders, as many as a pipeline may have; each has a tokenizer."""
 
 
 @dataclass
@@ -120,9 +117,8 @@ class FolderParts:
             raise CheckpointError(
                 f"{self.folder}: no part has weights of the variant '{self.wanted}'; there are: {there}"
             )
-        digest = hashlib.sha256("".join(f"{part}\0{facts.sha256}\n" for part, facts in self.read).encode())
-        size_bytes = sum(facts.size_bytes for _, facts in self.read)
-        return CheckpointSource(self.folder, kind, digest.hexdigest(), size_bytes, reference)
+        whole = facts_of_all(self.folder, self.read)
+        return CheckpointSource(self.folder, kind, whole.sha256, whole.size_bytes, reference)
 
 
 def _texts_of(name: str) -> tuple[str, ...]:

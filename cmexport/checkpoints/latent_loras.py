@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cmexport.checkpoints.latent_parts import Part, Parts
+from cmexport.checkpoints.latent_parts import TEXTS, Part, Parts
 from cmexport.checkpoints.lora import LoraChoice, LoraMerger, lora_choices, lora_text
 from cmexport.checkpoints.settings import Default, Settings
 from cmexport.model import Lora
 
 SETTING = "lora"
-_TEXTS = ("text_encoder", "text_encoder_2")
 
 
 def loras_of(settings: Settings) -> LoraMerger:
@@ -30,7 +29,7 @@ def with_loras(parts: Parts, merger: LoraMerger) -> Parts:
     def merging(name: str, part: Part) -> Part:
         return part.changed(lambda state: merger.merged(name, state))
 
-    texts = [replace(t, encoder=merging(name, t.encoder)) for name, t in zip(_TEXTS, parts.texts, strict=False)]
+    texts = [replace(t, encoder=merging(name, t.encoder)) for name, t in zip(TEXTS, parts.texts, strict=False)]
     return replace(parts, texts=tuple(texts), unet=merging("unet", parts.unet))
 
 

@@ -1,6 +1,7 @@
 """The parts of a text-to-image pipeline as they were read, whatever kind of file they lay in.
 
-`latent_folder` makes them of diffusers' folders; `latent_model` makes a model of them and knows no files.
+`latent_folder` makes them of diffusers' folders, `single_file` of one file; `latent_model` makes a model of them and
+knows no files.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from cmexport.model import CheckpointSource
 from cmexport.tokenizer import Tokenizer
 
 State = Mapping[str, Tensor]
+
+TEXTS = ("text_encoder", "text_encoder_2")
+"""Text encoders, as many as a pipeline may have; each has a tokenizer."""
 
 
 @dataclass(frozen=True)

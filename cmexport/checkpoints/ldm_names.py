@@ -165,7 +165,7 @@ def _levels(modules: Mapping[tuple[str, int, int], list[str]], way: str, first: 
     return tuple(levels)
 
 
-_UNET_ENDS = MappingProxyType(
+UNET_ENDS = MappingProxyType(
     {
         "time_embed.0": "time_embedding.linear_1",
         "time_embed.2": "time_embedding.linear_2",
@@ -179,7 +179,8 @@ _UNET_ENDS = MappingProxyType(
         "out.2": "conv_out",
     }
 )
-_RESNET = MappingProxyType(
+"""diffusers' names of the modules before and behind a UNet's blocks, by ldm's."""
+RESNET = MappingProxyType(
     {
         "in_layers.0": "norm1",
         "in_layers.2": "conv1",
@@ -189,6 +190,7 @@ _RESNET = MappingProxyType(
         "skip_connection": "conv_shortcut",
     }
 )
+"""diffusers' names of the pieces of a residual block, by ldm's."""
 
 
 def unet_names(names: Iterable[str], layout: UnetLayout) -> Names:
@@ -196,8 +198,8 @@ def unet_names(names: Iterable[str], layout: UnetLayout) -> Names:
     modules, found = layout.modules, {}
     for name in names:
         where, kind = name.rpartition(".")[::2]
-        if where in _UNET_ENDS:
-            found[f"{_UNET_ENDS[where]}.{kind}"] = Taken(name)
+        if where in UNET_ENDS:
+            found[f"{UNET_ENDS[where]}.{kind}"] = Taken(name)
             continue
         match = _BLOCK.match(name) or _MIDDLE.match(name)
         module = "" if match is None else name[: match.start(match.lastindex or 0) - 1]
@@ -206,7 +208,7 @@ def unet_names(names: Iterable[str], layout: UnetLayout) -> Names:
         made, new = modules[module]
         inner = name[len(module) + 1 :].rpartition(".")[0]
         if made == "resnet":
-            inner = _RESNET.get(inner, "")
+            inner = RESNET.get(inner, "")
         elif made == "sampler":
             inner = "conv" if inner in ("op", "conv") else ""
         if inner:

@@ -33,22 +33,8 @@ _NORMED = {"in_layers.2": "in_layers.0", "out_layers.3": "out_layers.0", "qkv": 
 _NORM_EPSILON = 1e-5
 _PLAIN = frozenset(
     {
-        *(
-            "Add",
-            "Sub",
-            "Mul",
-            "Div",
-            "Pow",
-            "Sqrt",
-            "Reciprocal",
-            "Neg",
-            "Exp",
-            "Log",
-            "Sin",
-            "Cos",
-            "Sigmoid",
-            "Clip",
-        ),
+        *("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Reciprocal", "Neg", "Exp", "Log", "Sin", "Cos"),
+        *("Sigmoid", "Clip"),
         *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Shape", "Slice", "Split", "Concat", "Gather"),
         *("InstanceNormalization", "GroupNormalization", "MatMul", "Einsum", "Softmax", "Cast", "Identity"),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cmexport.checkpoints.reading import FileFacts, file_facts
+from cmexport.checkpoints.reading import FileFacts, facts_of_all, file_facts
 from cmexport.errors import CheckpointError, first_line
 from cmexport.runner import Array
 
@@ -189,7 +188,5 @@ def _array(path: Path, name: str, tensor: onnx.TensorProto) -> Array:
 def _all_facts(facts: FileFacts, outside: Mapping[str, FileFacts]) -> FileFacts:
     if not outside:
         return facts
-    # As for shards: the hash is over names and hashes.
     parts = {facts.path.name: facts, **outside}
-    digest = hashlib.sha256("".join(f"{name}\0{part.sha256}\n" for name, part in sorted(parts.items())).encode())
-    return FileFacts(facts.path, digest.hexdigest(), sum(part.size_bytes for part in parts.values()))
+    return facts_of_all(facts.path, sorted(parts.items()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,18 @@ def file_facts(path: Path) -> FileFacts:
     if size == 0:
         raise CheckpointError(f"{path}: the file is empty")
     return FileFacts(path, digest.hexdigest(), size)
+
+
+def facts_of_all(path: Path, files: Iterable[tuple[str, FileFacts]]) -> FileFacts:
+    """Facts of what lies in several files: the hash is over names and hashes of all, in this order.
+
+    Args:
+        path: what stands for the whole: an index, a folder, the first of them.
+        files: each with the name that counts for it.
+    """
+    listed = list(files)
+    digest = hashlib.sha256("".join(f"{name}\0{facts.sha256}\n" for name, facts in listed).encode())
+    return FileFacts(path, digest.hexdigest(), sum(facts.size_bytes for _, facts in listed))
 
 
 def unsafe_error(path: Path, imports: tuple[Global, ...]) -> CheckpointError:
@@ -182,9 +194,9 @@ def strict_weights(path: Path, found: Mapping[str, Tensor], expected: Mapping[st
     missing = [key for key in expected if key not in found]
     extra = [key for key in found if key not in expected]
     if missing:
-        raise CheckpointError(f"{path}: {_count(missing, 'weight')} missing: {_some(missing)}")
+        raise CheckpointError(f"{path}: {counted(missing, 'weight')} missing: {first_few(missing)}")
     if extra:
-        raise CheckpointError(f"{path}: {_count(extra, 'weight')} more than the network has: {_some(extra)}")
+        raise CheckpointError(f"{path}: {counted(extra, 'weight')} more than the network has: {first_few(extra)}")
     result = {}
     for key, shape in expected.items():
         tensor = found[key]
@@ -210,11 +222,13 @@ def finite(path: Path, key: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _count(names: list[str], noun: str) -> str:
+def counted(names: Sequence[str], noun: str) -> str:
+    """Say how many names there are: "2 weights"."""
     return f"{len(names)} {noun}{'' if len(names) == 1 else 's'}"
 
 
-def _some(names: list[str]) -> str:
+def first_few(names: Sequence[str]) -> str:
+    """List the first three names."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 

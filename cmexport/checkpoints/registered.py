@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from cmexport.checkpoints.folders import registered_files
-from cmexport.checkpoints.reading import FileFacts, container_of, file_facts, read_torch
+from cmexport.checkpoints.reading import FileFacts, container_of, facts_of_all, file_facts, read_torch
 from cmexport.checkpoints.roles import AVERAGED, role_of
 from cmexport.errors import CheckpointError
 
@@ -38,8 +37,7 @@ def with_registered(facts: FileFacts, content: Any) -> tuple[FileFacts, Any]:
             files.append(beside)
     if not found:
         return facts, content
-    digest = hashlib.sha256("".join(f"{f.path.name}\0{f.sha256}\n" for f in files).encode()).hexdigest()
-    whole = FileFacts(facts.path, digest, sum(f.size_bytes for f in files))
+    whole = facts_of_all(facts.path, ((f.path.name, f) for f in files))
     return whole, {facts.path.name.split(".")[0]: content, **found}
 
 

@@ -6,7 +6,6 @@ weight may come twice.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cmexport.checkpoints.reading import FileFacts, file_facts
+from cmexport.checkpoints.reading import FileFacts, facts_of_all, file_facts
 from cmexport.errors import CheckpointError
 from cmexport.files import require_file
 
@@ -42,11 +41,10 @@ def read_shards(index: Path, read: Callable[[FileFacts], Mapping[str, Tensor]]) 
             f"{index}: {len(missing)} of its {len(shards)} files missing: {missing[0]}{more}; copy or download them too"
         )
     tensors: dict[str, Tensor] = {}
-    digest, size = hashlib.sha256(), 0
+    files: list[tuple[str, FileFacts]] = []
     for name in shards:
         facts = file_facts(index.parent / name)
-        digest.update(f"{name}\0{facts.sha256}\n".encode())
-        size += facts.size_bytes
+        files.append((name, facts))
         held = read(facts)
         if again := sorted(set(held) & set(tensors)):
             raise CheckpointError(f"{facts.path}: {again[0]} lies in another file of {index.name} too")
@@ -57,7 +55,7 @@ def read_shards(index: Path, read: Callable[[FileFacts], Mapping[str, Tensor]]) 
             raise CheckpointError(f"{facts.path}: holds {extra[0]}, which {index.name} does not list for it")
         tensors.update(held)
     # In the order of the index, which is the order of the state dict.
-    return FileFacts(index, digest.hexdigest(), size), {key: tensors[key] for key in where}
+    return facts_of_all(index, files), {key: tensors[key] for key in where}
 
 
 def _weight_map(index: Path) -> dict[str, str]:

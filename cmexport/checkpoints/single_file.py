@@ -7,7 +7,6 @@ is what the file or its user says, else a guess; the tokenizer is CLIP's own.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from cmexport.checkpoints.latent_schedule import lora_guess
 from cmexport.checkpoints.ldm_families import SD2, SDXL, Family, family_of
 from cmexport.checkpoints.ldm_groups import Groups, grouped
 from cmexport.checkpoints.ldm_parts import FilePart, kl_part, text_part, unet_part
-from cmexport.checkpoints.reading import FileFacts
+from cmexport.checkpoints.reading import FileFacts, counted, facts_of_all, first_few
 from cmexport.checkpoints.roles import AVERAGED
 from cmexport.checkpoints.safetensors_file import StoredTensors, metadata_of
 from cmexport.checkpoints.settings import Default, Settings
@@ -232,23 +231,20 @@ def _scale(file: SingleFile, family: Family) -> float:
 def _check_names(where: Path, found: FileParts) -> None:
     unmatched = [name for part in found.all for name in part.unmatched]
     if unmatched:
-        count = f"{len(unmatched)} weight{'' if len(unmatched) == 1 else 's'}"
-        shown = ", ".join(unmatched[:3]) + (", ..." if len(unmatched) > 3 else "")
         raise CheckpointError(
-            f"{where}: {count} of its parts belong to no network of {found.family.title}: {shown};\n"
+            f"{where}: {counted(unmatched, 'weight')} of its parts belong to no network of {found.family.title}: "
+            f"{first_few(unmatched)};\n"
             f"cmexport inspect {where} --parts lists them all"
         )
 
 
 def _say_strangers(where: Path, groups: Groups, settings: Settings) -> None:
     if groups.beside:
-        shown = ", ".join(groups.beside[:3]) + (", ..." if len(groups.beside) > 3 else "")
-        count = f"{len(groups.beside)} weight{'' if len(groups.beside) == 1 else 's'}"
         settings.resolved["beside"] = Setting(
             "beside",
             len(groups.beside),
             "file",
-            remark=f"{where}: {count} beside its parts not used: {shown}",
+            remark=f"{where}: {counted(groups.beside, 'weight')} beside its parts not used: {first_few(groups.beside)}",
         )
 
 
@@ -346,6 +342,5 @@ def _source(file: SingleFile, folders: FolderParts, family: Family) -> Checkpoin
     facts, form = file.facts, f"{family.title} in one file ({file.container})"
     if not folders.read:
         return CheckpointSource(facts.path, form, facts.sha256, facts.size_bytes)
-    lines = [f"file\0{facts.sha256}\n", *(f"{part}\0{other.sha256}\n" for part, other in folders.read)]
-    size_bytes = facts.size_bytes + sum(other.size_bytes for _, other in folders.read)
-    return CheckpointSource(facts.path, form, hashlib.sha256("".join(lines).encode()).hexdigest(), size_bytes)
+    whole = facts_of_all(facts.path, [("file", facts), *folders.read])
+    return CheckpointSource(facts.path, form, whole.sha256, whole.size_bytes)

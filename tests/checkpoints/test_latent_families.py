@@ -7,13 +7,14 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from support.clip_tokenizers import save_in_parts, trained
 from support.latent_pipelines import (
     differs,
+    edited,
     save_pipeline,
     save_xl_pipeline,
     tiny_xl_pipeline,
+    weights,
 )
 
 from cmexport.checkpoints import load_checkpoint
@@ -187,20 +188,8 @@ def test_prompts_are_pooled_where_they_end(legacy, tmp_path):
     assert {name: value.shape[1:] for name, value in made.items()} == {"embeddings": (77, 80), "pooled": (40,)}
 
 
-def edited(path, **changes):
-    content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
-
-
 def config(part, **changes):
     return lambda folder: edited(folder / part / "config.json", **changes)
-
-
-def weights(folder, part, change):
-    (file,) = (folder / part).glob("*.safetensors")
-    tensors = load_file(file)
-    change(tensors)
-    save_file(tensors, file)
 
 
 def other_words(folder):

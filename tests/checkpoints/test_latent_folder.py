@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.latent_pipelines import decoder, differs, save_pipeline, tiny_pipeline
+from support.latent_pipelines import decoder, differs, edited, save_pipeline, tiny_pipeline, weights
 
 from cmexport.checkpoints import load_checkpoint
 from cmexport.errors import CheckpointError, UsageError
@@ -130,20 +130,6 @@ def test_a_hub_model_comes_with_all_parts_and_no_more(files, tmp_path, monkeypat
     got = {p.relative_to(tmp_path / "got").as_posix() for p in (tmp_path / "got").rglob("*")}
     assert not {"safety_checker", "LCM_4k.safetensors"} & got
     assert not any("non_ema" in name or (name.endswith(".bin") and not files) for name in got)
-
-
-def edited(path, **changes):
-    """Change fields of a JSON file; `...` takes one away."""
-    content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
-
-
-def weights(folder, part, change):
-    """Change the tensors of a part."""
-    (file,) = (folder / part).glob("*.safetensors")
-    tensors = load_file(file)
-    change(tensors)
-    save_file(tensors, file)
 
 
 def spoil(tensors):

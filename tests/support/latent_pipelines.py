@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import tempfile
 import warnings
 from functools import cache
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support import clip_tokenizers
 from support.networks import random_weights
 
@@ -299,6 +301,20 @@ def differs(folder, steps, guidance, size=None, model=None, prompts=PROMPTS, **o
     assert (expected.abs() < 0.999).float().mean() > 0.9
     assert expected.std() > 0.01
     return (found - expected).abs().max().item()
+
+
+def edited(path, **changes):
+    """Change fields of a JSON file; `...` takes one away."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+
+
+def weights(folder, part, change):
+    """Change the tensors of a part."""
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
 
 
 def _opened(folder: Path, diffusers):

@@ -15,21 +15,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-# What Stability's generative-models (`sgm`) calls the pieces of a residual block.
-_SGM_BLOCK = {
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-_SGM_ALONE = {
-    "conv_in": "input_blocks.0.0",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-    "conv_out": "out.2",
-}
+from cmexport.checkpoints.ldm_names import RESNET, UNET_ENDS
+
+# Stability's generative-models (`sgm`) calls modules as ldm does.
+_SGM_BLOCK = {ours: theirs for theirs, ours in RESNET.items()}
+_SGM_ALONE = {ours: theirs for theirs, ours in UNET_ENDS.items()}
 _BLOCK = re.compile(r"^(?:(down|up)_blocks\.(\d+)|mid_block)\.(\w+)\.(\d+)\.(.+)$")
 # Old diffusers named the attention's own matrices alike in all networks.
 _OLD = {

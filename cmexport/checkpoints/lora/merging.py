@@ -12,6 +12,7 @@ from torch import Tensor
 from cmexport.checkpoints.lora.choosing import LoraChoice
 from cmexport.checkpoints.lora.layers import Layers
 from cmexport.checkpoints.lora.reading import LoraFile, Pair, read_lora
+from cmexport.checkpoints.reading import first_few
 from cmexport.errors import CheckpointError
 from cmexport.model import CheckpointSource, Lora, LoraLayer
 
@@ -95,7 +96,7 @@ class LoraMerger:
                 trained = f"; it was trained for {file.family}" if file.family else ""
                 raise CheckpointError(
                     f"{file.choice.path}: {len(strangers)} of its {len(file.pairs)} layers are none of this model's: "
-                    f"{', '.join(name[:100] for name in strangers[:3])}{', ...' if len(strangers) > 3 else ''}{trained}"
+                    f"{first_few([name[:100] for name in strangers])}{trained}"
                 )
         return tuple(
             Lora(

@@ -14,7 +14,16 @@ from torch import Tensor
 from cmexport.checkpoints.lora.choosing import LoraChoice
 from cmexport.checkpoints.lora.configuration import Alphas, alphas_beside, alphas_in
 from cmexport.checkpoints.lora.layers import Layers
-from cmexport.checkpoints.reading import FileFacts, container_of, file_facts, find_weights, finite, read_torch
+from cmexport.checkpoints.reading import (
+    FileFacts,
+    container_of,
+    counted,
+    file_facts,
+    find_weights,
+    finite,
+    first_few,
+    read_torch,
+)
 from cmexport.checkpoints.safetensors_file import metadata_of, read_safetensors
 from cmexport.checkpoints.torch_files import UnsafeContentError
 from cmexport.errors import CheckpointError
@@ -211,7 +220,8 @@ def _pairs(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Pair]:
         else:
             unknown.append(key)
     if unknown:
-        raise CheckpointError(f"{path}: {_counted(unknown, 'weight')} that no LoRA has: {_some(unknown)}")
+        shown = first_few([name[:100] for name in unknown])
+        raise CheckpointError(f"{path}: {counted(unknown, 'weight')} that no LoRA has: {shown}")
     return pairs
 
 
@@ -272,11 +282,3 @@ def _check(path: Path, pair: Pair) -> None:
         )
     if any(side != 1 for side in up.shape[2:]):
         raise CheckpointError(f"{path}: {name}: up has shape {tuple(up.shape)}; only 1x1 convolutions are supported")
-
-
-def _counted(names: list[str], noun: str) -> str:
-    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'}"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(name[:100] for name in names[:3]) + (", ..." if len(names) > 3 else "")

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
+from cmexport.graph.capture import RewriteReport
 from cmexport.graph.fxtools import (
     Editor,
     argument,
@@ -108,6 +109,11 @@ class _Factors:
     def along(self, node: fx.Node) -> Tensor:
         """Shape them to multiply a result."""
         return self.each.reshape(() if self.uniform else (-1, *([1] * (len(shape_of(node)) - self.dims[node] - 1))))
+
+
+def leaves_large(reports: Iterable[RewriteReport]) -> bool:
+    """Whether something stayed too large for half precision, as this rewrite's note says."""
+    return any(LEFT in report.note for report in reports)
 
 
 def _apply(editor: Editor) -> Changes:

@@ -17,7 +17,7 @@ import numpy as np
 
 from cmexport.errors import BackendError, UsageError, first_line
 from cmexport.graph.capture import AMPLIFYING, CapturedGraph
-from cmexport.graph.rewrites.fit_half import LEFT
+from cmexport.graph.rewrites.fit_half import leaves_large
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.parity.keeping import AUTO
 from cmexport.quantize.centred.insertion import to_int8
@@ -140,7 +140,7 @@ def lower(
 
     # What no factor mends is found by executing the package, whether or not that was asked for: a picture of NaN is
     # never what is wanted.
-    unmended = AUTO if any(LEFT in report.note for report in shaped.rewrites) else ()
+    unmended = AUTO if leaves_large(shaped.rewrites) else ()
     plan |= convert_keeping(options.keep_fp32 or unmended, convert, shaped, package, progress).facts()
     progress("write")
     describe(package, captured.signature)

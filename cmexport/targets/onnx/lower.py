@@ -13,7 +13,7 @@ import onnx_ir as ir
 from cmexport.graph.capture import AMPLIFYING, CapturedGraph
 from cmexport.graph.looping import CapturedLoop
 from cmexport.graph.ranges import overflowing
-from cmexport.graph.rewrites.fit_half import LEFT
+from cmexport.graph.rewrites.fit_half import leaves_large
 from cmexport.graph.rewriting import apply_rewrites
 from cmexport.onnxfile.half import to_half
 from cmexport.onnxfile.saving import save
@@ -88,8 +88,7 @@ def lower(
     model = translate(shaped, translations, OPSET, tidy=plain)
     if options.precision == "fp16":
         progress("half precision")
-        wide = any(LEFT in report.note for report in shaped.rewrites)
-        kept = overflowing(shaped) if wide else ()
+        kept = overflowing(shaped) if leaves_large(shaped.rewrites) else ()
         plan = _halved(model, captured.signature, kept, wide_answers=captured.amplification > AMPLIFYING)
     if options.precision in STORED_BITS:
         progress("weights")
