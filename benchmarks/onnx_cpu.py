@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # run as a script: import from the checkout, not from this folder
     sys.path[0] = str(ROOT)
 
+from benchmarks.harness.cuda_table import cuda_section  # noqa: E402
 from benchmarks.harness.machine import describe_machine, slug  # noqa: E402
 from benchmarks.harness.measure import Say, measure_case, prepare_cases  # noqa: E402
 from benchmarks.harness.plan import FULL, QUICK, TINY, CasePlan  # noqa: E402
@@ -63,13 +64,18 @@ def stored(folder: Path) -> list[BenchmarkRecord]:
     return [BenchmarkRecord.model_validate_json(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
 
 
+def whole_page(results: Path) -> str:
+    """Write out all records of a folder: processors', then GPUs'."""
+    return "\n".join(filter(None, [render(stored(results)), cuda_section(results / "cuda")]))
+
+
 def write(record: BenchmarkRecord, results: Path, page: Path) -> Path:
     """Store a record under its machine's name and write the page from all records stored there."""
     results.mkdir(parents=True, exist_ok=True)
     page.parent.mkdir(parents=True, exist_ok=True)
     path = results / f"{slug(record.machine)}.json"
     path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    page.write_text(render(stored(results)), encoding="utf-8")
+    page.write_text(whole_page(results), encoding="utf-8")
     return path
 
 
@@ -85,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for the record and the page instead of the checkout's own")
     chosen = parser.parse_args(arguments)
     if chosen.render:
-        PAGE.write_text(render(stored(RESULTS)), encoding="utf-8")
+        PAGE.write_text(whole_page(RESULTS), encoding="utf-8")
         return 0
     cases = TINY if chosen.tiny else QUICK if chosen.quick else FULL
     if chosen.only:
