@@ -13,10 +13,10 @@ By `python -m benchmarks.cuda_text_to_image` (its lines lie in `benchmarks/resul
 Diffusion 1.5's and of SDXL's size with random weights, a tiny decoder, embedded guidance, batch 1, half precision.
 *Pipeline* is diffusers' own call, prompt to picture. *Graph* is what cmexport lowers to every target, run by PyTorch;
 *recorded* as one CUDA graph. Milliseconds are medians; *ratio* is taken to the pipeline within a round, with [lower,
-upper quartile]. Joules are the board's own counter, above what it draws while it waits, and in all. *First* is from the modules to the
-first picture: what compiling costs. The host is a virtual machine whose launches cost more than usual, which is what
-eager rows mostly are. TensorRT for RTX refuses this processor (compute capability 9.0) and ONNX Runtime's CUDA provider
-was not installed, so neither is here.
+upper quartile]. Joules are the board's own counter, above what it draws while it waits, and in all. *First* is from the
+modules to the first picture: what compiling costs. The host is a virtual machine whose launches cost more than usual,
+which is what eager rows mostly are. TensorRT for RTX refuses this processor (compute capability 9.0) and ONNX Runtime's
+CUDA provider was not installed, so neither is here.
 """
 
 _HEADER = ("engine", "ms", "ratio", "J a picture", "J in all", "dB", "first")
