@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-PROMPT, GUIDANCE = "crying cat", 5.0
+PROMPT = "crying cat"
 
 
 def make_usual(pipeline: Path, out: Path, *, half: bool = False, side: int | None = None) -> None:
@@ -85,7 +85,7 @@ def _noise(steps: int, shape: tuple[int, ...]) -> tuple[Any, Any]:
     return drawn.standard_normal(shape, np.float32), drawn.standard_normal((max(steps - 1, 1), *shape), np.float32)
 
 
-def open_usual(folder: Path, pipeline: Path, steps: int, threads: int) -> Callable[[], Any]:
+def open_usual(folder: Path, pipeline: Path, steps: int, guidance: float, threads: int) -> Callable[[], Any]:
     """Return what paints a picture with three sessions and the scheduler."""
     import torch
     from diffusers import LatentConsistencyModelPipeline, LCMScheduler
@@ -106,7 +106,7 @@ def open_usual(folder: Path, pipeline: Path, steps: int, threads: int) -> Callab
     def paint() -> Any:
         tokens = tokenizer(PROMPT, padding="max_length", max_length=77, truncation=True, return_tensors="np").input_ids
         (embedded,) = text.run(None, {text.get_inputs()[0].name: tokens.astype(np.int64)})
-        guided = embed(None, torch.tensor([GUIDANCE - 1.0]), embedding_dim=width).numpy()
+        guided = embed(None, torch.tensor([guidance - 1.0]), embedding_dim=width).numpy()
         scheduler.set_timesteps(steps)
         later = iter(torch.from_numpy(renoise))
         scheduling_lcm.randn_tensor = lambda *_, **__: next(later)
@@ -196,8 +196,9 @@ def main() -> None:
     from cmexport.demo import demo_checkpoint
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("artefacts", nargs="*", type=Path, help="exported with --steps K --guidance 5")
+    parser.add_argument("artefacts", nargs="*", type=Path, help="exported with the same --steps and --guidance")
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--guidance", type=float, default=5.0, help="scale")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--runs", type=int, default=5, help="pictures a turn")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -211,7 +212,7 @@ def main() -> None:
         kind, folder = asked.child[0], Path(asked.child[1])
         usual = kind == "usual"
         serve(
-            partial(open_usual, folder, pipeline, asked.steps, asked.threads)
+            partial(open_usual, folder, pipeline, asked.steps, asked.guidance, asked.threads)
             if usual
             else partial(open_fused, folder, asked.steps, asked.threads)
         )
@@ -228,7 +229,8 @@ def main() -> None:
         engines = {"usual": ("usual", Path(made)), **{a.name: ("fused", a) for a in asked.artefacts}}
         # Threads that spin after a run would take the next engine's turn.
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-        options = ["--steps", str(asked.steps), "--threads", str(asked.threads), "--pipeline", str(pipeline)]
+        options = ["--steps", str(asked.steps), "--guidance", str(asked.guidance)]
+        options += ["--threads", str(asked.threads), "--pipeline", str(pipeline)]
         command = [sys.executable, "-m", "benchmarks.text_to_image", *options]
         children = {
             name: subprocess.Popen(

@@ -28,6 +28,8 @@ from cmexport.model import CheckpointSource, ConsistencyModel, Setting
 from cmexport.sampling.schedules import Schedule, default_schedule, plan_sampling, schedule_for_steps
 from cmexport.signature import Input, Output, known
 
+_PARTS_OF = "--parts: name a Stable Diffusion checkpoint in one file"
+
 Subject = Annotated[
     str | None, typer.Argument(metavar="[CKPT|ARTIFACT]", help="Checkpoint or artefact folder.", show_default=False)
 ]
@@ -78,6 +80,8 @@ def command(
     if peak and (folder is None or package is not None or engine is not None):
         raise UsageError("--peak: for an ONNX artefact, the folder that `cmexport onnx` writes")
     if folder is not None or package is not None or engine is not None:
+        if parts:
+            raise UsageError(_PARTS_OF)
         _inspect_written(folder, package, engine, as_json, peak=peak)
         return
     if parts:
@@ -99,7 +103,7 @@ def _with_suffix(subject: str | None, suffix: str) -> Path | None:
 
 def _inspect_parts(subject: str | None, as_json: bool) -> None:
     if subject is None:
-        raise UsageError("--parts: name a Stable Diffusion checkpoint in one file")
+        raise UsageError(_PARTS_OF)
     report = report_parts(Path(subject))
     if as_json:
         console.emit_json(parts_facts(report))

@@ -76,3 +76,9 @@ def test_an_export_says_its_guess_and_is_verified_again(cmexport, sound, tmp_pat
     strict = cmexport("inspect", checkpoint, *given[:4], "--strict")
     assert strict.code == 3
     assert "--set scheduler=lcm" in strict.stderr
+
+
+def test_an_artefact_has_no_parts_to_list(cmexport, tiny_artifact):
+    refused = cmexport("inspect", tiny_artifact, "--parts")
+    assert refused.code == 2
+    assert "name a Stable Diffusion checkpoint in one file" in refused.stderr
