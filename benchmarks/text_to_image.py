@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("--pipeline", type=Path, default=demo_checkpoint("emoji"), help="a folder of diffusers")
     parser.add_argument("--half", action="store_true", help="the three files in half precision")
     parser.add_argument("--side", type=int, help="of the latents")
+    parser.add_argument("--usual", type=Path, help="folder of the three files, made there where they are not")
     parser.add_argument("--child", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     pipeline = asked.pipeline
@@ -218,15 +219,18 @@ def main() -> None:
         )
         return
     with tempfile.TemporaryDirectory(prefix="cmexport-usual-") as made:
-        # In a process of its own, whose memory ends with it.
-        making = get_context("spawn").Process(
-            target=make_usual, args=(pipeline, Path(made)), kwargs={"half": asked.half, "side": asked.side}
-        )
-        making.start()
-        making.join()
-        if making.exitcode:
-            raise SystemExit("the three files could not be made")
-        engines = {"usual": ("usual", Path(made)), **{a.name: ("fused", a) for a in asked.artefacts}}
+        files = asked.usual or Path(made)
+        if not (files / "decoder.onnx").exists():
+            files.mkdir(parents=True, exist_ok=True)
+            # In a process of its own, whose memory ends with it.
+            making = get_context("spawn").Process(
+                target=make_usual, args=(pipeline, files), kwargs={"half": asked.half, "side": asked.side}
+            )
+            making.start()
+            making.join()
+            if making.exitcode:
+                raise SystemExit("the three files could not be made")
+        engines = {"usual": ("usual", files), **{a.name: ("fused", a) for a in asked.artefacts}}
         # Threads that spin after a run would take the next engine's turn.
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
         options = ["--steps", str(asked.steps), "--guidance", str(asked.guidance)]
