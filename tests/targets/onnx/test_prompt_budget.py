@@ -7,20 +7,17 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from support.latent_pipelines import tiny_pipeline
+from support.latent_forms import Form
 
-from cmexport.checkpoints import load_checkpoint
 from cmexport.graph.capture import capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
-from cmexport.model import SampleRequest
 from cmexport.onnxfile.runner import OnnxRuntimeRunner
-from cmexport.quantize import int8, layer_harm
+from cmexport.quantize import int8
 from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.quantize.codes import RoundingOptions
 from cmexport.quantize.precision_plan import PrecisionPlan
 from cmexport.runner import picture_of
-from cmexport.sampling.methods import resolve
 from cmexport.targets.onnx import budget
 from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.target import OnnxTarget
@@ -32,8 +29,7 @@ PLAN = PrecisionPlan(rounding=RoundingOptions(least_squares=False), bias_correct
 @pytest.fixture(scope="module")
 def world():
     """A sampler, its rewritten graph, and what PyTorch draws of inputs that no calibration has seen."""
-    model = load_checkpoint(tiny_pipeline(), {"image_size": "16x16"})
-    sampler = resolve(model, SampleRequest(sigmas=(model.schedule.sigma_of(model.schedule.timesteps(1)[0]),)))
+    sampler = Form().sampler()
     captured = apply_rewrites(capture(sampler), [*REWRITES, *OnnxTarget().rewrites_for(OnnxOptions(precision="int8"))])
     inputs = [sampler.signature.draw(i) for i in UNSEEN]
     with torch.no_grad():
@@ -45,7 +41,6 @@ def world():
 def test_the_fewest_layers_in_float_keep_the_quality(world, tmp_path, monkeypatch):
     captured, inputs, expected = world
     monkeypatch.setattr(int8, "CalibrationOptions", partial(CalibrationOptions, pictures=24, gram_pictures=1))
-    monkeypatch.setattr(layer_harm, "PICTURES", 1)
     monkeypatch.setattr(budget, "STEPS", (0, 2, 16))
     # How long files take is measured elsewhere, and is nothing here: 0.3 ms.
     monkeypatch.setattr(budget, "latency_ratios", lambda files: tuple(1.0 for _ in files))

@@ -9,21 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from support.latent_pipelines import tiny_pipeline
 
-from cmexport.checkpoints import load_checkpoint
-from cmexport.graph.capture import capture
-from cmexport.graph.rewrites import REWRITES
-from cmexport.graph.rewriting import apply_rewrites
 from cmexport.model import SampleRequest
 from cmexport.quantize import int8
 from cmexport.quantize.calibration import CalibrationOptions
-from cmexport.sampling.methods import resolve
 from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.lower import lower
 from cmexport.targets.onnx.npu import pairs
-from cmexport.targets.onnx.target import OnnxTarget
 
 ENV = os.environ.get("CMEXPORT_QNN_ENV", "")
 SCRIPT = Path(__file__).parents[2] / "support" / "qnn_emulator.py"
@@ -89,19 +81,3 @@ def test_the_compiler_still_stumbles_over_shared_codes(export, psnr, tmp_path, m
     lowered = lower(exported.captured, OnnxOptions(precision="a16w8", ep="qnn"), tmp_path, lambda _: None)
     outputs, _ = emulate(tmp_path / lowered.files[0], exported.inputs(), tmp_path)
     assert psnr(exported.reference(exported.inputs()), outputs["image"]) < 35
-
-
-def test_words_become_a_picture(psnr, tmp_path):
-    """Text encoder, a step and decoder: tokens, a causal mask, attention over words, norms of tokens."""
-    target, options = OnnxTarget(), OnnxOptions(precision="a16w8", ep="qnn")
-    model = load_checkpoint(tiny_pipeline(), {"image_size": "16x16"})
-    sampler = resolve(model, SampleRequest(sigmas=(model.schedule.sigma_of(model.schedule.timesteps(1)[0]),)))
-    captured = apply_rewrites(capture(sampler), [*REWRITES, *target.rewrites_for(options)])
-    lowered = target.lower_one(captured, options, tmp_path, lambda _: None)
-    inputs = sampler.signature.draw(0)
-    outputs, ran = emulate(tmp_path / lowered.files[0], inputs, tmp_path)
-    assert ran == NPU
-    (drawn,) = outputs.values()
-    with torch.no_grad():
-        expected = sampler.module()(**{name: torch.from_numpy(array) for name, array in inputs.items()}).numpy()
-    assert psnr(expected, drawn) >= 50.0
