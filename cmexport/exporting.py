@@ -48,7 +48,7 @@ from cmexport.targets.base import LoweredModel
 from cmexport.targets.info import LoweringOptions
 from cmexport.targets.registry import INFOS, target_info, target_named
 from cmexport.tokenizer import write_tokenizer
-from cmexport.verification import Reference, VerifyOptions, draw_ahead, verify_rungs
+from cmexport.verification import Reference, VerifyOptions, draw_ahead, verify_alone, verify_rungs
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,7 @@ class _Draft:
     account: tuple[RewriteReport, ...]
     graphs: Mapping[str, LoweredModel]
     ahead: Ahead[Truth] | None
+    stages: tuple[Stage, ...] = ()
 
     @property
     def sampler(self) -> Sampler:
@@ -274,7 +275,7 @@ def _lower(
         reference, ahead = begun[run]
         made = {stage.name: lowered[stage.name] for stage in stages}
         account = [report for name in made for report in (*accounts[name], *lowered[name].rewrites)]
-        drafts[run] = _Draft(reference, tuple(account), made, ahead)
+        drafts[run] = _Draft(reference, tuple(account), made, ahead, stages)
     return drafts
 
 
@@ -318,17 +319,20 @@ def _verify_and_describe(
         if options.verify is not None:
             tell.step(f"{name}: verify" if several else "verify")
             expendable = options.expendable and index == len(drafts) - 1
-            reports[name] = verify_rungs(
+            parts = [(n, g.files, g.session, g.signature) for n, g in draft.graphs.items()]
+            last = [graph_rungs(target, folder, [part], shared)[-1] for part in parts]
+            # Before the ladder, which frees the weights.
+            alone = verify_alone(draft.sampler, draft.stages, last, tell) if len(parts) > 1 else ()
+            report = verify_rungs(
                 replace(draft.reference, expendable=expendable),
-                graph_rungs(
-                    target, folder, [(n, g.files, g.session, g.signature) for n, g in draft.graphs.items()], shared
-                ),
+                graph_rungs(target, folder, parts, shared),
                 options.lowering.precision,
                 numerics_of(draft.graphs),
                 options.verify,
                 tell,
                 draft.ahead,
             )
+            reports[name] = replace(report, alone_db=alone)
         manifests[name] = describe(
             draft.sampler,
             draft.graphs,

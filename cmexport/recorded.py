@@ -62,7 +62,7 @@ def graph_rungs(
     """
     return chained(
         [
-            (target.rungs(folder, files, {**session, "function": name} if several else session), signature.names)
+            (name, target.rungs(folder, files, {**session, "function": name} if several else session), signature.names)
             for name, files, session, signature in graphs
         ]
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -37,3 +37,13 @@ class Runner(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class InParts(Protocol):
+    """A runner of several graphs in turn."""
+
+    @property
+    def part_seconds(self) -> dict[str, float]:
+        """Median seconds of each graph's runs so far, by its name."""
+        ...

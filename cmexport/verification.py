@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from cmexport.graph.looping import CapturedLoop, ExactLoopRunner, capture_sample
 from cmexport.memory import drop_weights
 from cmexport.model import HUGE_MODEL, LARGE_MODEL, ConsistencyModel
 from cmexport.parity.ahead import Ahead, can_fork
+from cmexport.parity.alone import alone_db
+from cmexport.parity.chain import Link
 from cmexport.parity.gates import Yardstick, gate_of, text_gate
 from cmexport.parity.inputs import VerificationInputs, draw_inputs
 from cmexport.parity.ladder import (
@@ -34,6 +36,7 @@ from cmexport.recorded import CheckpointGoneError, artifact_rungs, checkpoint_of
 from cmexport.runner import Runner
 from cmexport.sampling.reference import TorchRunner
 from cmexport.sampling.resolved import Sampler
+from cmexport.sampling.stages import Stage
 from cmexport.threads import threads
 
 # For a large model the ladder keeps to a time budget, and one picture in float64 must tell PyTorch's own error. For
@@ -48,6 +51,9 @@ _WAITED_FOR = 5 * _COSTLY_MODEL
 
 _FP16_OVER_BFLOAT16_DB = 20.0  # it has 3 more bits, 18 dB, and layers that multiply errors stay in float32
 _UNDER_OWN_ERROR_DB = 6.0  # another order of the same float32 sums, on pictures that float64 has not all drawn
+
+_ALONE_PICTURES = 8
+"""That parts are scored on; two steps of the emoji model take 6 s in all."""
 
 _LEAST_OF_HUGE_MODELS = 2
 """Pictures of a model beyond `HUGE_MODEL`, each of 786,432 numbers at 512x512, that are compared in any case."""
@@ -170,6 +176,28 @@ def verify_rungs(
     reference.release()
     origin = str(numerics.get("gate_origin", report.gate_origin))
     return replace(report, gate_origin=origin)
+
+
+def verify_alone(
+    sampler: Sampler, stages: Sequence[Stage], rungs: Sequence[Rung], progress: Progress
+) -> tuple[tuple[str, float | None], ...]:
+    """Measure what each graph of an artefact in parts costs the pictures: see `alone.alone_db`.
+
+    Args:
+        sampler: the whole.
+        stages: its parts in PyTorch, whose weights must still be there.
+        rungs: the last one of each part's ladder.
+        progress: told about the stages.
+
+    Returns:
+        Names of the parts and dB; empty for one part, and for large models, of which a picture takes seconds.
+    """
+    if len(stages) < 2 or sampler.work > LARGE_MODEL:
+        return ()
+    shipped = [Link(s.name, rung.open, s.signature.names) for s, rung in zip(stages, rungs, strict=True)]
+    reference = [Link(s.name, partial(TorchRunner, s), s.signature.names) for s in stages]
+    inputs = draw_inputs(sampler.signature, max(_ALONE_PICTURES, sampler.request.batch))
+    return alone_db(shipped, reference, inputs, lambda name: progress.step(f"{name} alone"))
 
 
 def yardstick_for(reference: Reference, precision: str) -> Yardstick | None:

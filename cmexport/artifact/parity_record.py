@@ -6,7 +6,7 @@ apart by `identical` and `non_finite`.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -73,7 +73,10 @@ class SensitivityRecord(Record):
 
 
 class RungRecord(Record):
-    """One rung against the reference; `own_gate_db` replaces `applied_gate_db` where it is not null."""
+    """One rung against the reference; `own_gate_db` replaces `applied_gate_db` where it is not null.
+
+    `part_seconds` are the median seconds of a run of each graph, where several run in turn.
+    """
 
     name: str
     passed: bool
@@ -81,6 +84,7 @@ class RungRecord(Record):
     difference: DifferenceRecord
     own_gate_db: float | None = None
     sensitivity: SensitivityRecord | None = None
+    part_seconds: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
 
 
 class ExactRecord(Record):
@@ -92,7 +96,11 @@ class ExactRecord(Record):
 
 
 class ParityRecord(Record):
-    """`parity.ladder.ParityReport` without its pictures; picture i has seed `seed` + i and label i mod classes."""
+    """`parity.ladder.ParityReport` without its pictures; picture i has seed `seed` + i and label i mod classes.
+
+    `alone_db`: of each graph, where several run in turn, the mean PSNR of pictures that it draws with PyTorch's other
+    graphs; null where they are identical or not finite.
+    """
 
     reference: str
     gate_db: float
@@ -108,6 +116,14 @@ class ParityRecord(Record):
     rungs: tuple[RungRecord, ...] = Field(min_length=1)
     exact: ExactRecord | None
     gate_origin: str = ""
+    alone_db: dict[str, float | None] = Field(default_factory=dict)
+
+    @property
+    def time_shares(self) -> dict[str, float]:
+        """Of what ships, the share (0 to 1) of a picture's time that each graph takes; empty where there is one."""
+        seconds = self.rungs[-1].part_seconds
+        total = sum(seconds.values())
+        return {name: each / total for name, each in seconds.items()} if total else {}
 
     @classmethod
     def from_report(cls, report: ParityReport) -> Self:
@@ -135,6 +151,7 @@ class ParityRecord(Record):
                     sensitivity=None
                     if rung.sensitivity is None
                     else SensitivityRecord.from_sensitivity(rung.sensitivity),
+                    part_seconds=dict(rung.part_seconds),
                 )
                 for rung in report.rungs
             ),
@@ -146,4 +163,5 @@ class ParityRecord(Record):
                 candidate=DifferenceRecord.from_difference(exact.candidate),
             ),
             gate_origin=report.gate_origin,
+            alone_db=dict(report.alone_db),
         )

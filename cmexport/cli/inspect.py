@@ -324,3 +324,10 @@ def _show_graph(manifest: Manifest) -> None:
         mean = rung.difference.mean_db
         found = "identical" if rung.difference.identical else "no PSNR" if mean is None else f"{mean:.1f} dB"
         console.say(f"Parity {state}: {rung.name} {found} over {manifest.parity.pictures} pictures.")
+        if shares := manifest.parity.time_shares:
+            alone = manifest.parity.alone_db
+            parts = Table("part", "of a picture's time", "alone in this precision, dB")
+            for name, share in shares.items():
+                score = "-" if name not in alone else "identical" if alone[name] is None else f"{alone[name]:.1f}"
+                parts.add_row(name, f"{share:.0%}", score)
+            console.say(parts)

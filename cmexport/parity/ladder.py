@@ -30,7 +30,10 @@ from cmexport.parity.sensitivity import (
     prompt_pairs,
     reactions,
 )
-from cmexport.runner import Array, Runner, picture_of
+from cmexport.runner import Array, InParts, Runner, picture_of
+
+PartSeconds = tuple[tuple[str, float], ...]
+"""Names of graphs that run in turn, and the median seconds of a run of each."""
 
 TellPictures = Callable[[str, int, int], None]
 """Called with a rung's name, pictures done, and pictures in total."""
@@ -68,7 +71,8 @@ class RungResult:
     """What one rung scored against the reference; `seconds` is the time of its runs, without opening.
 
     `own_gate_db` is the gate that was applied, where the rung has one of its own; `sensitivity` how it follows prompts,
-    where the graph takes any and the rung ran all pictures.
+    where the graph takes any and the rung ran all pictures. `part_seconds` are the medians of the runs of graphs that
+    run in turn, by name; empty where one graph does it all.
     """
 
     name: str
@@ -77,6 +81,7 @@ class RungResult:
     seconds: float
     own_gate_db: float | None = None
     sensitivity: TextSensitivity | None = None
+    part_seconds: PartSeconds = ()
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,7 @@ class ParityReport:
         exact: comparison with float64, when one was asked for.
         preview: the first pictures; not part of equality.
         settled: fewer pictures than asked were run because they left no doubt.
+        alone_db: what each of several graphs costs alone, by name: see `alone.alone_db`; empty where it was not asked.
     """
 
     reference: str
@@ -134,6 +140,7 @@ class ParityReport:
     preview: PreviewPictures = field(compare=False, repr=False)
     settled: bool = False
     gate_origin: str = ""
+    alone_db: tuple[tuple[str, float | None], ...] = ()
 
     @property
     def sensitivity(self) -> TextSensitivity | None:
@@ -172,6 +179,7 @@ class _Pictures:
     images: Array
     seconds: float
     reworded: Array | None = None
+    part_seconds: PartSeconds = ()
 
 
 def draw_truth(reference: Rung, inputs: VerificationInputs, exact: Rung | None, exact_pictures: int) -> Truth:
@@ -336,7 +344,7 @@ class _Ladder:
             difference = compare(truth.images[: len(got.images)], got.images)
             follows = self._follows(truth, got, pairs)
             passed = difference.passes(gate) and (follows is None or follows.passed)
-            results.append(RungResult(rung.name, difference, passed, got.seconds, own, follows))
+            results.append(RungResult(rung.name, difference, passed, got.seconds, own, follows, got.part_seconds))
             all_settled = all_settled and _settled(truth.images, got.images, gate)
         report = ParityReport(
             reference=self.reference.name,
@@ -496,6 +504,8 @@ def _run(
                 return drawn
             rest = _run_some(rung, runner, inputs, range(few, runs), runs, tell, clock)
             drawn = _Pictures(np.concatenate([drawn.images, rest.images]), drawn.seconds + rest.seconds)
+        if isinstance(runner, InParts):
+            drawn = replace(drawn, part_seconds=tuple(runner.part_seconds.items()))
         if pairs is None:
             return drawn
         others = _run_some(rung, runner, pairs.inputs, range(len(pairs.inputs)), len(pairs.inputs), tell, clock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -43,6 +44,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 )
 
 _TRIAL_PICTURES = 16
+_TRIAL_PICTURES_OF_PROMPTS = 64
+"""As many as the packaged list has prompts: of the emoji model, the first 16 are 2 dB better than all."""
+_UNSEEN_DB = 0.3
+"""Asked beyond a budget, for what the trial does not see: half-precision arithmetic, other pictures. Those of prompts
+differ by 3 to 4 dB: there it is two standard errors of their mean, where these are more."""
 
 # Sensitivities need a gradient and a sum of squares beside the weights: three times the model. Integers everywhere keep
 # w8's gate without them, and four samples (at ImageNet-64's size 15 s) rank layers well enough for the others.
@@ -124,15 +130,18 @@ def _smallest(
     values: Callable[[BitAllocation], dict[str, torch.Tensor]],
 ) -> BitAllocation:
     """The plan of fewest bits whose pictures, drawn, keep `budget_db`: predictions are a decibel or two off."""
-    trials = [captured.examples(40_000 + i) for i in range(_TRIAL_PICTURES)]
+    worded = any(i.law is not None and i.law.worded for i in captured.signature.inputs)
+    runs = _TRIAL_PICTURES_OF_PROMPTS if worded else _TRIAL_PICTURES
+    trials = [captured.examples(40_000 + i) for i in range(runs)]
     exact = _pictures(captured, {}, trials)
-    # 0.3 dB for what the trial does not see: half-precision arithmetic, other pictures.
-    goal, asked = budget_db + 0.3, budget_db
+    asked = budget_db
     best: BitAllocation | None = None
     for _ in range(6):
         plan = choose(options, elements, float("inf"), asked)
         error = ((_pictures(captured, values(plan), trials) - exact) ** 2).flatten(1).mean(1)
-        found = float((10 * torch.log10(4.0 / error.clamp_min(1e-20))).mean())
+        scores = 10 * torch.log10(4.0 / error.clamp_min(1e-20))
+        unsure = 2.0 * float(scores.std()) / math.sqrt(len(scores)) if worded else 0.0
+        found, goal = float(scores.mean()), budget_db + max(_UNSEEN_DB, unsure)
         if found >= goal and (best is None or plan.mean_bits < best.mean_bits):
             best = plan
         if best is not None and abs(found - goal) < 0.2:

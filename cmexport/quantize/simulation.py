@@ -39,7 +39,12 @@ class Simulation:
         interpreter = LayerInterpreter(self._module, [c.layer for c in chosen.values()], at)
         with torch.no_grad():
             drawn = torch.cat([run_picture(interpreter, given) for given in inputs])
-        return drawn.float() / 127.5 - 1 if drawn.dtype == torch.uint8 else drawn.float()
+        return as_floats(drawn)
+
+
+def as_floats(pictures: Tensor) -> Tensor:
+    """Pictures in float32 from -1 to 1, bytes too."""
+    return pictures.float() / 127.5 - 1 if pictures.dtype == torch.uint8 else pictures.float()
 
 
 def psnr_db(pictures: Tensor, exact: Tensor) -> Tensor:

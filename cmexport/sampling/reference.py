@@ -11,12 +11,13 @@ import torch
 
 from cmexport.runner import Array
 from cmexport.sampling.resolved import Sampler
+from cmexport.sampling.stages import Stage
 
 
 class TorchRunner:
-    """The sampler in eager float32 on the CPU."""
+    """The sampler, or a part of it, in eager float32 on the CPU."""
 
-    def __init__(self, sampler: Sampler) -> None:
+    def __init__(self, sampler: Sampler | Stage) -> None:
         self._sampler = sampler.module()
         self._output = sampler.signature.output.name
 

@@ -40,6 +40,22 @@ def test_parts_share_their_weights(staged):
     assert (staged / "weights.bin").stat().st_size < 4 * manifest["checkpoint"]["parameters"]
 
 
+def test_each_part_has_its_share_of_time_and_error(staged, cmexport):
+    manifest = json.loads((staged / "manifest.json").read_text())
+    for run in manifest["functions"]:
+        parts, parity = manifest["runs"][run["name"]], run["parity"]
+        for rung in parity["rungs"]:
+            assert list(rung["part_seconds"]) == parts
+            assert all(seconds > 0 for seconds in rung["part_seconds"].values())
+        assert list(parity["alone_db"]) == parts
+        # float32: none of them is far from PyTorch, and all together not farther than the worst by much.
+        assert all(db is None or db > 90 for db in parity["alone_db"].values())
+    outcome = cmexport("inspect", staged)
+    assert outcome.code == 0, outcome.stderr
+    assert "of a picture's time" in outcome.stdout
+    assert sum("paint" in line and "%" in line for line in outcome.stdout.splitlines()) == 2
+
+
 def test_the_seam(staged, folder, cmexport, tmp_path):
     """Parts in ONNX Runtime paint what the sampler paints as a whole, seed by seed, in each number of steps."""
     drawn = {}

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.latent_pipelines import tiny_pipeline
 
+from cmexport.checkpoints import load_checkpoint
+from cmexport.graph.capture import capture
 from cmexport.graph.tracing import to_module
+from cmexport.model import SampleRequest
 from cmexport.quantize import compression, planning
 from cmexport.quantize.compression import RECIPES, compress
 from cmexport.quantize.sensitivity import weight_sensitivity
 from cmexport.quantize.weights import find_weights
+from cmexport.sampling.methods import resolve
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +74,34 @@ def test_a_budget_is_met_with_fewer_bits_than_a_tighter_one(demo, psnr):
     assert psnr(tight.captured) >= 49.5
     assert loose.weights.mean_bits < tight.weights.mean_bits < 7.0
     assert loose.facts()["budget_db"] == 42.0
+
+
+def test_a_budget_of_prompts_is_tried_on_every_prompt_and_asks_for_their_spread(monkeypatch):
+    """Words are easy or hard: the first of a list say little of all of it."""
+    model = load_checkpoint(tiny_pipeline())
+    sampler = resolve(model, SampleRequest(sigmas=(model.schedule.sigma_of(model.schedule.timesteps(1)[0]),)))
+    seen, asked = [], []
+    choose = compression.choose
+
+    def pictures(captured, values, inputs):
+        if not values:
+            seen.extend(given["tokens"].numpy().tobytes() for given in inputs)
+            return torch.zeros(len(inputs), 3, 8, 8)
+        # Of half of the prompts 46 dB, of the others 54.
+        errors = torch.tensor([2 * 10 ** (-db / 20) for db in (46.0, 54.0)])
+        return errors.repeat(len(inputs) // 2)[:, None, None, None].expand(-1, 3, 8, 8)
+
+    def noted(options, elements, bits, least_db=float("inf")):
+        asked.append(least_db)
+        return choose(options, elements, bits, least_db)
+
+    monkeypatch.setattr(compression, "_pictures", pictures)
+    monkeypatch.setattr(compression, "choose", noted)
+    options = [
+        (planning.Candidate(RECIPES["w8"].formats[0], 8, 1e-3), planning.Candidate(RECIPES["w8"].formats[-1], 16, 0.0))
+    ]
+    compression._smallest(capture(sampler), options, 1, 49.5, lambda plan: {"weight": torch.zeros(1)})
+    tokens = next(i.law for i in sampler.signature.inputs if i.name == "tokens")
+    assert len(set(seen)) == len(tokens.sentences) == 64
+    # 50 dB would do for 49.5 and 0.3; two standard errors are 1.0, so more than 49.5 is asked for next.
+    assert asked[1] == pytest.approx(49.5 + 2 * 4.0 * (64 / 63) ** 0.5 / 8 - 0.5 + 0.05, abs=0.01)

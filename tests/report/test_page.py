@@ -247,6 +247,19 @@ def test_the_share_of_each_part_of_a_checkpoint_is_said(build):
     assert said.endswith("of 8.0 million weights, text encoder 12 %, network 75 %, decoder 12 %")
 
 
+def test_the_time_and_error_of_graphs_that_run_in_turn_are_said(build):
+    file = build.artifact() / "manifest.json"
+    manifest = json.loads(file.read_text())
+    parity = manifest["parity"]
+    parity["rungs"][-1]["part_seconds"] = {"encode": 0.001, "paint": 0.006, "decode": 0.003}
+    parity["alone_db"] = {"encode": None, "paint": 41.25, "decode": 50.0}
+    file.write_text(json.dumps(manifest))
+    (size,) = (s for s in page_of([file.parent]).sections if s.name == "size")
+    time, error = size.notes
+    assert "encode 10 %, paint 60 %, decode 30 %" in time
+    assert error.endswith("encode identical, paint 41.2 dB, decode 50.0 dB")
+
+
 def test_pictures_that_are_not_the_artefacts_are_left_out(build, tmp_path):
     def sheets(folder):
         (section,) = [s for s in page_of([folder]).sections if s.name == "pictures"]

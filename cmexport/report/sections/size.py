@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cmexport.report.charts.curves import Point, draw_points
 from cmexport.report.gathering import FoundArtifact
 from cmexport.report.material import Material
 from cmexport.report.scores import DistributionScore, Interval
-from cmexport.report.text import NOT_MEASURED, decibels, interval, megabytes, number
+from cmexport.report.text import NOT_MEASURED, clean, decibels, interval, megabytes, number
 from cmexport.report.view import Cell, Chart, Section, Table, measured
 
 _HEAD = (
@@ -54,13 +56,27 @@ def section(material: Material) -> Section:
 
 
 def _parts(material: Material) -> tuple[str, ...]:
-    """Say what share of a checkpoint's weights each of its parts has, where there are several."""
+    """Say what share of weights, time and error each part has, where there are several."""
     notes = []
-    for checkpoint in (a.manifest.checkpoint for a in material.artifacts):
+    for artifact in material.artifacts:
+        checkpoint = artifact.manifest.checkpoint
         shares = (f"{n.replace('_', ' ')} {100 * c / checkpoint.parameters:.0f} %" for n, c in checkpoint.parts.items())
         if said := ", ".join(shares):
             notes.append(f"{checkpoint.file}: of {checkpoint.parameters / 1e6:,.1f} million weights, {said}")
+        notes += [f"{material.label(artifact)}: {said}" for said in _in_turn(artifact)]
     return tuple(dict.fromkeys(notes))
+
+
+def _in_turn(artifact: FoundArtifact) -> Iterator[str]:
+    """Say which shares of a picture's time its graphs take, and what each costs alone, where several run in turn."""
+    parity = artifact.manifest.parity
+    if parity is None or not parity.time_shares:
+        return
+    times = ", ".join(f"{name} {100 * share:.0f} %" for name, share in parity.time_shares.items())
+    yield f"of a picture's time in {clean(parity.rungs[-1].name)} on the host, {times}"
+    scores = {name: "identical" if db is None else f"{db:.1f} dB" for name, db in parity.alone_db.items()}
+    if scores:
+        yield f"with only this part from the file, {', '.join(f'{name} {score}' for name, score in scores.items())}"
 
 
 def distribution_of(material: Material, artifact: FoundArtifact) -> DistributionScore | None:

@@ -15,6 +15,7 @@ from cmexport.graph.looping import CapturedLoop
 from cmexport.graph.ranges import overflowing
 from cmexport.graph.rewrites.fit_half import leaves_large
 from cmexport.graph.rewriting import apply_rewrites
+from cmexport.model import LARGE_MODEL
 from cmexport.onnxfile.half import to_half
 from cmexport.onnxfile.saving import save
 from cmexport.onnxfile.stored_weights import BLOCK, forget_shapes, store_weights
@@ -29,6 +30,7 @@ from cmexport.targets.onnx.buffers import limit_buffers
 from cmexport.targets.onnx.contrib import contrib_translations
 from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.int8 import PACKED, Int8Graph, prepare_int8, to_int8
+from cmexport.targets.onnx.judging import PICTURES, PICTURES_OF_LARGE_MODELS, Judge
 from cmexport.targets.onnx.loop import wrap_loop
 from cmexport.targets.onnx.narrow import narrow_translations
 from cmexport.targets.onnx.npu.lowering import is_for_npu, lower_for_npu
@@ -177,9 +179,11 @@ def _in_8_bits(
             save(translate(graph.captured, {**translations, **graph.translations}, OPSET), shaped.signature, path)
             return path
 
+        large = sum(layer.weight.numel() for layer in prepared.layers) > LARGE_MODEL
+        judge = Judge(shaped, PICTURES_OF_LARGE_MODELS if large else PICTURES, progress)
         if options.budget_db is not None:
-            choice = within_db(prepared, profile, options.budget_db, plain, write, progress)
+            choice = within_db(prepared, profile, options.budget_db, plain, write, judge.scores, progress)
             return choice.graph, choice.facts({"budget_db": options.budget_db})
         assert options.budget_latency is not None
-        choice = within_latency(prepared, profile, options.budget_latency, plain, write, progress)
+        choice = within_latency(prepared, profile, options.budget_latency, plain, write, judge.scores, progress)
         return choice.graph, choice.facts({"budget_latency": options.budget_latency})

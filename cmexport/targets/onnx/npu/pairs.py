@@ -40,6 +40,7 @@ def with_pairs(
     for name, (changed,) in _conversions(model, in_8_bits, QuantType.QUInt16, QuantType.QUInt8).items():
         overrides[name] = [{**overrides.get(name, [{}])[0], **changed}]
     overrides |= {name: _steps(codes, QuantType.QInt8) for name, codes in weights.codes.items()}
+    overrides |= {name: [{"quant_type": QuantType.QUInt8}] for name in _norm_weights(model)}
     config = get_qnn_qdq_config(
         model,
         None,
@@ -74,6 +75,13 @@ def _levels(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> list[tuple[s
     """Pictures in bytes, with their step and zero: whole levels stay whole, or a Cast cuts 254.998 down to 254."""
     rounded = [(n.input[0], n.output[0]) for n in model.graph.node if n.op_type == "Round"]
     return [(name, np.float32(1), 0) for source, name in rounded if ranges[source] == (0.0, LEVELS)]
+
+
+def _norm_weights(model: onnx.ModelProto) -> frozenset[str]:
+    """Name LayerNormalization's stored weights: HTP's LayerNorm of 16-bit codes takes unsigned bytes, and no signed."""
+    stored = {i.name for i in model.graph.initializer}
+    norms = (n for n in model.graph.node if n.op_type == "LayerNormalization")
+    return frozenset(n.input[1] for n in norms if n.input[1] in stored)
 
 
 def _conversions(
