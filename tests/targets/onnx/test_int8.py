@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from cmexport.model import SampleRequest
 from cmexport.quantize import int8
@@ -145,9 +146,10 @@ def test_a_plan_decides(export, tmp_path):
 
 def test_attention_over_many_tokens_stays_in_float32_unless_the_plan_has_it(export, tmp_path, monkeypatch):
     exported = export(**{**SMALL, "attention_downsampling": (1,)})
-    attentions = [n for n in exported.captured.program.graph.nodes if n.target in targets_int8.PACKED]
-    packed = [n for n in attentions if "packed_attention" in str(n.target)]
-    (_, tokens, channels) = packed[0].meta["val"].shape
+    products = torch.ops.aten.scaled_dot_product_attention.default
+    packed = [n for n in exported.captured.program.graph.nodes if n.target is products]
+    _, heads, tokens, width = packed[0].args[0].meta["val"].shape
+    channels = heads * width
 
     def operators(many, plan=None):
         monkeypatch.setattr(targets_int8, "MANY_TOKENS", many)
