@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from cmexport.targets.onnx.narrow import BLOCK
+
 
 def fuse_sums(model: ir.Model) -> int:
     """Give every convolution whose only reader is a sum that sum's other operand; return how many."""
@@ -53,6 +55,7 @@ def _convolution(total: ir.Node, order: dict[ir.Node, int]) -> tuple[ir.Node, ir
         and len(value.uses()) == 1
         and not value.is_graph_output()
         and value.dtype == ir.DataType.FLOAT
+        and _is_fast(node)
         and _is_in_blocks(other)
     ]
     if not mine:
@@ -63,4 +66,11 @@ def _convolution(total: ir.Node, order: dict[ir.Node, int]) -> tuple[ir.Node, ir
 
 def _is_in_blocks(value: ir.Value) -> bool:
     producer = value.producer()
-    return producer is not None and producer.op_type in ("Conv", "FusedConv")
+    return producer is not None and producer.op_type in ("Conv", "FusedConv") and _is_fast(producer)
+
+
+def _is_fast(conv: ir.Node) -> bool:
+    """Whether ONNX Runtime's convolution in blocks takes the layer: the input in whole blocks, or less than one."""
+    weight, group = conv.inputs[1], conv.attributes.get_int("group", 1)
+    channels = weight.shape[1] if weight is not None and weight.shape is not None else None
+    return group == 1 and isinstance(channels, int) and (channels < BLOCK or channels % BLOCK == 0)

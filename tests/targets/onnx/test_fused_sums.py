@@ -65,6 +65,19 @@ def test_other_sums_stay(toy, tmp_path, form):
     assert "FusedConv" not in operators_of(toy, tmp_path, form)
 
 
+@pytest.mark.parametrize(("channels", "groups", "taken"), [(16, 1, 1), (24, 1, 0), (16, 16, 0)])
+def test_not_beside_a_convolution_that_the_quick_one_leaves_out(toy, tmp_path, channels, groups, taken):
+    torch.manual_seed(3)
+    module = nn.Module()
+    module.wide = nn.Conv2d(3, channels, 1)
+    module.around = nn.Conv2d(channels, 16, 1, groups=groups)
+    module.inside = nn.Conv2d(3, 16, 3, padding=1)
+    module.forward = lambda noise: module.around(module.wide(noise).relu()) + module.inside(noise)
+    noise = torch.randn(1, 3, 9, 7)
+    lower(toy(module, noise), OnnxOptions(), tmp_path, lambda _: None)
+    assert [n.op_type for n in onnx.load(tmp_path / "model.onnx").graph.node].count("FusedConv") == taken
+
+
 @pytest.mark.parametrize("options", [{"ep": "web"}, {"rewrites": "none"}, {"precision": "fp16"}])
 def test_only_where_the_processor_s_own_kernels_run_float32(toy, tmp_path, options):
     torch.manual_seed(2)
