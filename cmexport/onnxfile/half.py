@@ -8,6 +8,7 @@ What stays in float32:
   renoising, the final clamp);
 * where the sampler multiplies the network's answer, what gives it: its last product, and the activation before that.
   Rounding an answer of 1 costs 48 dB at a factor of 14.65 (epsilon prediction at t = 999);
+* what is looked up in tables beyond half's range, as scales by label can be;
 * anything this file does not know: an unknown operator keeps its float32 inputs and outputs.
 
 Stock converters write files that do not load (four Resize nodes share one scales constant and their casts get one
@@ -161,12 +162,18 @@ def _decide(
         data = node.inputs[0]
         assert data is not None
         if data in initializers:
-            return state.half
+            return FLOAT if state.half is HALF and _is_beyond_half(data) else state.half
         return state.types.get(data) if state.types.get(data) in (FLOAT, state.half) else None
     if node.op_type not in state.compute or node.outputs[0].name in state.kept:
         return FLOAT
     in_stream = node.op_type in ELEMENTWISE and tuple(node.outputs[0].shape or ()) == picture
     return FLOAT if in_stream else state.half
+
+
+def _is_beyond_half(constant: ir.Value) -> bool:
+    """Whether a constant's numbers, all of them finite, go where float16 doesn't."""
+    assert constant.const_value is not None
+    return bool(LARGEST < np.abs(constant.const_value.numpy()).max(initial=0.0) < np.inf)
 
 
 def _answering(graph: ir.Graph, picture: tuple[int, ...]) -> Iterator[str]:

@@ -201,6 +201,38 @@ def test_a_constant_beyond_half_is_refused(number):
     assert caught.value.exit_code == 5
 
 
+TABLE = """
+table (float[1,2,4,4] noise, int64[1] label) => (float[1,2,4,4] image) {
+    first = Conv<kernel_shape=[1,1]>(noise, weight)
+    row = Gather(scales, label)
+    flat = Constant<value_ints=[-1]>()
+    vector = Reshape(row, flat)
+    scale, shift = Split<axis=0, num_outputs=2>(vector)
+    image = InstanceNormalization<epsilon=0.1>(first, scale, shift)
+}
+"""
+
+
+@pytest.mark.parametrize(("largest", "kind"), [(9e5, FLOAT), (6e4, FLOAT16)])
+def test_a_table_beyond_half_stays_in_float32_with_what_is_picked_from_it(largest, kind):
+    rows = np.array([[1, 2, 3, 4], [5, largest, 7, -8]])
+    model = model_of(TABLE, weight=np.ones((2, 2, 1, 1)), scales=rows)
+    inputs = {"noise": np.stack([np.eye(4, dtype=np.float32)] * 2)[None], "label": np.array([1])}
+    expected = run(ir.to_proto(model), **inputs)
+    proto, _ = halved(model)
+    found = kinds(proto)
+    assert found["Gather"] == found["Split"] == kind
+    np.testing.assert_allclose(run(proto, **inputs), expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("number", [np.inf, np.nan])
+def test_a_table_without_numbers_is_refused(number):
+    rows = np.array([[1, 2, 3, 4], [5, number, 7, -8]])
+    text = "table (int64[1] label) => (float[1,4] image) { image = Gather(scales, label) }"
+    with pytest.raises(BackendError, match="fp16: constant scales "):
+        to_half(model_of(text, scales=rows), (1, 2, 4, 4))
+
+
 def test_subgraphs_are_refused():
     text = """
     branch (bool flag, float[2] noise) => (float[2] image) {

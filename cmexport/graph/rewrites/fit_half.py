@@ -15,7 +15,11 @@ something linear, a product of two activations say, can't be mended so; the note
 Where few channels peak and the others don't, the groups of channels that norms put together get factors of their own:
 one for all would take ordinary channels, and the weights that make them, below half precision's normal numbers (17 dB
 for two of 64 channels at 10^6). A norm still has one eps, that of its least scaled group; only where the others' scaled
-variance makes that a relative difference below `_EPS_SHARE` is it done.
+variance makes that a relative difference below `_EPS_SHARE` is it done. Where a network concatenates results of such
+different sizes (a UNet's early and late ones: 3 beside 10^9), each part comes in times a factor of its own, and streams
+end there.
+
+An activation function isn't linear: one that peaks computes in float32, and a stream begins with what it gives times s.
 
 Attention's logits are looked at, too. A key's bias adds the same to all logits of a query, which softmax takes away
 again; where logits are too large it is dropped.
@@ -64,11 +68,17 @@ _ROOM = 64.0
 """What is scaled at all is scaled below this: norms square it, and in half precision the square of 256 is too large."""
 _SMALL_WEIGHTS, _LARGE_WEIGHTS = 2.0**-10, 2.0**12
 """Root mean square and largest of weights as half precision should have them; its normal numbers begin at 2^-14."""
+_LEAST_PEAK = 2.0**-6
+"""Peak of a scaled group, whose values then have half precision's normal numbers down to 2^-8 of it."""
 _APART = 2.0**5
 """How far apart the factors of groups are at least where each has its own: a group in its neighbours' shadow still has
 half precision's normal numbers with 2^-5 less."""
 _NAMED = 3
 """Streams that a note describes one by one."""
+_ACTIVATIONS = (aten.silu.default, aten.gelu.default, aten.relu.default)
+_JOIN, _BEHIND = "fit_half.join", "fit_half.behind"
+"""Mark, in a node's meta, products made here: of a part on its way into a concatenation, and of what an activation
+gives."""
 
 
 @dataclass
@@ -123,6 +133,9 @@ def _apply(editor: Editor) -> Changes:
     dropped = [n for n in found if found[n] > SAFE and is_op(n, _SDPA) and _drop_key_bias(editor, n)]
     if dropped:
         found = dict(peaks(editor.module, editor.signature))
+    joins = _level_joins(editor, found)
+    for node in [n for n in found if found[n] > SAFE and is_op(n, *_ACTIVATIONS)]:
+        _put_behind(editor, node, found)
     large = sorted((node for node, peak in found.items() if peak > SAFE), key=lambda node: -found[node])
     alike: dict[str | None, list[fx.Node]] = {}
     for node in editor.graph.nodes:
@@ -137,7 +150,7 @@ def _apply(editor: Editor) -> Changes:
         if not (_scaled_by(editor, node) or _is_linear(editor, node)):
             left.append(node)
             continue
-        stream = _grow(editor, node, alike)
+        stream = _grow(editor, node, alike, found)
         done.update(stream.values)
         if any(found.get(value, 0.0) > SAFE for value, _ in stream.unscaled(editor)):
             left.append(node)
@@ -149,12 +162,16 @@ def _apply(editor: Editor) -> Changes:
         _scale(editor, stream, each)
     _balance(editor, streams, factors, found)
     more = [f"{len(told) - _NAMED} more like it"] if len(told) > _NAMED else []
+    if joins:
+        more.append(f"parts of {joins} concatenations are joined each at its own scale")
     if dropped:
         more.append(f"logits of {len(dropped)} attentions were too large with their keys' bias, which changes nothing")
     if left:
         places = list(dict.fromkeys(map(_place, left)))
         more.append(f"{LEFT}: {', '.join(places[:_NAMED])}{', ...' if len(places) > _NAMED else ''}")
-    return Changes(len(told) + len(dropped), "; ".join([*told[:_NAMED], *more]))
+    for node in [n for n in editor.graph.nodes if n.meta.keys() & {_BEHIND, _JOIN} and n.args[1] == 1.0]:
+        node.replace_all_uses_with(node.args[0])
+    return Changes(len(told) + len(dropped) + joins, "; ".join([*told[:_NAMED], *more]))
 
 
 def _told(stream: _Stream, found: Mapping[fx.Node, float], factors: _Factors) -> str:
@@ -166,7 +183,7 @@ def _told(stream: _Stream, found: Mapping[fx.Node, float], factors: _Factors) ->
 
 def _scaled_by(editor: Editor, node: object) -> tuple[fx.Node, ...]:
     """Return the arguments that, times s, give the node's result times s; none where there are no such ones."""
-    if not isinstance(node, fx.Node):
+    if not isinstance(node, fx.Node) or _JOIN in node.meta:
         return ()
     if is_view(node) or is_op(node, *_MOVING):
         first = node.args[0]
@@ -192,7 +209,9 @@ def _is_linear(editor: Editor, node: object) -> bool:
     return all(attribute(editor.module, n) is not None for n in stored)
 
 
-def _grow(editor: Editor, start: fx.Node, alike: Mapping[str | None, list[fx.Node]]) -> _Stream:
+def _grow(
+    editor: Editor, start: fx.Node, alike: Mapping[str | None, list[fx.Node]], found: Mapping[fx.Node, float]
+) -> _Stream:
     stream, waiting = _Stream(start), [start]
     while waiting:
         node = waiting.pop()
@@ -203,18 +222,90 @@ def _grow(editor: Editor, start: fx.Node, alike: Mapping[str | None, list[fx.Nod
             # Other steps' copies, too: with another factor they would need weights of their own.
             waiting += [n for n in alike[name_of(node.args[1])] if n is not node]
         for given in _scaled_by(editor, node):
-            if _scaled_by(editor, given) or _is_linear(editor, given):
+            # A small result that others read stays what it is: a norm would find nothing left of it.
+            small = len(given.users) > 1 and found.get(given, 0.0) <= _ROOM and given is not start
+            if (_scaled_by(editor, given) or _is_linear(editor, given)) and not small:
                 waiting.append(given)
             elif attribute(editor.module, given) is None:
                 stream.entries[node, given] = None
         waiting += [user for user in node.users if node in _scaled_by(editor, user)]
+    stream.entries = {entry: None for entry in stream.entries if entry[1] not in stream.values}
     return stream
 
 
 def _takes_scaled(editor: Editor, reader: fx.Node, node: fx.Node) -> bool:
     """Whether a reader can be made to give the same for its first argument times a number."""
     once = sum(n is node for n in reader.args) == 1 and reader.args[0] is node
-    return once and (is_op(reader, *_NORMS) or _is_linear(editor, reader))
+    return once and (_JOIN in reader.meta or is_op(reader, *_NORMS) or _is_linear(editor, reader))
+
+
+def _level_joins(editor: Editor, found: dict[fx.Node, float]) -> int:
+    """Bring large parts into concatenations each at its own scale; return in how many.
+
+    Networks that join early results to late ones may have 3 beside 10^9, and norms behind that look at few channels at
+    a time: one factor for all, and for all streams that meet so, would leave nothing of the smaller ones. Norms don't
+    mind factors of whole groups, and linear layers take them back.
+    """
+    large = [n for n, peak in found.items() if peak > SAFE and is_op(n, aten.cat.default) and _is_joinable(editor, n)]
+    ranges = channel_ranges(editor.module, editor.signature, dict.fromkeys(large, 1)) if large else {}
+    for cat in large:
+        norms = [user for user in cat.users if is_op(user, _GROUP_NORM)]
+        peak = ranges[cat].peak
+        each = _by_channel(peak, [(ranges[cat], norm) for norm in norms])
+        _level(editor, cat, _power(peak.amax().expand_as(peak)) if each is None else each, peak, found)
+    return len(large)
+
+
+def _is_joinable(editor: Editor, cat: fx.Node) -> bool:
+    """Whether channels are joined, and all readers do with a factor for each group of them."""
+    parts, dim = cat.args[0], argument(cat, 1, "dim", 0)
+    assert isinstance(parts, list | tuple)
+    if dim not in (1, 1 - len(shape_of(cat))) or not all(isinstance(p, fx.Node) for p in parts):
+        return False
+    sizes = [shape_of(part)[1] for part in parts]  # type: ignore[arg-type]
+    for user in cat.users:
+        if not _takes_scaled(editor, user, cat) or not _takes_by_channel(user, cat, 1):
+            return False
+        if is_op(user, _GROUP_NORM) and any(size % (sum(sizes) // _groups(user)) for size in sizes):
+            return False
+    return True
+
+
+def _level(editor: Editor, cat: fx.Node, each: Tensor, peak: Tensor, found: dict[fx.Node, float]) -> None:
+    parts = cat.args[0]
+    assert isinstance(parts, list | tuple)
+    sizes = [shape_of(part)[1] for part in parts]  # type: ignore[arg-type]
+    levelled = []
+    for part, factors in zip(parts, torch.split(each, sizes), strict=True):
+        product = _times(editor, cat, part, _along(factors, shape_of(cat)))
+        product.meta[_JOIN] = True
+        levelled.append(product)
+    for product, peaks_of_part in zip(levelled, torch.split(peak * each, sizes), strict=True):
+        found[product] = float(peaks_of_part.max())
+    cat.args = (levelled, *cat.args[1:])
+    found[cat] = max(found[product] for product in levelled)
+    for user in list(cat.users):
+        if is_op(user, _GROUP_NORM):
+            set_argument(user, _EPS, "eps", _eps(user) * float(each.max()) ** 2)
+        else:
+            _multiply(editor, user, 1.0 / each, by_input=True)
+
+
+def _along(factors: Tensor, shape: Iterable[int]) -> Tensor:
+    """Shape factors of channels to multiply (N, C, ...): (C, 1, ...), or () where all are one."""
+    if bool((factors == factors[0]).all()):
+        return factors[0]
+    return factors.reshape(-1, *([1] * (len(tuple(shape)) - 2)))
+
+
+def _put_behind(editor: Editor, activation: fx.Node, found: dict[fx.Node, float]) -> None:
+    """Begin a stream behind an activation, which can't be scaled itself but computes in float32."""
+    users = list(activation.users)
+    product = editor.call(activation.next, aten.mul.Tensor, activation, 1.0)
+    product.meta[_BEHIND] = True
+    found[product] = found[activation]
+    for user in users:
+        user.replace_input_with(activation, product)
 
 
 def _choose(editor: Editor, streams: list[_Stream], found: Mapping[fx.Node, float]) -> list[_Factors]:
@@ -247,23 +338,35 @@ def _by_group(
         return None
     norms = [(node, user) for node, user in stream.readers(editor) if is_op(user, _GROUP_NORM)]
     peak = torch.stack([ranges[node].peak for node in stream.values]).amax(0)
+    each = _by_channel(peak, [(ranges[node], norm) for node, norm in norms])
+    return None if each is None else _Factors(each, dims)
+
+
+def _by_channel(peak: Tensor, norms: list[tuple[ChannelRange, fx.Node]]) -> Tensor | None:
+    """Choose a factor for each channel, equal within the groups of the norms behind; None where one for all does."""
     channels = len(peak)
-    together = math.lcm(*(channels // _groups(user) for _, user in norms))
+    together = math.lcm(*(channels // _groups(norm) for _, norm in norms))
     if channels % together:
         return None
-    each = _power(peak.reshape(-1, together).amax(1)).repeat_interleave(together)
-    largest = float(each.max())
-    if largest < _APART * float(each.min()):
-        return None
-    for node, norm in norms:
-        groups = _groups(norm)
-        mine = each.reshape(groups, -1)[:, 0]
-        scaled = ranges[node].variance(groups) * mine.square()
-        differing = mine < largest
-        share = _eps(norm) * largest**2 / scaled.clamp_min(1e-300) / 2
-        if bool((share[differing] > _EPS_SHARE).any()):
+    highest = peak.reshape(-1, together).amax(1).repeat_interleave(together)
+    each = wanted = _power(highest)
+    # Where the one eps would be too much for the others, the least scaled group is scaled, too, as far as it bears it.
+    while float(each.max()) >= _APART * float(each.min()):
+        if all(_bears_one_eps(each, seen, norm) for seen, norm in norms):
+            return each
+        each = each.clamp(max=float(each.max()) / 2)
+        if bool(((each < wanted) & (highest * each < _LEAST_PEAK)).any()):
             return None
-    return _Factors(each, dims)
+    return None
+
+
+def _bears_one_eps(each: Tensor, seen: ChannelRange, norm: fx.Node) -> bool:
+    """Whether the least scaled group's eps is next to nothing beside the others' variances."""
+    groups, largest = _groups(norm), float(each.max())
+    mine = each.reshape(groups, -1)[:, 0]
+    scaled = seen.variance(groups) * mine.square()
+    share = _eps(norm) * largest**2 / scaled.clamp_min(1e-300) / 2
+    return not bool((share[mine < largest] > _EPS_SHARE).any())
 
 
 def _takes_by_channel(reader: fx.Node, node: fx.Node, dim: int) -> bool:
@@ -352,10 +455,15 @@ def _scale(editor: Editor, stream: _Stream, factors: _Factors) -> None:
                 scaled = editor.constant(node, value.double() * s, key=("fit", name_of(given), _key(s)))
                 node.replace_input_with(given, scaled)
     for node, given in stream.entries:
-        node.replace_input_with(given, _times(editor, node, given, factors.along(node)))
+        if _BEHIND in node.meta:
+            _set_factor(editor, node, factors.along(node))
+        else:
+            node.replace_input_with(given, _times(editor, node, given, factors.along(node)))
     for node, reader in readers:
         if not _takes_scaled(editor, reader, node):
             reader.replace_input_with(node, _times(editor, reader, node, 1.0 / factors.along(node)))
+        elif _JOIN in reader.meta:
+            _set_factor(editor, reader, _factor(editor, reader) / factors.along(node))
         elif is_op(reader, *_NORMS):
             set_argument(reader, _EPS, "eps", _eps(reader) * float(factors.each.max()) ** 2)
         else:
@@ -363,8 +471,21 @@ def _scale(editor: Editor, stream: _Stream, factors: _Factors) -> None:
 
 
 def _times(editor: Editor, before: fx.Node, node: fx.Node, s: Tensor) -> fx.Node:
-    factor = float(s) if s.dim() == 0 else editor.constant(before, s, key=("fit", _key(s)))
+    factor = float(s) if s.dim() == 0 else editor.constant(before, s, key=("fit", tuple(s.shape), _key(s)))
     return editor.call(before, aten.mul.Tensor, node, factor)
+
+
+def _factor(editor: Editor, product: fx.Node) -> Tensor:
+    """Return what a product made here multiplies by, float64."""
+    given = product.args[1]
+    stored = attribute(editor.module, given) if isinstance(given, fx.Node) else torch.tensor(given)
+    assert stored is not None
+    return stored.double()
+
+
+def _set_factor(editor: Editor, product: fx.Node, s: Tensor) -> None:
+    factor = float(s) if s.dim() == 0 else editor.constant(product, s, key=("fit", tuple(s.shape), _key(s)))
+    product.args = (product.args[0], factor)
 
 
 def _multiply(editor: Editor, layer: fx.Node, s: Tensor, *, by_input: bool) -> None:

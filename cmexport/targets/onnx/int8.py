@@ -36,6 +36,10 @@ SMALL = 16 * 16
 """Positions of a result up to which an integer product takes no longer than a convolution between pairs: 55 against
 104 us from 64 to 64 channels at 16x16, 65 against 77 for 128 at 8x8, 76 against 70 for 192 at 4x4; but 481 against 395
 for 64 at 32x32, and 14 against 6 ms at 128x128 (one thread, a norm behind)."""
+MANY_TOKENS = 8
+"""For each channel, from which on attention is left in float32. Only its projections are ever in 8 bits, and beside
+the products of all tokens with all they are little: 1,024 tokens of 64 channels take 1.21 of float32's time, of 256
+channels 0.85, 256 of 96 0.94, 64 of 128 0.84 (one thread, codes of the input included)."""
 CONVOLUTION_ROLES = frozenset({"spatial", "pointwise"})
 
 
@@ -71,7 +75,7 @@ def to_int8(
     ONNX Runtime's own CPU kernels get both spellings: pairs, which are fastest on most processors, and integer products
     where there is no convolution or where rounding the output as well would cost most.
     """
-    codes = encode_layers(prepared, _paired, progress, in_float)
+    codes = encode_layers(prepared, _paired, progress, {*in_float, *_with_many_tokens(prepared)})
     if profile.contrib_ops and spare:
         progress("outputs worth sparing")
         handed = hand_on(prepared.captured, codes)
@@ -98,6 +102,14 @@ def _small(captured: CapturedGraph, codes: Iterable[LayerCodes]) -> frozenset[st
     named = {name for layer in own for name in layer.nodes}
     shapes = {n.name: shape_of(n) for n in captured.program.graph.nodes if n.name in named}
     return frozenset(x.key for x in own if all(math.prod(shapes[name][2:]) <= SMALL for name in x.nodes))
+
+
+def _with_many_tokens(prepared: Prepared) -> frozenset[str]:
+    """Keys of attentions with too many tokens for 8 bits to gain anything, unless the plan names them."""
+    packed = [x for x in prepared.layers if x.operator.kind == "attention" and x.key not in prepared.plan.layers]
+    shapes = {n.name: shape_of(n) for n in prepared.captured.program.graph.nodes if n.target in PACKED}
+    sizes = {x.key: [shapes[name][1:] for name in x.nodes] for x in packed}
+    return frozenset(key for key, each in sizes.items() if all(t >= MANY_TOKENS * c for t, c in each))
 
 
 def _paired(layer: Layer) -> Scheme:

@@ -3,7 +3,8 @@
 ONNX Runtime's convolution computes 16 output channels at least, of which a picture wants three. The other way round,
 each position gives its part of every output that it reaches (27 numbers for 3x3 and three channels), and Col2Im adds
 them: exactly the same sum. From 64 channels at 128x128 it takes 1.5 ms in place of 4.5 ms (one thread), at 32x32 0.07
-in place of 0.23.
+in place of 0.23. Pointwise convolutions stay what they are: with 32 outputs (of 64 channels, 128x128, with a 3x3
+convolution before and a sum behind) the product takes 14.0 ms in place of 12.4, with 8 (of 128) 52.6 in place of 48.0.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from cmexport.onnxfile.translations import Translations, aten
 
 LEAST_POSITIONS = 64 * 64
 """Of a picture; below, less than 0.3 ms can be saved."""
+BLOCK = 16
+"""Output channels that ONNX Runtime's convolution computes together; a layer with as many wastes nothing."""
 
 
 def _ints(values: Sequence[int]) -> Any:
@@ -37,7 +40,8 @@ def _convolution(
     size, shape = [int(d) for d in input.shape], [int(d) for d in weight.shape]
     same = [2 * p + 1 for p in padding] == shape[2:]
     plain = stride == dilation == [1, 1] and groups == 1
-    few = shape[0] * math.prod(shape[2:]) < shape[1] and math.prod(size[2:]) >= LEAST_POSITIONS
+    taps = math.prod(shape[2:])
+    few = taps > 1 and shape[0] < BLOCK and shape[0] * taps < shape[1] and math.prod(size[2:]) >= LEAST_POSITIONS
     if not (same and plain and few):
         pads = [*padding, *padding]
         return op.Conv(input, weight, bias, strides=stride, pads=pads, dilations=dilation, group=groups)

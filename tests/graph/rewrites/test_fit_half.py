@@ -270,3 +270,96 @@ def test_what_cannot_be_scaled_stays_in_float32(tmp_path):
     with OnnxRuntimeRunner(tmp_path / lowered.files[0]) as run:
         found = run({k: v.numpy() for k, v in made.signature.examples(3).items()})["image"]
     np.testing.assert_allclose(found, exactly(made), rtol=0, atol=0.02)
+
+
+class Skipping(nn.Module):
+    """A UNet's way back: an early result of ordinary size beside a late one at 10^8, a norm over both, a way around."""
+
+    def __init__(self, groups: int = 8) -> None:
+        super().__init__()
+        self.first, self.inner = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.inner.weight.data *= 2.0**28
+        self.norm, self.norm_late = nn.GroupNorm(groups, 16), nn.GroupNorm(4, 8)
+        self.inside, self.around = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(16, 8, 1)
+        self.last = nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, noise):
+        early = self.first(noise)
+        both = torch.cat([self.inner(early), early], 1)
+        late = self.around(both) + self.inside(nn.functional.silu(self.norm(both)))
+        return self.last(nn.functional.silu(self.norm_late(late)))
+
+
+def in_half(graph, tmp_path):
+    lower(graph, OnnxOptions(precision="fp16"), tmp_path, lambda _: None)
+    with OnnxRuntimeRunner(tmp_path / "model.onnx", "all", threads=1) as session:
+        return session({name: x.numpy() for name, x in graph.examples(3).items()})["image"]
+
+
+def test_parts_of_a_concatenation_have_factors_of_their_own(tmp_path):
+    torch.manual_seed(4)
+    graph = captured(Skipping())
+    fitted = apply_rewrites(graph, HALF_REWRITES)
+    assert "parts of 1 concatenations are joined each at its own scale" in fitted.rewrites[-1].note
+    np.testing.assert_allclose(exactly(fitted), exactly(graph), rtol=0, atol=1e-7)
+    assert max(peaks(to_module(fitted.program), fitted.signature).values()) <= SAFE
+    # One factor for both parts left 12 dB: of the early one nothing was there any more.
+    assert decibels(in_half(graph, tmp_path), exactly(graph)) > 60
+
+
+def test_a_norm_across_both_parts_keeps_one_factor():
+    torch.manual_seed(4)
+    fitted = apply_rewrites(captured(Skipping(groups=1)), HALF_REWRITES)
+    assert "concatenations" not in fitted.rewrites[-1].note
+
+
+def test_the_smaller_part_is_scaled_too_where_one_eps_would_be_too_much_for_the_larger():
+    torch.manual_seed(4)
+    network = Skipping()
+    network.inner.weight.data *= 2.0**-4
+    network.inner.bias.data += 2.0**28  # little variance for its size
+    graph = captured(network)
+    fitted = apply_rewrites(graph, HALF_REWRITES)
+    np.testing.assert_allclose(exactly(fitted), exactly(graph), rtol=0, atol=1e-6)
+    module = to_module(fitted.program)
+    seen = peaks(module, fitted.signature)
+    (cat,) = (n for n in module.graph.nodes if n.target is torch.ops.aten.cat.default)
+    late, early = (seen[part] for part in cat.args[0])
+    assert 1 < late <= 64
+    assert 2.0**-6 < early < 1
+
+
+class LargeScales(nn.Module):
+    """A norm whose scales are large, an activation, a pool, a convolution, and a norm that takes all of it away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+        self.norm, self.norm_after = nn.GroupNorm(4, 8), nn.GroupNorm(2, 4)
+        self.norm.weight.data *= 1e6
+
+    def forward(self, noise):
+        large = nn.functional.silu(self.norm(self.first(noise)))
+        return self.norm_after(self.second(nn.functional.avg_pool2d(large, 2)))
+
+
+def test_what_an_activation_gives_is_scaled_behind_it(tmp_path):
+    torch.manual_seed(5)
+    graph = captured(LargeScales())
+    fitted = apply_rewrites(graph, HALF_REWRITES)
+    report = fitted.rewrites[-1]
+    assert fit_half.LEFT in report.note  # the norm and the activation, in float32
+    np.testing.assert_allclose(exactly(fitted), exactly(graph), rtol=0, atol=1e-9)
+    module = to_module(fitted.program)
+    large = {node.target for node, peak in peaks(module, fitted.signature).items() if peak > SAFE}
+    assert large == {torch.ops.aten.group_norm.default, torch.ops.aten.silu.default}
+    assert decibels(in_half(graph, tmp_path), exactly(graph)) > 55
+
+
+def test_no_product_stays_behind_an_activation_that_something_else_reads():
+    torch.manual_seed(5)
+    network = LargeScales()
+    network.norm_after = nn.Softmax(1)
+    fitted = apply_rewrites(captured(network), HALF_REWRITES)
+    products = [n for n in to_module(fitted.program).graph.nodes if n.target is torch.ops.aten.mul.Tensor]
+    assert all(n.args[1] != 1.0 for n in products)

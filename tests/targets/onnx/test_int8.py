@@ -7,11 +7,13 @@ from functools import partial
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from cmexport.model import SampleRequest
 from cmexport.quantize import int8
 from cmexport.quantize.calibration import CalibrationOptions
 from cmexport.quantize.precision_plan import PrecisionPlan
+from cmexport.targets.onnx import int8 as targets_int8
 from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.lower import lower
 
@@ -140,6 +142,29 @@ def test_a_plan_decides(export, tmp_path):
         sizes[name] = (tmp_path / name / lowered.files[0]).stat().st_size
     # 32 x 32 x 9 weights, three bytes each.
     assert sizes["without"] - sizes["default"] == pytest.approx(27_648, rel=0.1)
+
+
+def test_attention_over_many_tokens_stays_in_float32_unless_the_plan_has_it(export, tmp_path, monkeypatch):
+    exported = export(**{**SMALL, "attention_downsampling": (1,)})
+    products = torch.ops.aten.scaled_dot_product_attention.default
+    packed = [n for n in exported.captured.program.graph.nodes if n.target is products]
+    _, heads, tokens, width = packed[0].args[0].meta["val"].shape
+    channels = heads * width
+
+    def operators(many, plan=None):
+        monkeypatch.setattr(targets_int8, "MANY_TOKENS", many)
+        lowered = lower(exported.captured, OnnxOptions(precision="int8", plan=plan), tmp_path, lambda _: None)
+        return kinds(onnx.load(tmp_path / lowered.files[0])), lowered.precision_plan
+
+    few, plan = operators(tokens / channels + 1)
+    assert few.count("QAttention") == len(packed)
+    many, without = operators(tokens / channels)
+    assert many.count("Attention") == len(packed)
+    assert "QAttention" not in many
+    left = set(without["left_in_float"]) - set(plan["left_in_float"])
+    assert len(left) == len(packed)
+    named, _ = operators(tokens / channels, PrecisionPlan(dict.fromkeys([*plan["int8"], *left], "int8")))
+    assert named.count("QAttention") == len(packed)
 
 
 def test_without_rewrites_it_still_runs(export, psnr):

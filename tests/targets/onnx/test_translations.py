@@ -50,6 +50,23 @@ def test_group_norm(compare, weight, bias):
     assert operators.count("BatchNormalization") == (1 if weight or bias else 0)
 
 
+class ChannelNorm(nn.Module):
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6)) if weight else None
+        self.bias = nn.Parameter(torch.randn(6)) if bias else None
+
+    def forward(self, noise):
+        return F.group_norm(noise, 6, self.weight, self.bias, 0.2)
+
+
+@pytest.mark.parametrize(("weight", "bias"), [(True, True), (False, False), (True, False), (False, True)])
+def test_group_norm_with_a_group_for_each_channel_is_one_operator(compare, weight, bias):
+    torch.manual_seed(0)
+    operators = compare(ChannelNorm(weight, bias), torch.randn(2, 6, 3, 5) * 2 + 1)
+    assert operators == ["InstanceNormalization"]
+
+
 class Attention(nn.Module):
     def __init__(self, scale):
         super().__init__()
