@@ -29,6 +29,7 @@ from cmexport.graph.rewrites import fit_half
 from cmexport.model import Lora
 from cmexport.naming import shown_name
 from cmexport.parity.ladder import ParityReport
+from cmexport.sampling.gamma import gamma_of
 from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.transforms import transform_of
 from cmexport.signature import known
@@ -129,6 +130,7 @@ def describe(
             schedule=request.schedule,
             sampler=request.sampler,
             eta=request.eta,
+            gamma=gamma_of(request),
             clip=plan.clip,
             transform=_transform_record(sampler),
         ),

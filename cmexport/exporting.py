@@ -40,6 +40,7 @@ from cmexport.parity.ahead import Ahead
 from cmexport.parity.ladder import ParityReport, Truth
 from cmexport.progress import Progress
 from cmexport.recorded import graph_rungs
+from cmexport.sampling.gamma import gamma_of
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.stages import Stage, stages_of
@@ -192,6 +193,7 @@ def _subject(samplers: Mapping[str, Sampler], options: ExportOptions) -> Subject
             "output": request.output,
             "sampler": request.sampler,
             "eta": request.eta,
+            "gamma": gamma_of(request),
             "levels_of": dict(request.levels_of),
             "output_transform": request.output_transform,
             **prompt_facts(None if (wording := wording_of(sampler)) is None else wording.model_dump(mode="json")),

@@ -393,6 +393,7 @@ class SampleRequest:
         schedule: how the levels were chosen, in words, for the manifest; changes nothing.
         sampler: key into `sampling.methods.METHODS`.
         eta: stochasticity of TCD's steps; None: the model's own.
+        gamma: of CTM's gamma sampling, 0 (no noise between jumps) to 1; None: 0.5.
         prompt: text to bake into the graph.
         prompts: a closed list of them: the graph takes the number of one.
         condition: "tokens" or "embeddings", what a graph takes that has neither.
@@ -412,6 +413,7 @@ class SampleRequest:
     schedule: str = ""
     sampler: str = "consistency"
     eta: float | None = None
+    gamma: float | None = None
     prompt: str | None = None
     prompts: tuple[str, ...] = ()
     condition: str = "tokens"

@@ -11,6 +11,7 @@ from cmexport.sampling.alphas import plan_alphas, tcd_of
 from cmexport.sampling.deterministic import euler_schedule, exact_schedule, plan_euler, plan_exact
 from cmexport.sampling.editing import TASKS
 from cmexport.sampling.evaluations import Evaluations
+from cmexport.sampling.gamma import GAMMA, gamma_schedule, plan_gamma
 from cmexport.sampling.heun import HEUN_STEPS, HeunSampler, heun_schedule, plan_heun
 from cmexport.sampling.resolved import Method, Sampler
 from cmexport.sampling.samplers import SamplerGraph
@@ -48,6 +49,10 @@ def _tcd_plan(model: ConsistencyModel, request: SampleRequest) -> Evaluations:
     return plan_alphas(schedule, [schedule.timestep_of(sigma) for sigma in request.sigmas], request.eta)
 
 
+def _gamma_plan(model: ConsistencyModel, request: SampleRequest) -> Evaluations:
+    return plan_gamma(model, request.sigmas, GAMMA if request.gamma is None else request.gamma)
+
+
 def _of_levels(
     plan: Callable[[ConsistencyModel, Sequence[float]], Evaluations],
 ) -> Callable[[ConsistencyModel, SampleRequest], Evaluations]:
@@ -71,6 +76,15 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             exact_schedule,
             SamplerGraph,
             ending=", then sigma_min: exact jumps",
+            edits=False,
+            tuned=False,
+            in_name=True,
+        ),
+        "gamma": Method(
+            _gamma_plan,
+            gamma_schedule,
+            SamplerGraph,
+            ending=", then sigma_min: gamma sampling",
             edits=False,
             tuned=False,
             in_name=True,

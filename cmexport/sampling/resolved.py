@@ -79,6 +79,8 @@ class Sampler:
             )
         if request.eta is not None and model.schedule is None:
             raise UsageError(f"--eta {request.eta:g}: only --sampler tcd has one, for latent few-step models")
+        if request.gamma is not None and request.sampler != "gamma":
+            raise UsageError(f"--gamma {request.gamma:g}: only --sampler gamma has one")
         model = listed(conditioned(model, request), request.levels_of)
         plan = method.plan(model, request)
         if plan.looped and model.codec is not None:

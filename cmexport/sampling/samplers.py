@@ -91,7 +91,7 @@ class SamplerGraph(nn.Module):
         x = (e.c_skip * scale) * sample + e.c_out * self._network((e.c_in * scale) * sample, step, conditions)
         if clip is not None and e.mix is not None:
             x = e.mix[0] * x.clamp(-clip, clip) + (e.mix[1] * scale) * sample
-        finished = self.plan.renoises or step == self.plan.steps - 1
+        finished = (self.plan.renoises and not self.plan.noisy) or step == self.plan.steps - 1
         return x.clamp(-1.0, 1.0) if self.plan.clamp and finished else x
 
     def forward(
