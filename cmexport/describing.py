@@ -196,9 +196,10 @@ def _lora_record(lora: Lora) -> LoraRecord:
 
 
 def _transform_record(sampler: Sampler) -> TransformRecord | None:
-    transform, name = transform_of(sampler.request), sampler.request.output_transform
-    if transform is None or name is None:
+    transform = transform_of(sampler.model, sampler.request)
+    if transform is None:
         return None
+    name = sampler.request.output_transform or transform.quantity
     return TransformRecord(name=name, quantity=transform.quantity, unit=transform.unit, formula=transform.formula)
 
 

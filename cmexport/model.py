@@ -183,6 +183,20 @@ class Codec:
 
 
 @dataclass(frozen=True)
+class Policy:
+    """What a network that plans a robot's actions is besides: its samples are (N, 1, T, D), T actions of D numbers.
+
+    Attributes:
+        scale, offset: of the D numbers: samples are y = scale a + offset of actions a in the demonstrations' units.
+        chain: levels at which evaluations after the first start, in their order, which need not descend.
+    """
+
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    chain: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class CheckpointSource:
     """Which bytes the weights were read from.
 
@@ -282,6 +296,7 @@ class ConsistencyModel:
             `preconditioning`, `c_noise` and `renoise`; None for others.
         tokenizer: makes tokens of prompts, where the model takes some.
         loras: what was merged into its weights, in the order in which it was named.
+        policy: of networks that plan actions; None where samples are pictures.
     """
 
     network: nn.Module
@@ -300,6 +315,7 @@ class ConsistencyModel:
     schedule: AlphaSchedule | None = None
     tokenizer: Tokenizer | None = None
     loras: tuple[Lora, ...] = ()
+    policy: Policy | None = None
 
     @property
     def choice(self) -> Input | None:

@@ -13,6 +13,7 @@ from cmexport.sampling.editing import TASKS
 from cmexport.sampling.evaluations import Evaluations
 from cmexport.sampling.gamma import GAMMA, gamma_schedule, plan_gamma
 from cmexport.sampling.heun import HEUN_STEPS, HeunSampler, heun_schedule, plan_heun
+from cmexport.sampling.policy import plan_policy, policy_schedule
 from cmexport.sampling.resolved import Method, Sampler
 from cmexport.sampling.samplers import SamplerGraph
 from cmexport.sampling.schedules import (
@@ -27,6 +28,8 @@ from cmexport.sampling.schedules import (
 def _consistency_levels(model: ConsistencyModel, steps: int | None, task: str, editing_steps: int) -> Schedule:
     if steps is None:
         return default_schedule(model, task, editing_steps)
+    if model.policy is not None:
+        return policy_schedule(model.policy, model, steps)
     return schedule_for_steps(model, steps, task)
 
 
@@ -41,6 +44,8 @@ def _tcd_levels(model: ConsistencyModel, steps: int | None, task: str, editing_s
 
 
 def _own_plan(model: ConsistencyModel, request: SampleRequest) -> Evaluations:
+    if model.policy is not None:
+        return plan_policy(model, request.sigmas)
     return plan_sampling(model, request.sigmas, request.eta)
 
 
