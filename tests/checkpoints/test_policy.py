@@ -6,8 +6,10 @@ import collections
 import math
 import os
 import pickle
+import random
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -343,6 +345,29 @@ def test_truncated(kept, path, tmp_path):
     short.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
     with pytest.raises(CheckpointError):
         load_checkpoint(short)
+
+
+def test_damaged_descriptions_are_refused_or_read(path, tmp_path):
+    """Bytes of the pickle changed at random, with a checksum that agrees: refused in words, or harmless."""
+    rng, file, outcomes = random.Random(0), tmp_path / "damaged.ckpt", []
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    (description,) = (name for name in records if name.endswith("data.pkl"))
+    for _ in range(100):
+        changed_bytes = bytearray(records[description])
+        for _ in range(rng.choice([1, 1, 4])):
+            changed_bytes[rng.randrange(len(changed_bytes))] = rng.randrange(256)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, data in (records | {description: bytes(changed_bytes)}).items():
+                archive.writestr(name, data)
+        try:
+            load_checkpoint(file)
+            outcomes.append("")
+        except (CheckpointError, UsageError) as error:
+            outcomes.append(str(error))
+    assert "" in outcomes
+    assert any(outcomes)
+    assert all(len(said.splitlines()) <= 3 for said in outcomes)
 
 
 @pytest.mark.parametrize(
