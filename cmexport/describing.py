@@ -31,7 +31,7 @@ from cmexport.naming import shown_name
 from cmexport.parity.ladder import ParityReport
 from cmexport.sampling.gamma import gamma_of
 from cmexport.sampling.resolved import Sampler
-from cmexport.sampling.transforms import transform_of
+from cmexport.sampling.transforms import transform_name, transform_of
 from cmexport.signature import known
 from cmexport.targets.base import LoweredModel
 
@@ -196,10 +196,9 @@ def _lora_record(lora: Lora) -> LoraRecord:
 
 
 def _transform_record(sampler: Sampler) -> TransformRecord | None:
-    transform = transform_of(sampler.model, sampler.request)
-    if transform is None:
+    transform, name = transform_of(sampler.model, sampler.request), transform_name(sampler.model, sampler.request)
+    if transform is None or name is None:
         return None
-    name = sampler.request.output_transform or transform.quantity
     return TransformRecord(name=name, quantity=transform.quantity, unit=transform.unit, formula=transform.formula)
 
 

@@ -31,6 +31,8 @@ _CLASSES = ("omegaconf.", "typing.")
 _NAMED = frozenset({"dill._dill._load_type", "_codecs.encode", "copyreg._reconstructor", "types.NoneType"})
 _TYPES = frozenset({"object", "dict", "list", "tuple", "set", "int", "float", "str", "bool", "bytes"})
 _MOST_DEPTH = 32
+# The authors' own has 604.
+_MOST_NODES = 100_000
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def read_workspace(facts: FileFacts) -> Workspace | None:
         content = inspect_zip(path, _is_allowed)
         if not isinstance(content, dict) or not {"cfg", "state_dicts", "pickles"} <= set(content):
             return None
-        config = _plain(content["cfg"], _MOST_DEPTH)
+        config = _Unwrapping().plain(content["cfg"])
     except UnsafeContentError as error:
         raise unsafe_error(path, error.imports) from error
     except PickleRefusedError as error:
@@ -126,16 +128,30 @@ def read_workspace(facts: FileFacts) -> Workspace | None:
     return Workspace(facts, config, described)
 
 
-def _plain(node: Any, depth: int) -> Any:
-    """Return OmegaConf's nodes, and what is plain already, as dictionaries, lists, numbers and texts."""
-    if depth == 0:
-        raise PickleRefusedError("its configuration is nested too deeply")
-    if isinstance(node, Foreign):
-        state = node.state if isinstance(node.state, dict) else {}
-        # DictConfig and ListConfig hold `_content`, which is a text where all of it is one expression; others a value.
-        return _plain(state.get("_content", state.get("_val")), depth - 1)
-    if isinstance(node, dict):
-        return {key: _plain(value, depth - 1) for key, value in node.items() if isinstance(key, str)}
-    if isinstance(node, list | tuple):
-        return [_plain(value, depth - 1) for value in node]
-    return node if isinstance(node, bool | int | float | str) else None
+class _Unwrapping:
+    """From OmegaConf's nodes, and what is plain already, to dictionaries, lists, numbers and texts.
+
+    Nodes are counted: lists that hold one list twice, thirty times over, are a billion.
+    """
+
+    def __init__(self) -> None:
+        self.left = _MOST_NODES
+
+    def plain(self, node: Any, depth: int = _MOST_DEPTH) -> Any:
+        """Return a node's value.
+
+        Raises:
+            PickleRefusedError: too many, or too deep.
+        """
+        self.left -= 1
+        if depth == 0 or self.left < 0:
+            raise PickleRefusedError("its configuration is nested too deeply")
+        if isinstance(node, Foreign):
+            state = node.state if isinstance(node.state, dict) else {}
+            # Containers hold `_content`, which is a text where all of it is one expression; others a value.
+            return self.plain(state.get("_content", state.get("_val")), depth - 1)
+        if isinstance(node, dict):
+            return {key: self.plain(value, depth - 1) for key, value in node.items() if isinstance(key, str)}
+        if isinstance(node, list | tuple):
+            return [self.plain(value, depth - 1) for value in node]
+        return node if isinstance(node, bool | int | float | str) else None

@@ -99,6 +99,11 @@ def transform_of(model: ConsistencyModel, request: SampleRequest) -> OutputTrans
     return TRANSFORMS[name]
 
 
+def transform_name(model: ConsistencyModel, request: SampleRequest) -> str | None:
+    """Return what a manifest calls the transform of a request; None where there is none."""
+    return QUANTITY if model.policy is not None else request.output_transform
+
+
 def check_transform(model: ConsistencyModel, request: SampleRequest, *, looped: bool) -> None:
     """Refuse a transform where pictures are not what it is a function of.
 

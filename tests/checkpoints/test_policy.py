@@ -333,6 +333,17 @@ def test_what_dill_makes_of_code_is_refused(name, tmp_path, monkeypatch):
         load_checkpoint(save_workspace(tmp_path / "p.ckpt", content))
 
 
+@pytest.mark.parametrize("again", [2, 1], ids=["wide", "deep"])
+def test_configurations_that_unfold_without_end_are_refused(again, tmp_path):
+    nested = [0]
+    for _ in range(28 if again == 2 else 200):
+        nested = [nested] * again
+    content = payload(NETWORK) | {"cfg": {"policy": nested}}
+    torch.save(content, tmp_path / "p.ckpt")
+    with pytest.raises(CheckpointError, match="nested too deeply"):
+        load_checkpoint(tmp_path / "p.ckpt")
+
+
 def test_pickles_inside_the_file_are_not_opened(tmp_path):
     content = payload(NETWORK)
     content["pickles"]["epoch"] = pickle.dumps(_Runs(eval, "1/0"))

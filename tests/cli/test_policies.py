@@ -40,6 +40,14 @@ def test_it_is_verified_again_from_its_checkpoint(chained, cmexport):
     assert outcome.code == 0, outcome.stderr
 
 
+def test_the_same_again_takes_its_place_unasked(chained, cmexport):
+    outcome = cmexport("onnx", POLICY, "--steps", 3, "--seeds", 8, "-o", chained.parent)
+    assert outcome.code == 0, outcome.stderr
+    other = cmexport("onnx", POLICY, "--steps", 2, "--no-verify", "-o", chained.parent)
+    assert other.code == 2
+    assert "sigmas" in other.stderr
+
+
 def test_checkpoint_and_artefact_plan_the_same_actions(chained, cmexport, tmp_path):
     both = []
     for name, subject, schedule in (("a", chained, ()), ("b", POLICY, ("--steps", 3))):
