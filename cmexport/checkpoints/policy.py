@@ -31,6 +31,8 @@ _SCHEDULER = ("policy", "noise_scheduler")
 _ORIGIN = "cfg of the file"
 _NETWORKS = ("model", "model_ema")
 _NORMALIZER = "normalizer.params_dict.action."
+_LEAST_SCALE = 1e-30
+"""One over less is no number in float32."""
 _LEVEL = re.compile(r"down_modules\.(\d{1,3})\.")
 _SCALINGS: Mapping[str, str] = {"boundary": "ctm_cm", "no_boundary": "ctm"}
 
@@ -182,7 +184,7 @@ def _normalizer(workspace: Workspace, action_dim: int) -> tuple[tuple[float, ...
             shape = tuple(tensor.shape)
             raise CheckpointError(f"{path}: {_NORMALIZER}{name} has shape {shape}, actions have {action_dim} numbers")
         numbers.append(tuple(tensor.expand(action_dim).tolist()))
-    if any(number == 0.0 for number in numbers[0]):
+    if any(abs(number) < _LEAST_SCALE for number in numbers[0]):
         raise CheckpointError(f"{path}: {_NORMALIZER}scale is 0 somewhere, by which actions would be divided")
     return numbers[0], numbers[1]
 
