@@ -32,7 +32,7 @@ _ORIGIN = "cfg of the file"
 _NETWORKS = ("model", "model_ema")
 _NORMALIZER = "normalizer.params_dict.action."
 _LEAST_SCALE = 1e-30
-"""One over less is no number in float32."""
+"""One over much less is no number in float32."""
 _LEVEL = re.compile(r"down_modules\.(\d{1,3})\.")
 _SCALINGS: Mapping[str, str] = {"boundary": "ctm_cm", "no_boundary": "ctm"}
 
