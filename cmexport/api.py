@@ -110,6 +110,7 @@ def export(
     task: str | Sequence[str] = "generate",
     sampler: str = "consistency",
     eta: float | None = None,
+    gamma: float | None = None,
     patch: int | None = None,
     label: int | str | None = None,
     labels: str | Path | Sequence[str] | None = None,
@@ -143,9 +144,10 @@ def export(
             task "stroke", image to image.
         task: "generate", "inpaint", "colorize", "superres", "stroke" or "denoise"; several make a graph each.
         sampler: "consistency"; "heun" for the diffusion model that a consistency model came from; "exact", a CTM
-            network's jumps without noise; "euler", steps of the probability-flow ODE or of a velocity model; "tcd" for
-            latent few-step models.
+            network's jumps without noise, and "gamma", with; "euler", steps of the probability-flow ODE or of a
+            velocity model; "tcd" for latent few-step models.
         eta: noise between TCD's steps, 0 (none) to 1; None: the model's own.
+        gamma: noise between a CTM network's jumps, 0 (none) to 1; None: 0.5.
         patch: for "superres", pixels of the large picture per pixel of the small one.
         label: a class to bake in, by number or name; None: an input.
         labels: names of the classes: a known set ("cifar10"), a file with one a line or a JSON list, or the names.
@@ -196,6 +198,7 @@ def export(
             patch=patch if name == "superres" or "superres" not in tasks else None,
             sampler=sampler,
             eta=eta,
+            gamma=gamma,
             prompt=prompt,
             prompts=_listed("prompts", prompts),
             condition=condition,

@@ -29,8 +29,9 @@ from cmexport.graph.rewrites import fit_half
 from cmexport.model import Lora
 from cmexport.naming import shown_name
 from cmexport.parity.ladder import ParityReport
+from cmexport.sampling.gamma import gamma_of
 from cmexport.sampling.resolved import Sampler
-from cmexport.sampling.transforms import transform_of
+from cmexport.sampling.transforms import transform_name, transform_of
 from cmexport.signature import known
 from cmexport.targets.base import LoweredModel
 
@@ -129,6 +130,7 @@ def describe(
             schedule=request.schedule,
             sampler=request.sampler,
             eta=request.eta,
+            gamma=gamma_of(request),
             clip=plan.clip,
             transform=_transform_record(sampler),
         ),
@@ -194,7 +196,7 @@ def _lora_record(lora: Lora) -> LoraRecord:
 
 
 def _transform_record(sampler: Sampler) -> TransformRecord | None:
-    transform, name = transform_of(sampler.request), sampler.request.output_transform
+    transform, name = transform_of(sampler.model, sampler.request), transform_name(sampler.model, sampler.request)
     if transform is None or name is None:
         return None
     return TransformRecord(name=name, quantity=transform.quantity, unit=transform.unit, formula=transform.formula)

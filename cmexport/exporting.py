@@ -40,9 +40,11 @@ from cmexport.parity.ahead import Ahead
 from cmexport.parity.ladder import ParityReport, Truth
 from cmexport.progress import Progress
 from cmexport.recorded import graph_rungs
+from cmexport.sampling.gamma import gamma_of
 from cmexport.sampling.methods import resolve
 from cmexport.sampling.resolved import Sampler
 from cmexport.sampling.stages import Stage, stages_of
+from cmexport.sampling.transforms import transform_name
 from cmexport.signature import Tokens
 from cmexport.targets.base import LoweredModel
 from cmexport.targets.info import LoweringOptions
@@ -192,8 +194,9 @@ def _subject(samplers: Mapping[str, Sampler], options: ExportOptions) -> Subject
             "output": request.output,
             "sampler": request.sampler,
             "eta": request.eta,
+            "gamma": gamma_of(request),
             "levels_of": dict(request.levels_of),
-            "output_transform": request.output_transform,
+            "output_transform": transform_name(sampler.model, request),
             **prompt_facts(None if (wording := wording_of(sampler)) is None else wording.model_dump(mode="json")),
             "ep": getattr(options.lowering, "ep", None),
             "packaging": getattr(options.lowering, "packaging", "one"),

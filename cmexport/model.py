@@ -183,6 +183,20 @@ class Codec:
 
 
 @dataclass(frozen=True)
+class Policy:
+    """What a network that plans a robot's actions is besides: its samples are (N, 1, T, D), T actions of D numbers.
+
+    Attributes:
+        scale, offset: of the D numbers: samples are y = scale a + offset of actions a in the demonstrations' units.
+        chain: levels at which evaluations after the first start, in their order, which need not descend.
+    """
+
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    chain: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class CheckpointSource:
     """Which bytes the weights were read from.
 
@@ -282,6 +296,7 @@ class ConsistencyModel:
             `preconditioning`, `c_noise` and `renoise`; None for others.
         tokenizer: makes tokens of prompts, where the model takes some.
         loras: what was merged into its weights, in the order in which it was named.
+        policy: of networks that plan actions; None where samples are pictures.
     """
 
     network: nn.Module
@@ -300,6 +315,7 @@ class ConsistencyModel:
     schedule: AlphaSchedule | None = None
     tokenizer: Tokenizer | None = None
     loras: tuple[Lora, ...] = ()
+    policy: Policy | None = None
 
     @property
     def choice(self) -> Input | None:
@@ -393,6 +409,7 @@ class SampleRequest:
         schedule: how the levels were chosen, in words, for the manifest; changes nothing.
         sampler: key into `sampling.methods.METHODS`.
         eta: stochasticity of TCD's steps; None: the model's own.
+        gamma: of CTM's gamma sampling, 0 (no noise between jumps) to 1; None: 0.5.
         prompt: text to bake into the graph.
         prompts: a closed list of them: the graph takes the number of one.
         condition: "tokens" or "embeddings", what a graph takes that has neither.
@@ -412,6 +429,7 @@ class SampleRequest:
     schedule: str = ""
     sampler: str = "consistency"
     eta: float | None = None
+    gamma: float | None = None
     prompt: str | None = None
     prompts: tuple[str, ...] = ()
     condition: str = "tokens"

@@ -81,6 +81,7 @@ def request_of(manifest: Manifest) -> SampleRequest:
         schedule=manifest.sampling.schedule,
         sampler=manifest.sampling.sampler,
         eta=manifest.sampling.eta,
+        gamma=manifest.sampling.gamma,
         levels_of={i.name: i.law.steps for i in signature.inputs if isinstance(i.law, Range) and i.law.steps},
         output_transform=None if manifest.sampling.transform is None else manifest.sampling.transform.name,
         **({} if manifest.wording is None else _wording(manifest.wording)),

@@ -22,6 +22,8 @@ COUNT = Count(
         "guidance",
         "prompt",
         "difficulty",
+        "global_cond",
+        "actions",
     },
     lookups={"get", "pop", "setdefault", "takes", "index"},
     subject={"signature", "networks"},

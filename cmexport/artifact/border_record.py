@@ -13,8 +13,8 @@ from cmexport.signature.laws import law_named
 Dtype = Literal["float16", "float32", "float64", "int32", "int64", "uint8"]
 
 
-class OutputRecord(Record):
-    """The output of a graph; `layout` names what each axis counts, "N" are the pictures; `dtype` is a numpy name.
+class _TensorRecord(Record):
+    """An input or output; `layout` names what each axis counts, "N" are the pictures; `dtype` is a numpy name.
 
     `range` is between which numbers its values lie, null where nothing says so.
     """
@@ -41,13 +41,25 @@ class OutputRecord(Record):
     @property
     def tensor(self) -> Input | Output:
         """What was recorded."""
-        return Output(self.name, self.shape, self.dtype, self.layout, self.range, self.meaning)
+        raise NotImplementedError
 
 
-class InputRecord(OutputRecord):
+class OutputRecord(_TensorRecord):
+    """The output of a graph. `columns`: the range of each column along the last axis, where they have their own."""
+
+    columns: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def tensor(self) -> Output:
+        """What was recorded."""
+        return Output(self.name, self.shape, self.dtype, self.layout, self.range, self.meaning, self.columns)
+
+
+class InputRecord(_TensorRecord):
     """An input of a graph; `law` says what it is drawn from, `parameters` with which numbers; null where none is known.
 
-    Laws are `normal`, `choice(n)`, `range(low,high)`, `tokens(length)`, `photo` and `hole`; see `signature.laws`.
+    Laws are `normal`, `embedding`, `choice(n)`, `range(low,high)`, `tokens(length)`, `photo` and `hole`; see
+    `signature.laws`.
     """
 
     law: str | None
@@ -74,9 +86,7 @@ class SignatureRecord(Record):
     @property
     def signature(self) -> Signature:
         """What was recorded."""
-        output = self.output.tensor
-        assert isinstance(output, Output)
-        return Signature(tuple(i.tensor for i in self.inputs), output)
+        return Signature(tuple(i.tensor for i in self.inputs), self.output.tensor)
 
 
 def _facts(tensor: Input | Output) -> dict[str, Any]:
@@ -85,7 +95,9 @@ def _facts(tensor: Input | Output) -> dict[str, Any]:
     facts = {k: getattr(tensor, k) for k in ("name", "dtype", "shape", "layout", "meaning")}
     facts["batch_axis"] = tensor.layout.index("N") if "N" in tensor.layout else None
     if isinstance(tensor, Output):
-        return facts | {"range": tensor.range}
+        if tensor.columns and len(tensor.columns) != tensor.shape[-1]:
+            raise ValueError(f"shape {tensor.shape} has no {len(tensor.columns)} columns")
+        return facts | {"range": tensor.range, "columns": tensor.columns}
     law = tensor.law
     if law is None or not law.recorded:
         return facts | {"range": None, "law": None, "parameters": {}}

@@ -133,7 +133,8 @@ class SamplingRecord(Record):
 
     `schedule` says in words how the levels were chosen; empty where it was not recorded. `sampler` is "consistency";
     "heun": then `evaluations` lists both evaluations of each step, and 0 closes the levels; "exact" or "euler": then
-    c_skip and c_out are those of the step from one level to the next; "tcd", with `eta` where it is not the model's.
+    c_skip and c_out are those of the step from one level to the next; "tcd", with `eta` where it is not the model's;
+    "gamma", with `gamma`: then c_noise_target says where each jump ends, before noise is added.
     `clip`: f is clamped to plus and minus this, and the sample becomes mix[0] f + mix[1] x. `transform`: what is done
     to finished pictures; null where nothing is.
     """
@@ -152,6 +153,7 @@ class SamplingRecord(Record):
     schedule: str = ""
     sampler: str = "consistency"
     eta: float | None = None
+    gamma: float | None = None
     clip: float | None = None
     transform: TransformRecord | None = None
 

@@ -164,6 +164,7 @@ def _graph(facts: Mapping[str, Any], ep: str | None, parts: int) -> dict[str, An
         "output": "uint8" if output["dtype"] == "uint8" else "float",
         "sampler": facts["sampling"].get("sampler", "consistency"),
         "eta": facts["sampling"].get("eta"),
+        "gamma": facts["sampling"].get("gamma"),
         "levels_of": facts["levels_of"],
         "output_transform": (facts["sampling"].get("transform") or {}).get("name"),
         **prompt_facts(facts.get("wording")),

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from cmexport.checkpoints.settings import SamplingConstants
-from cmexport.model import CheckpointSource, Condition, ConsistencyModel, Space, class_labels
+from cmexport.model import CheckpointSource, Condition, ConsistencyModel, Policy, Space, class_labels
 
 
 def assemble(
@@ -21,6 +21,7 @@ def assemble(
     source: CheckpointSource,
     settings: tuple[Any, ...],
     conditions: tuple[Condition, ...] | None = None,
+    policy: Policy | None = None,
 ) -> ConsistencyModel:
     """Put the parts of a model together; `conditions` are class labels unless others are given."""
     return ConsistencyModel(
@@ -35,4 +36,5 @@ def assemble(
         clamp=constants.clamp,
         source=source,
         settings=settings,
+        policy=policy,
     )

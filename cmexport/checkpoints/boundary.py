@@ -14,13 +14,13 @@ TOLERANCE = 1e-6
 # halves its pictures six times (128 pixels and seven levels) has nothing left of 32. Two pixels must be left at the
 # bottom, since GroupNorm takes no group of a single number.
 PROBE_PIXELS = 32
-_AT_SIGMA_MIN = frozenset({"cm", "ctm", "cm_without_c_in"})
+_AT_SIGMA_MIN = frozenset({"cm", "ctm", "ctm_cm", "cm_without_c_in"})
 # No sigma makes this form the identity: c_out is 0.002 where c_skip is 1. Only finite output can be asked for.
 _NOWHERE = frozenset({"consistency_pipeline"})
 
 
 def boundary_error(model: ConsistencyModel, *, whole: bool = False) -> float:
-    """Largest |f(x, s) - x| on a small random x, at s = sigma_min (`cm`, `ctm`) or s = 0 (the other forms).
+    """Largest |f(x, s) - x| on a small random x, at s = sigma_min (`cm`, `ctm`, `ctm_cm`) or s = 0 (the other forms).
 
     Args:
         model: a freshly loaded model.

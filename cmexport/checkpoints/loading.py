@@ -29,6 +29,7 @@ from cmexport.checkpoints.onnx_adm import read_denoiser
 from cmexport.checkpoints.onnx_file import read_onnx
 from cmexport.checkpoints.onnx_proof import require_agreement
 from cmexport.checkpoints.own_module import is_module_reference, load_module
+from cmexport.checkpoints.policy import build_policy
 from cmexport.checkpoints.reading import (
     ONNX_CONTAINER,
     FileFacts,
@@ -46,6 +47,7 @@ from cmexport.checkpoints.settings import Default, Settings, settings_for
 from cmexport.checkpoints.sidecar import read_sidecar
 from cmexport.checkpoints.single_file import load_single_file, single_file_in, single_file_of
 from cmexport.checkpoints.weight_sets import weight_sets
+from cmexport.checkpoints.workspace import read_workspace
 from cmexport.demo import DEMO_SHA256
 from cmexport.errors import CheckpointError
 from cmexport.labels import KNOWN
@@ -137,6 +139,8 @@ def _from_file(facts: FileFacts, settings: Settings, trust: bool, wanted: str | 
         return _from_state(facts, "trusted pickle", content, settings, wanted)
     kind = container_of(facts.path)
     if kind == "torch":
+        if (workspace := read_workspace(facts)) is not None:
+            return build_policy(workspace, settings, wanted)
         container, content = read_torch(facts)
         return _from_state(facts, container, content, settings, wanted)
     if kind == "safetensors":

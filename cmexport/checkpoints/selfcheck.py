@@ -111,7 +111,9 @@ def check_on_pictures(
     """
     if model.codec is not None and paths:
         raise UsageError("--pictures: nothing is tried on pictures of a model that samples latents")
-    if model.codec is not None or model.channels not in (1, 3):
+    if model.policy is not None and paths:
+        raise UsageError("--pictures: this model plans actions")
+    if model.codec is not None or model.policy is not None or model.channels not in (1, 3):
         return None
     return self_check(model, read_pictures(paths or default_pictures()[:pictures], model))
 

@@ -141,6 +141,14 @@ def _loras(text: str) -> str:
     return lora_text(lora_choices(text))
 
 
+def _chaining(text: str) -> str:
+    """As Consistency Policy's `chaining_times`: D and times as they are, or C and bins."""
+    mode, *times = text.replace(" ", "").strip("[]").split(",")
+    if mode.strip("'\"") not in ("C", "D") or not all(_finite(time) > 0 for time in times):
+        raise ValueError("must be D or C, then numbers above 0: D,27,54")
+    return ",".join([mode.strip("'\""), *times])
+
+
 def _text(text: str) -> str:
     return text.strip()
 
@@ -175,6 +183,7 @@ KNOWN_SETTINGS: Mapping[str, Field] = MappingProxyType(
         "clamp": Field(_flag, "clamp every step's picture to [-1, 1]"),
         "decoder": Field(_decoder, "what decodes latents"),
         "clip_skip": Field(_integer(0), "last layers of a text encoder that are left out, as diffusers counts them"),
+        "chaining": Field(_chaining, "at which times a policy chains: D,27,54 as they are, C,27,54 its bins"),
         "lora": Field(_loras, "LoRA files to merge, with their scales"),
         "scheduler": Field(_choice(KINDS.values()), "the rule of few steps that a latent model was made for"),
         "prediction": Field(_choice(PREDICTIONS), "what a latent model's network gives: the noise, x0, or v"),
@@ -364,6 +373,10 @@ class Family:
 OPENAI = Family("openai/consistency_models")
 # Jumping all the way to sigma_min before each renoising is CTM's gamma = 1, whose noise is sqrt(t^2 - sigma_min^2).
 CTM = Family("sony/ctm", precond="ctm", levels=18)
+
+
+# Every jump goes to sigma_min, and its add_noise adds t z.
+CONSISTENCY_POLICY = Family("Consistency Policy", precond="ctm_cm", sigma_min=0.02, levels=80, renoise="ect")
 
 
 @dataclass(frozen=True)

@@ -96,11 +96,12 @@ class UnsafeContentError(Exception):
 
 @dataclass(frozen=True)
 class StorageStub:
-    """A storage as the pickle declares it: its record's name and its size."""
+    """A storage as the pickle declares it: its record's name, its size and its class, "FloatStorage"."""
 
     key: str
     elements: int
     element_bytes: int
+    kind: str
 
     @property
     def size_bytes(self) -> int:
@@ -110,10 +111,12 @@ class StorageStub:
 
 @dataclass(frozen=True)
 class TensorStub:
-    """A tensor as the pickle declares it, checked to lie inside its storage."""
+    """A tensor as the pickle declares it, checked to lie inside its storage; stride and offset in elements."""
 
     storage: StorageStub
     size: tuple[int, ...]
+    stride: tuple[int, ...] = ()
+    offset: int = 0
 
 
 class _Inert:
@@ -153,7 +156,7 @@ def _tensor(args: tuple[Any, ...]) -> TensorStub:
     storage, offset, size, stride = args[:4]
     if not isinstance(storage, StorageStub):
         raise PickleRefusedError("a tensor has no storage")
-    return TensorStub(storage, checked_extent(size, stride, offset, storage.elements))
+    return TensorStub(storage, checked_extent(size, stride, offset, storage.elements), tuple(stride), offset)
 
 
 _BUILDERS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = MappingProxyType(
@@ -181,8 +184,19 @@ _EXPECTED = frozenset(
 )
 
 
-def describe(stream: BinaryIO) -> tuple[PickleContent, dict[str, StorageStub]]:
+def is_expected(name: Global) -> bool:
+    """Whether plain weights may mention a name."""
+    return str(name) in _EXPECTED
+
+
+def describe(
+    stream: BinaryIO, allowed: Callable[[Global], bool] = is_expected
+) -> tuple[PickleContent, dict[str, StorageStub]]:
     """Describe one pickle of a torch file: its content with stubs for tensors, and the storages it declares.
+
+    Args:
+        stream: at the pickle's first byte.
+        allowed: which names it may mention; none of them is imported.
 
     Raises:
         PickleRefusedError: damaged or over a limit.
@@ -194,20 +208,24 @@ def describe(stream: BinaryIO) -> tuple[PickleContent, dict[str, StorageStub]]:
         kind, storage_class, key, _, elements, *_ = identity
         if kind != "storage" or not isinstance(storage_class, Global) or storage_class.name not in STORAGE_BYTES:
             raise PickleRefusedError("a storage is of an unknown kind")
-        stub = StorageStub(str(key), _natural(elements), STORAGE_BYTES[storage_class.name])
+        stub = StorageStub(str(key), _natural(elements), STORAGE_BYTES[storage_class.name], storage_class.name)
         if storages.setdefault(stub.key, stub) != stub:
             raise PickleRefusedError(f"storage {stub.key} is declared twice, with different sizes")
         return stub
 
     content = read_pickle(stream, _BUILDERS, persistent)
-    foreign = tuple(found for found in content.imports if str(found) not in _EXPECTED)
+    foreign = tuple(found for found in content.imports if not allowed(found))
     if foreign:
         raise UnsafeContentError(foreign)
     return content, storages
 
 
-def inspect_zip(path: Path) -> Any:
+def inspect_zip(path: Path, allowed: Callable[[Global], bool] = is_expected) -> Any:
     """Check a torch zip file against itself and return its content with tensor stubs.
+
+    Args:
+        path: the file.
+        allowed: see `describe`.
 
     Raises:
         PickleRefusedError: damaged, truncated, compressed, lying about sizes, or not written by torch.
@@ -229,7 +247,7 @@ def inspect_zip(path: Path) -> Any:
                 raise PickleRefusedError(f"its description claims {described[0].file_size:,} bytes")
             with archive.open(described[0]) as stream:
                 description = stream.read(MAX_DESCRIPTION_BYTES)
-            content, storages = describe(io.BytesIO(description))
+            content, storages = describe(io.BytesIO(description), allowed)
             root = described[0].filename[: -len("data.pkl")]
             sizes = {r.filename: r.file_size for r in records}
             for storage in storages.values():
@@ -243,6 +261,59 @@ def inspect_zip(path: Path) -> Any:
     except _ZIP_ERRORS as error:
         raise PickleRefusedError(f"its zip structure is damaged or truncated ({error})") from error
     return content.value
+
+
+# Of the storages that weights come in.
+_DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {
+        "DoubleStorage": torch.float64,
+        "FloatStorage": torch.float32,
+        "HalfStorage": torch.float16,
+        "BFloat16Storage": torch.bfloat16,
+    }
+)
+
+
+def description_of(path: Path) -> tuple[str, bytes]:
+    """Return the name and the bytes of the description in a torch zip file; empty where there is none.
+
+    Raises:
+        PickleRefusedError: damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                if record.filename.endswith("data.pkl") and record.file_size <= MAX_DESCRIPTION_BYTES:
+                    return record.filename, archive.read(record)
+    except _ZIP_ERRORS as error:
+        raise PickleRefusedError(f"its zip structure is damaged or truncated ({error})") from error
+    return "", b""
+
+
+def read_stubs(path: Path, stubs: Mapping[str, TensorStub]) -> dict[str, torch.Tensor]:
+    """Read floating-point tensors that `inspect_zip` described and checked, without torch's reader of pickles.
+
+    Raises:
+        PickleRefusedError: one is of another type, or the file was written by a machine of the other byte order.
+    """
+    root = description_of(path)[0][: -len("data.pkl")]
+    read: dict[str, torch.Tensor] = {}
+    storages: dict[str, torch.Tensor] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+                raise PickleRefusedError("it was written by a machine of another byte order")
+            for name, stub in stubs.items():
+                key, kind = stub.storage.key, stub.storage.kind
+                if kind not in _DTYPES:
+                    raise PickleRefusedError(f"{name} is no floating-point tensor ({kind})")
+                if key not in storages:
+                    held = bytearray(archive.read(f"{root}data/{key}"))
+                    storages[key] = torch.frombuffer(held, dtype=_DTYPES[kind]) if held else torch.empty(0)
+                read[name] = storages[key].as_strided(stub.size, stub.stride, stub.offset).clone()
+    except _ZIP_ERRORS as error:
+        raise PickleRefusedError(f"its zip structure is damaged or truncated ({error})") from error
+    return read
 
 
 def _check_directory(records: list[zipfile.ZipInfo], total: int) -> None:

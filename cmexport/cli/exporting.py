@@ -120,6 +120,7 @@ def _export(
     sigmas: o.Sigmas = None,
     sampler: o.Sampler = "consistency",
     eta: o.Eta = None,
+    gamma: o.Gamma = None,
     strength: o.Strength = None,
     task: o.Tasks = "generate",
     patch: o.Patch = None,
@@ -183,7 +184,13 @@ def _export(
             patch=patch,
             tuned=tuned,
             sampler=sampler,
-            worded={**worded, "eta": eta, "levels_of": listed_levels(levels_of), "output_transform": output_transform},
+            worded={
+                **worded,
+                "eta": eta,
+                "gamma": gamma,
+                "levels_of": listed_levels(levels_of),
+                "output_transform": output_transform,
+            },
         )
         progress.step("self-check")
         options = ExportOptions(

@@ -25,6 +25,7 @@ from cmexport.cli.peak import peak_facts, show_peak
 from cmexport.cli.requests import chosen_checkpoint, open_checkpoint
 from cmexport.errors import UsageError
 from cmexport.model import CheckpointSource, ConsistencyModel, Setting
+from cmexport.sampling.policy import policy_schedule
 from cmexport.sampling.schedules import Schedule, default_schedule, plan_sampling, schedule_for_steps
 from cmexport.signature import Input, Output, known
 
@@ -211,6 +212,8 @@ def _classes(labels: Sequence[str]) -> str:
 
 
 def _two_steps(model: ConsistencyModel) -> Schedule:
+    if model.policy is not None:
+        return policy_schedule(model.policy, model, min(2, 1 + len(model.policy.chain)))
     return schedule_for_steps(model, 2) if model.noise.levels > 2 else default_schedule(model, "generate")
 
 
@@ -236,7 +239,8 @@ def _show_checkpoint(model: ConsistencyModel, check: SelfCheck | None) -> None:
         f"c_in {first.c_in:.6e}, c_noise {first.c_noise:.4f}"
     )
     steps = _two_steps(model)
-    console.say(f"--steps 2 evaluates at {', '.join(f'{s:.7g}' for s in steps.sigmas)}: {steps.origin}")
+    levels = ", ".join(f"{s:.7g}" for s in steps.sigmas)
+    console.say(f"--steps {len(steps.sigmas) or 1} evaluates at {levels}: {steps.origin}")
     if ambiguous := [s.name for s in model.settings if s.ambiguous]:
         console.say(f"Ambiguous (a guess; confirm with --set): {', '.join(ambiguous)}")
     if check is not None:

@@ -108,12 +108,17 @@ Sampler = Annotated[
         "--sampler",
         metavar="S",
         help="consistency; heun: diffusion beside it, --steps 18 levels in 35 evaluations of the same network; "
-        "exact: CTM's jumps without noise; euler: the ODE's steps, or a velocity model's; tcd: latent few-step models.",
+        "exact: CTM's jumps without noise; gamma: with noise; euler: the ODE's steps, or a velocity model's; "
+        "tcd: latent few-step models.",
     ),
 ]
 Eta = Annotated[
     float | None,
     typer.Option("--eta", metavar="E", help="tcd: noise between steps, 0 (none) to 1. Default: 0.3."),
+]
+Gamma = Annotated[
+    float | None,
+    typer.Option("--gamma", metavar="G", help="gamma: noise between CTM's jumps, 0 (none) to 1. Default: 0.5."),
 ]
 Strength = Annotated[
     float | None,

@@ -103,6 +103,8 @@ def command(
     overrides = {**({} if checkpoint else project.overrides), **parse_set(assignments)}
     with console.working("load") as progress:
         model = open_checkpoint(checkpoint, assignments, weights=weights, strict=strict)
+        if model.policy is not None:
+            raise UsageError(f"{model.source.path}: plans actions, and tune judges pictures")
         setup = None
         if features is not None:
             load_judge(features, statistics)

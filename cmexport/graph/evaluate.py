@@ -35,7 +35,7 @@ class UnfinishedInterpreter(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Run the node, or pass its input through."""
-        return self.env[n.all_input_nodes[0]] if n in self._skipped else super().run_node(n)
+        return self.env[_taken(n)[0]] if n in self._skipped else super().run_node(n)
 
 
 class _UnclampedInterpreter(UnfinishedInterpreter, Float64Interpreter):
@@ -50,11 +50,17 @@ def finishing_nodes(graph: fx.Graph) -> tuple[fx.Node, ...]:
     """
     node = next(n for n in graph.nodes if n.op == "output")
     chain: list[fx.Node] = []
-    while len(node.all_input_nodes) == 1 and (node := node.all_input_nodes[0]).op == "call_function":
-        if len(node.all_input_nodes) == 1:
+    while len(taken := _taken(node)) == 1 and (node := taken[0]).op == "call_function":
+        if len(_taken(node)) == 1:
             chain.append(node)
     clamps = [i for i, n in enumerate(chain) if n.target is torch.ops.aten.clamp.default and n.args[1] == -1.0]
     return tuple(chain[: clamps[-1] + 1] if clamps else chain)
+
+
+def _taken(node: fx.Node) -> list[fx.Node]:
+    """Return what a node takes, without the constants by which sums and products scale actions."""
+    scales = node.target in (torch.ops.aten.mul.Tensor, torch.ops.aten.add.Tensor)
+    return [each for each in node.all_input_nodes if not (scales and each.op == "get_attr")]
 
 
 def exact_picture(module: fx.GraphModule, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -224,6 +224,8 @@ def _run(folder: Path, manifest: Manifest, opened: Mapping[str, str]) -> KitRun:
     signature = manifest.signature
     if signature.batch != 1:
         raise UsageError(f"{folder}: draws {signature.batch} pictures at once; kits take artefacts of --batch 1")
+    if signature.output.columns:
+        raise UsageError(f"{folder}: gives {signature.output.meaning.split(',')[0]}, and kits show pictures")
     if foreign := [i.name for i in signature.inputs if i.name not in _TAKEN]:
         raise UsageError(
             f"{folder}: takes '{foreign[0]}', which an app has no way to make; export it to take prompts, a list of "

@@ -17,7 +17,7 @@ else:
 TaskName = Literal["generate", "inpaint", "colorize", "superres", "stroke", "denoise"]
 Condition = Literal["tokens", "embeddings"]
 TOKENS, EMBEDDINGS = get_args(Condition)
-Sampler = Literal["consistency", "heun", "exact", "euler", "tcd"]
+Sampler = Literal["consistency", "heun", "exact", "gamma", "euler", "tcd"]
 LOOPED: frozenset[str] = frozenset({"heun"})
 """Samplers that run as a loop, which not every target writes."""
 

@@ -159,6 +159,7 @@ class _Planner:
             [
                 ("--sampler", None if schedule.is_own else schedule.sampler),
                 ("--eta", schedule.eta),
+                ("--gamma", schedule.gamma),
                 ("--strength", schedule.strength),
                 ("--steps", schedule.steps),
                 ("--timesteps", schedule.timesteps),

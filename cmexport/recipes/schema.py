@@ -119,10 +119,11 @@ class Schedule(Part):
     )
     sampler: Sampler = Field(
         default="consistency",
-        description="heun: the deterministic sampler of diffusion, a baseline; exact: CTM's jumps; euler: ODE steps; "
-        "tcd: latent few-step models.",
+        description="heun: the deterministic sampler of diffusion, a baseline; exact: CTM's jumps; gamma: these "
+        "with noise between; euler: ODE steps; tcd: latent few-step models.",
     )
     eta: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="tcd: noise between steps.")
+    gamma: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="gamma: noise between jumps.")
 
     @property
     def is_own(self) -> bool:

@@ -45,7 +45,7 @@ def border_of(model: ConsistencyModel, plan: Evaluations, request: SampleRequest
         put_back=task.put_back,
     )
     check_transform(model, request, looped=plan.looped)
-    transform = transform_of(request)
+    transform = transform_of(model, request)
     return Signature(tuple(inputs), output if transform is None else transform.output(output))
 
 

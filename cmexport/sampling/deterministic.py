@@ -1,6 +1,7 @@
 """Samplers that add no noise: from one level straight to the next, x <- keep x + add F(c_in x, c_noise).
 
 * `exact`: CTM's own, x <- G(x, t, t'); the network is told where to jump (arXiv:2310.02279, algorithm 3, gamma 0).
+  Its other gammas are in `sampling.gamma`.
 * `euler`: steps of a velocity model (Consistency-FM) or of the probability-flow ODE,
   x <- (s'/s) x + (1 - s'/s) f(x, s). In the variables of EDM these two are the same formula: with x_t = t x and
   t = 1/(1+s), x_t + (t'-t) v is t' ((s'/s) x + (1 - s'/s) f). For any consistency model it is the diffusion model that
@@ -68,16 +69,25 @@ def plan_exact(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> Evaluat
     Raises:
         UsageError: another kind of model, or levels out of order.
     """
-    if model.preconditioning != "ctm":
-        raise UsageError(
-            "--sampler exact: only for networks that are told where to jump (CTM); others have --sampler euler"
-        )
+    require_jumps(model, "exact")
 
     def scalars(sigma: float, target: float) -> tuple[Scalings, float]:
         return ctm_between(sigma, target, model.noise), c_noise_at(model.c_noise, target)
 
     chosen = tuple(sigmas) or exact_schedule(model, None, "generate", 0).sigmas
     return _plan(model, chosen, model.noise.sigma_min, scalars)
+
+
+def require_jumps(model: ConsistencyModel, sampler: str) -> None:
+    """Refuse networks that are not told where to jump.
+
+    Raises:
+        UsageError: the model is one.
+    """
+    if model.preconditioning != "ctm":
+        raise UsageError(
+            f"--sampler {sampler}: only for networks that are told where to jump (CTM); others have --sampler euler"
+        )
 
 
 def plan_euler(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> Evaluations:
@@ -102,12 +112,21 @@ def plan_euler(model: ConsistencyModel, sigmas: Sequence[float] = ()) -> Evaluat
     return _plan(model, chosen, 0.0, scalars)
 
 
-def _plan(model: ConsistencyModel, sigmas: Sequence[float], closing: float, scalars: Scalars) -> Evaluations:
+def descending_to(sigmas: Sequence[float], closing: float) -> list[tuple[float, float]]:
+    """Pair each level with the next one, the last with `closing`.
+
+    Raises:
+        UsageError: they don't descend strictly.
+    """
     chosen = tuple(float(sigma) for sigma in sigmas)
-    ends = (*chosen[1:], closing)
-    if any(not end < start < float("inf") for start, end in zip(chosen, ends, strict=True)):
+    pairs = list(zip(chosen, (*chosen[1:], closing), strict=True))
+    if any(not end < start < float("inf") for start, end in pairs):
         raise UsageError(f"sigmas {','.join(f'{s:g}' for s in chosen)}: levels must descend strictly to {closing:g}")
+    return pairs
+
+
+def _plan(model: ConsistencyModel, sigmas: Sequence[float], closing: float, scalars: Scalars) -> Evaluations:
     evaluations: list[Evaluation] = []
-    for sigma, target in zip(chosen, ends, strict=True):
+    for sigma, target in descending_to(sigmas, closing):
         evaluations.append(Evaluation.at(model, sigma, 0.0 if evaluations else sigma, *scalars(sigma, target)))
     return Evaluations(tuple(evaluations), renoise="none", clamp=model.clamp, renoises=False)

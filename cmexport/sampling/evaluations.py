@@ -78,7 +78,8 @@ class Evaluations:
     `moves`, one for each evaluation, are of samplers that run as a loop around one copy of the network; without them
     every evaluation has a copy of its own. `renoises`: the later ones take fresh noise, and each gives a picture, which
     is clamped; otherwise only the last one does. `clip`: every evaluation's picture is clamped to plus and minus this
-    before it is mixed.
+    before it is mixed. `noisy`: what every evaluation but the last gives is no picture but a noisy sample, which is not
+    clamped even where noise is added to it.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -87,6 +88,7 @@ class Evaluations:
     moves: tuple[Move, ...] = ()
     renoises: bool = True
     clip: float | None = None
+    noisy: bool = False
 
     @property
     def steps(self) -> int:

@@ -11,7 +11,9 @@ from cmexport.sampling.alphas import plan_alphas, tcd_of
 from cmexport.sampling.deterministic import euler_schedule, exact_schedule, plan_euler, plan_exact
 from cmexport.sampling.editing import TASKS
 from cmexport.sampling.evaluations import Evaluations
+from cmexport.sampling.gamma import GAMMA, gamma_schedule, plan_gamma
 from cmexport.sampling.heun import HEUN_STEPS, HeunSampler, heun_schedule, plan_heun
+from cmexport.sampling.policy import plan_policy, policy_schedule
 from cmexport.sampling.resolved import Method, Sampler
 from cmexport.sampling.samplers import SamplerGraph
 from cmexport.sampling.schedules import (
@@ -26,6 +28,8 @@ from cmexport.sampling.schedules import (
 def _consistency_levels(model: ConsistencyModel, steps: int | None, task: str, editing_steps: int) -> Schedule:
     if steps is None:
         return default_schedule(model, task, editing_steps)
+    if model.policy is not None:
+        return policy_schedule(model.policy, model, steps)
     return schedule_for_steps(model, steps, task)
 
 
@@ -40,12 +44,18 @@ def _tcd_levels(model: ConsistencyModel, steps: int | None, task: str, editing_s
 
 
 def _own_plan(model: ConsistencyModel, request: SampleRequest) -> Evaluations:
+    if model.policy is not None:
+        return plan_policy(model, request.sigmas)
     return plan_sampling(model, request.sigmas, request.eta)
 
 
 def _tcd_plan(model: ConsistencyModel, request: SampleRequest) -> Evaluations:
     schedule = tcd_of(model)
     return plan_alphas(schedule, [schedule.timestep_of(sigma) for sigma in request.sigmas], request.eta)
+
+
+def _gamma_plan(model: ConsistencyModel, request: SampleRequest) -> Evaluations:
+    return plan_gamma(model, request.sigmas, GAMMA if request.gamma is None else request.gamma)
 
 
 def _of_levels(
@@ -71,6 +81,15 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             exact_schedule,
             SamplerGraph,
             ending=", then sigma_min: exact jumps",
+            edits=False,
+            tuned=False,
+            in_name=True,
+        ),
+        "gamma": Method(
+            _gamma_plan,
+            gamma_schedule,
+            SamplerGraph,
+            ending=", then sigma_min: gamma sampling",
             edits=False,
             tuned=False,
             in_name=True,

@@ -100,6 +100,11 @@ def ctm(sigma: float, noise: NoiseRange) -> Scalings:
     return ctm_between(sigma, noise.sigma_min, noise)
 
 
+def ctm_cm(sigma: float, noise: NoiseRange) -> Scalings:
+    """`ctm` with g in `cm` form, as Consistency Policy (Prasad et al. 2024) has it with `scaling: boundary`."""
+    return stepped(cm(sigma, noise), sigma, noise.sigma_min)
+
+
 def ctm_between(sigma: float, target: float, noise: NoiseRange) -> Scalings:
     """G(x, sigma, target) of CTM: the `edm` picture, mixed with x so that G(x, s, s) = x."""
     return stepped(edm(sigma, noise), sigma, target)
@@ -124,6 +129,7 @@ PRECONDITIONINGS: Mapping[str, Callable[[float, NoiseRange], Scalings]] = Mappin
         "meanflow": meanflow,
         "consistency_flow": consistency_flow,
         "ctm": ctm,
+        "ctm_cm": ctm_cm,
         "cm_without_c_in": cm_without_c_in,
         "consistency_pipeline": consistency_pipeline,
     }

@@ -77,8 +77,12 @@ class Sampler:
                 f"--sampler {request.sampler}: this model's levels are {model.schedule.title}'s timesteps; "
                 "it has --sampler consistency and tcd"
             )
+        if model.policy is not None and request.sampler != "consistency":
+            raise UsageError(f"--sampler {request.sampler}: a policy plans actions by its own steps, consistency")
         if request.eta is not None and model.schedule is None:
             raise UsageError(f"--eta {request.eta:g}: only --sampler tcd has one, for latent few-step models")
+        if request.gamma is not None and request.sampler != "gamma":
+            raise UsageError(f"--gamma {request.gamma:g}: only --sampler gamma has one")
         model = listed(conditioned(model, request), request.levels_of)
         plan = method.plan(model, request)
         if plan.looped and model.codec is not None:
@@ -106,7 +110,7 @@ class Sampler:
         """By how much what the network rounds is multiplied, at least 1: by c_out, our own guidance, a transform."""
         network = self.model.network
         guided = network.amplification if isinstance(network, GuidedNetwork) else 1.0
-        transform = transform_of(self.request)
+        transform = transform_of(self.model, self.request)
         guided *= 1.0 if transform is None else transform.slope
         return max(1.0, *(guided * abs(evaluation.c_out) for evaluation in self.plan.evaluations))
 

@@ -61,7 +61,8 @@ class SamplerGraph(nn.Module):
         self.network = sampler.model.network
         self.plan = sampler.plan
         self.as_bytes = sampler.signature.output.is_bytes
-        self.transform = transform_of(request)
+        transform = transform_of(sampler.model, request)
+        self.transform = None if transform is None else transform.module()
         self.conditions = Conditions(sampler)
         self.codec = sampler.model.codec
         self.decoder = None if self.codec is None else self.codec.decoder
@@ -91,7 +92,7 @@ class SamplerGraph(nn.Module):
         x = (e.c_skip * scale) * sample + e.c_out * self._network((e.c_in * scale) * sample, step, conditions)
         if clip is not None and e.mix is not None:
             x = e.mix[0] * x.clamp(-clip, clip) + (e.mix[1] * scale) * sample
-        finished = self.plan.renoises or step == self.plan.steps - 1
+        finished = (self.plan.renoises and not self.plan.noisy) or step == self.plan.steps - 1
         return x.clamp(-1.0, 1.0) if self.plan.clamp and finished else x
 
     def forward(
@@ -118,7 +119,8 @@ class SamplerGraph(nn.Module):
             x = self._keep(self._evaluate(x, 1.0, step, conditions), step, image, mask)
         x = x if self.codec is None else self.codec.decode(x)
         if self.transform is not None:
-            return self.transform.apply(x)
+            transformed: Tensor = self.transform(x)
+            return transformed
         return to_bytes(x) if self.as_bytes else x
 
     def _start(self, noise: Tensor | None, image: Tensor | None, mask: Tensor | None) -> tuple[Tensor, float]:

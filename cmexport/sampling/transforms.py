@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
+from cmexport.sampling.policy import QUANTITY, Unnormalization
 from cmexport.signature import Output
 
 _SCALE, _HIGHEST = 0.1, 22.16864013671875
@@ -41,10 +42,26 @@ class OutputTransform:
     channels: int
     slope: float
 
+    def module(self) -> nn.Module:
+        """Return what computes it."""
+        return _Applied(self.apply)
+
     def output(self, shown: Output) -> Output:
         """Return the border's output after the transform."""
         said = f"{self.quantity} in {self.unit}, (N, C, H, W): {self.formula} of pictures y in [-1, 1]"
         return replace(shown, range=(self.low, self.high), meaning=said)
+
+
+class _Applied(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Apply it."""
+        return self.function(y)
 
 
 TRANSFORMS: Mapping[str, OutputTransform] = MappingProxyType(
@@ -64,18 +81,27 @@ TRANSFORMS: Mapping[str, OutputTransform] = MappingProxyType(
 )
 
 
-def transform_of(request: SampleRequest) -> OutputTransform | None:
-    """Find the transform of a request, if it has one.
+def transform_of(model: ConsistencyModel, request: SampleRequest) -> OutputTransform | Unnormalization | None:
+    """Find the transform of a request, if it has one: the one it names, or what makes actions of a policy's samples.
 
     Raises:
         UsageError: there is none of that name.
     """
     name = request.output_transform
+    if model.policy is not None:
+        if name not in (None, QUANTITY):
+            raise UsageError(f"--output-transform {name}: this model gives actions")
+        return Unnormalization(model.policy)
     if name is None:
         return None
     if name not in TRANSFORMS:
         raise UsageError(f"--output-transform {name}: known are {', '.join(TRANSFORMS)}")
     return TRANSFORMS[name]
+
+
+def transform_name(model: ConsistencyModel, request: SampleRequest) -> str | None:
+    """Return what a manifest calls the transform of a request; None where there is none."""
+    return QUANTITY if model.policy is not None else request.output_transform
 
 
 def check_transform(model: ConsistencyModel, request: SampleRequest, *, looped: bool) -> None:
@@ -84,7 +110,12 @@ def check_transform(model: ConsistencyModel, request: SampleRequest, *, looped: 
     Raises:
         UsageError: bytes, editing, a sampler that loops, pictures beyond [-1, 1], or of other channels.
     """
-    transform, name = transform_of(request), request.output_transform
+    transform, name = transform_of(model, request), request.output_transform
+    if isinstance(transform, Unnormalization):
+        if request.output == "uint8" or request.task != "generate":
+            asked = "--output uint8" if request.output == "uint8" else f"--task {request.task}"
+            raise UsageError(f"{asked}: this model gives actions, no pictures")
+        return
     if transform is None:
         return
     channels = model.channels if model.codec is None else model.codec.channels

@@ -4,6 +4,19 @@ Everything that feeds a graph asks here: parity, calibration, sensitivities, pre
 """
 
 from cmexport.signature.border import Input, Output, Signature
-from cmexport.signature.laws import Choice, Hole, Law, Normal, Photo, Range, Rows, Tokens
+from cmexport.signature.laws import Choice, Embedding, Hole, Law, Normal, Photo, Range, Rows, Tokens
 
-__all__ = ["Choice", "Hole", "Input", "Law", "Normal", "Output", "Photo", "Range", "Rows", "Signature", "Tokens"]
+__all__ = [
+    "Choice",
+    "Embedding",
+    "Hole",
+    "Input",
+    "Law",
+    "Normal",
+    "Output",
+    "Photo",
+    "Range",
+    "Rows",
+    "Signature",
+    "Tokens",
+]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -128,7 +129,8 @@ def _without(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
 class Output:
     """The finished pictures: float32 (N, C, H, W) or bytes, "uint8" (N, H, W, C); see `Input`.
 
-    `range` is between which numbers they lie; None where nothing keeps them there.
+    `range` is between which numbers they lie; None where nothing keeps them there. `columns`: of values whose columns,
+    along the last axis, have ranges of their own, each of these; `range` is then around them all.
     """
 
     name: str
@@ -137,23 +139,34 @@ class Output:
     layout: tuple[str, ...] = PICTURE
     range: tuple[float, float] | None = None
     meaning: str = ""
+    columns: tuple[tuple[float, float], ...] = ()
 
     def as_pictures(self, values: Array) -> Array:
         """Return what is shown and compared, (N, C, H, W) in [-1, 1] or bytes: heights from black to white, say."""
-        if self.is_bytes or self.range is None or self.range == (-1.0, 1.0):
+        if self._shown_as_they_are:
             return values
-        low, high = self.range
+        low, high = self._ends
         shown: Array = ((np.asarray(values, np.float64) - low) * (2.0 / (high - low)) - 1.0).astype(values.dtype)
         return shown
 
     def from_pictures(self, pictures: Array) -> Array:
         """Return the values that `as_pictures` shows so."""
-        if self.as_pictures(pictures) is pictures or self.range is None:
+        if self._shown_as_they_are:
             return pictures
-        low, high = self.range
+        low, high = self._ends
         wide = low + (np.asarray(pictures, np.float64) + 1.0) * ((high - low) / 2.0)
         values: Array = wide.astype(pictures.dtype)
         return values
+
+    @property
+    def _shown_as_they_are(self) -> bool:
+        return self.is_bytes or self.range is None or (self.range == (-1.0, 1.0) and not self.columns)
+
+    @property
+    def _ends(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The least and the largest value, for each column where they have ranges of their own."""
+        ends = np.array(self.columns or self.range, dtype=np.float64)
+        return ends[..., 0], ends[..., 1]
 
     @property
     def is_bytes(self) -> bool:

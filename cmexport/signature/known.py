@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cmexport.signature.border import PICTURE, Input, Output
-from cmexport.signature.laws import Choice, Hole, Law, Normal, Photo, Range
+from cmexport.signature.laws import Choice, Embedding, Hole, Law, Normal, Photo, Range
 
 BYTES = ("N", "H", "W", "C")
 
@@ -15,6 +15,7 @@ TOKENS, EMBEDDINGS, PROMPT, BAKED = FORMS = ("tokens", "embeddings", "prompt", "
 POOLED = "pooled"
 GUIDANCE = "guidance"
 DIFFICULTY = "difficulty"
+GLOBAL_COND = "global_cond"
 
 
 def noise(picture: tuple[int, ...]) -> Input:
@@ -80,6 +81,12 @@ def difficulty(batch: int, low: float, high: float, steps: int | None = None) ->
     if steps is not None:
         said += f"; the nearest of {steps} values, {(high - low) / (steps - 1):.6g} apart, is taken"
     return Input(DIFFICULTY, (batch,), law=Range(float(low), float(high), steps), layout=("N",), meaning=said)
+
+
+def global_cond(batch: int, width: int) -> Input:
+    """Return the features of what a robot sees, (N, width), of all observed moments side by side."""
+    said = f"features of the last observations, as the policy's own encoder makes them, side by side, (N, {width})"
+    return Input(GLOBAL_COND, (batch, width), law=Embedding(), layout=("N", "D"), meaning=said)
 
 
 def image(picture: tuple[int, ...], noise: float = 0.0) -> Input:

@@ -79,6 +79,21 @@ class Normal(Law):
 
 
 @dataclass(frozen=True)
+class Embedding(Law):
+    """What an encoder outside the graph makes of something; standard normal numbers stand in, as nothing is known."""
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator, index: int) -> Array:  # noqa: ARG002
+        """Draw numbers of unit variance by one call of `randn`."""
+        drawn: Array = torch.randn(tuple(shape), generator=generator).numpy()
+        return drawn
+
+    def between(self, first: Array, second: Array, weight: float) -> Array:
+        """Interpolate on a straight line."""
+        mixed: Array = torch.lerp(torch.from_numpy(first), torch.from_numpy(second), weight).numpy()
+        return mixed
+
+
+@dataclass(frozen=True)
 class Choice(Law):
     """One of `size` whole numbers; pictures take them in turn. `worded`: each of them stands for a prompt."""
 
@@ -251,7 +266,9 @@ class Hole(Law):
         return hole(shape, generator)
 
 
-_LAWS: Mapping[str, type[Law]] = {law.__name__.lower(): law for law in (Normal, Choice, Range, Tokens, Photo, Hole)}
+_LAWS: Mapping[str, type[Law]] = {
+    law.__name__.lower(): law for law in (Normal, Embedding, Choice, Range, Tokens, Photo, Hole)
+}
 
 
 def law_named(text: str, parameters: Mapping[str, object]) -> Law:

@@ -19,6 +19,7 @@ GRAPH = {
     "output": "float",
     "sampler": "consistency",
     "eta": None,
+    "gamma": None,
     "ep": "cpu",
 }
 

@@ -1,11 +1,13 @@
 """Consistency trajectory models: a second time, and G(x, t, s) as published."""
 
+import copy
 import math
 
 import pytest
 import torch
 
 from cmexport.checkpoints import load_checkpoint
+from cmexport.errors import UsageError
 from cmexport.graph.capture import capture
 from cmexport.graph.rewrites import REWRITES
 from cmexport.graph.rewriting import apply_rewrites
@@ -68,10 +70,10 @@ def test_the_target_acts_as_a_time_of_its_own(weights, save):
     assert not torch.allclose(got, reference.network(X, time(40.0)), atol=1e-3)
 
 
-def published_g(network, x, t, s, d=0.5):
-    """CTM's equation 9 with the EDM inner form, in float64."""
+def published_g(network, x, t, s, d=0.5, dtype=torch.float32):
+    """CTM's equation 9 with the EDM inner form, in float64; the network takes `dtype`."""
     c = math.sqrt(t * t + d * d)
-    raw = network((x / c).float(), time(250 * math.log(t)), LABEL, time(250 * math.log(s))).double()
+    raw = network((x / c).to(dtype), time(250 * math.log(t)), LABEL, time(250 * math.log(s))).double()
     g = d * d / c**2 * x + t * d / c * raw
     return s / t * x + (1 - s / t) * g
 
@@ -107,6 +109,64 @@ def test_euler_steps_follow_its_diffusion_model(model):
     assert (got - x.clamp(-1, 1)).abs().max() < 1e-4
 
 
+def test_gamma_steps(model):
+    """Algorithm 3 as sony/ctm runs it: jump to s, add noise of sqrt(t'^2 - s^2); the last jump ends at sigma_min."""
+    levels, gamma = (80.0, 5.0, 0.4), 0.3
+    z = torch.randn(2, *X.shape, generator=torch.Generator().manual_seed(3))
+    wanted = SampleRequest(sigmas=levels, batch=2, sampler="gamma", gamma=gamma)
+    exact = copy.deepcopy(model.network).double()
+    with torch.no_grad():
+        got = resolve(model, wanted).module()(X, renoise=z, label=LABEL)
+        x = 80.0 * X.double()
+        for index, t in enumerate(levels):
+            following = (*levels, 0.002)[index + 1]
+            s = math.sqrt(1 - gamma**2) * (following - 0.002) + 0.002
+            x = published_g(exact, x, t, s, dtype=torch.float64)
+            if index < 2:
+                x = x + math.sqrt(following**2 - s**2) * z[index].double()
+    assert (got - x.clamp(-1, 1)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_gamma_zero_is_exact_and_takes_no_noise(steps, model):
+    levels = (80.0, 5.0, 0.4)[:steps]
+    gamma = resolve(model, SampleRequest(sigmas=levels, sampler="gamma", gamma=0.0))
+    exact = resolve(model, SampleRequest(sigmas=levels, sampler="exact"))
+    assert gamma.signature == exact.signature
+    assert gamma.plan.evaluations == exact.plan.evaluations
+
+
+def test_gamma_one_is_the_multistep_sampling_of_consistency_models(model):
+    levels = (80.0, 5.0, 0.4)
+    gamma = resolve(model, SampleRequest(sigmas=levels, sampler="gamma", gamma=1.0)).plan
+    own = resolve(model, SampleRequest(sigmas=levels)).plan
+    for ours, theirs in zip(gamma.evaluations, own.evaluations, strict=True):
+        assert ours.c_noise_target == pytest.approx(250 * math.log(0.002))
+        assert (ours.c_skip, ours.c_out, ours.noise_std) == pytest.approx(
+            (theirs.c_skip, theirs.c_out, theirs.noise_std)
+        )
+
+
+def test_gamma_by_default(model):
+    plan = resolve(model, SampleRequest(sampler="gamma")).plan
+    assert plan.sigmas == pytest.approx((80.0, ((80 ** (1 / 7) + 0.002 ** (1 / 7)) / 2) ** 7))
+    assert plan.evaluations[1].noise_std == pytest.approx(0.5 * plan.sigmas[1], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (SampleRequest(sampler="gamma", gamma=1.5), "--gamma 1.5: must lie between 0 and 1"),
+        (SampleRequest(sampler="exact", gamma=0.5), "--gamma 0.5: only --sampler gamma has one"),
+        (SampleRequest(sampler="gamma", sigmas=(5.0, 80.0)), "levels must descend strictly"),
+        (SampleRequest(sampler="gamma", task="inpaint"), "only generates"),
+    ],
+)
+def test_gammas_that_mean_nothing(request_, said, model):
+    with pytest.raises(UsageError, match=said):
+        resolve(model, request_)
+
+
 @pytest.mark.parametrize("sampler", ["exact", "euler"])
 def test_jumps_are_captured_with_both_times(sampler, model):
     sampler = resolve(model, SampleRequest(sigmas=(80.0, 5.0, 0.4), batch=2, sampler=sampler))
@@ -129,3 +189,14 @@ def test_gamma_one_renoises_from_sigma_min(model):
         x = x + math.sqrt(2.0**2 - 0.002**2) * z.double()
         expected = published_g(model.network, x, 2.0, 0.002).clamp(-1, 1)
     assert (got - expected).abs().max() < 1e-4
+
+
+def test_gamma_is_captured_with_noise_between(model):
+    sampler = resolve(model, SampleRequest(sigmas=(80.0, 5.0), batch=2, sampler="gamma", gamma=0.7))
+    rewritten = apply_rewrites(capture(sampler), REWRITES)
+    z = torch.randn(1, *X.shape, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        got = rewritten.program.module()(noise=X, renoise=z, label=LABEL)
+        assert (got - sampler.module()(X, renoise=z, label=LABEL)).abs().max() < 1e-5
+    assert [each.name for each in sampler.signature.inputs] == ["noise", "renoise", "label"]
+    assert not [name for name in rewritten.program.state_dict if "time_embed" in name]

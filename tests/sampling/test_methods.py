@@ -56,7 +56,7 @@ def test_another_batch_and_the_ends_of_a_long_sampler(model):
 
 def test_an_unknown_name_or_a_task_that_a_method_cannot_do_is_refused(model):
     assert method_named("consistency", "inpaint") is METHODS["consistency"]
-    with pytest.raises(UsageError, match="--sampler dpm: known are consistency, heun, exact, euler"):
+    with pytest.raises(UsageError, match="--sampler dpm: known are consistency, heun, exact, gamma, euler"):
         resolve(model, SampleRequest(sampler="dpm"))
     with pytest.raises(UsageError, match="it only generates; editing takes --sampler consistency"):
         resolve(model, SampleRequest(sampler="heun", task="inpaint"))
