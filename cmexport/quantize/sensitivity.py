@@ -111,7 +111,8 @@ def weight_sensitivity(
     try:
         for tensor, owners in watched.values():
             tensor.requires_grad_(True)
-            hooks.append(tensor.register_post_accumulate_grad_hook(adding(owners)))
+            hook = tensor.register_post_accumulate_grad_hook(adding(owners))  # type: ignore[no-untyped-call]
+            hooks.append(hook)
         for projection, _, size in _projections(captured, module, (), samples, seed):  # noqa: B007 - `add` reads it
             projection.backward()  # type: ignore[no-untyped-call]
     finally:
