@@ -58,6 +58,10 @@ _ALONE_PICTURES = 8
 _LEAST_OF_HUGE_MODELS = 2
 """Pictures of a model beyond `HUGE_MODEL`, each of 786,432 numbers at 512x512, that are compared in any case."""
 
+_BOUND_OF_HUGE_MODELS = 1
+"""Pictures of them that rungs before the last one draw, and what measures the gate: an emulation of half-precision sums
+takes a minute and a half for one step at 512x512, four steps in plain bfloat16 a minute."""
+
 _LONGER_FOR_HUGE_MODELS = 8.0
 """Times the budget of large ones: two pictures of four steps of Stable Diffusion 1.5 on every rung, six of one step."""
 
@@ -163,7 +167,8 @@ def verify_rungs(
         exact=exact,
         exact_pictures=ladder.exact_pictures,
         time_budget_s=budget_s if large else None,
-        bound_pictures=2 if large else None,
+        bound_pictures=(_BOUND_OF_HUGE_MODELS if huge else 2) if large else None,
+        bound_all=huge,
         settle_early=options.large_model_budget_s is not None and not large,
         settle_last=ladder.settle_last,
         least_pictures=_LEAST_OF_HUGE_MODELS if huge else LEAST_PICTURES,
@@ -207,7 +212,7 @@ def yardstick_for(reference: Reference, precision: str) -> Yardstick | None:
     don't: one step of epsilon prediction loses 23 dB. There a file must be as good as the same precision plainly is in
     PyTorch: float16 20 dB better than bfloat16, float32 within 6 dB of float32's own distance from float64.
     """
-    captured, large = reference.captured, reference.sampler.work > LARGE_MODEL
+    captured, work = reference.captured, reference.sampler.work
     if isinstance(captured, CapturedLoop) or captured.amplification <= AMPLIFYING:
         return None
     if precision == "fp32":
@@ -215,7 +220,10 @@ def yardstick_for(reference: Reference, precision: str) -> Yardstick | None:
     plain = precision if precision in PLAIN_BITS else "bfloat16"
     margin = _FP16_OVER_BFLOAT16_DB if precision == "fp16" else 0.0
     open_it = partial(PlainRunner, captured, precision)
-    return Yardstick(f"plain {plain} in PyTorch", open_it, margin, LEAST_PICTURES if large else SETTLING_PICTURES)
+    pictures = LEAST_PICTURES if work > LARGE_MODEL else SETTLING_PICTURES
+    if work > HUGE_MODEL:
+        pictures = _BOUND_OF_HUGE_MODELS
+    return Yardstick(f"plain {plain} in PyTorch", open_it, margin, pictures)
 
 
 @dataclass(frozen=True)

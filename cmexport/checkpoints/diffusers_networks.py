@@ -65,7 +65,9 @@ def filled(network: ModuleT, where: Path, tensors: Mapping[str, Tensor]) -> Modu
         CheckpointError: one is missing, too much, of another shape, or not finite.
     """
     expected = {key: value.shape for key, value in network.state_dict().items()}
-    network.load_state_dict(strict_weights(where, tensors, expected), strict=True, assign=True)
+    left = dict(tensors)
+    del tensors
+    network.load_state_dict(strict_weights(where, left, expected, emptied=True), strict=True, assign=True)
     return network.eval().requires_grad_(False)
 
 

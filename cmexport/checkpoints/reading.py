@@ -183,10 +183,13 @@ def _is_state_dict(content: Mapping[Any, Any]) -> bool:
     return bool(content) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
 
 
-def strict_weights(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+def strict_weights(
+    path: Path, found: Mapping[str, Tensor], expected: Mapping[str, torch.Size], *, emptied: bool = False
+) -> dict[str, Tensor]:
     """Return the found tensors as finite float32, if names and shapes are exactly the expected ones.
 
-    Float32 tensors are passed through without a copy; half precision is widened, float64 narrowed.
+    Float32 tensors are passed through without a copy; half precision is widened, float64 narrowed. Where `found` is a
+    dict that may be `emptied`, what is done leaves it, so that a large model is never there in two precisions.
 
     Raises:
         CheckpointError: missing or extra names, a wrong shape, a wrong type, NaN or Inf.
@@ -199,7 +202,7 @@ def strict_weights(path: Path, found: Mapping[str, Tensor], expected: Mapping[st
         raise CheckpointError(f"{path}: {counted(extra, 'weight')} more than the network has: {first_few(extra)}")
     result = {}
     for key, shape in expected.items():
-        tensor = found[key]
+        tensor = found.pop(key) if emptied and isinstance(found, dict) else found[key]
         if tensor.shape != shape:
             raise CheckpointError(f"{path}: {key} has shape {tuple(tensor.shape)}, the network needs {tuple(shape)}")
         if tensor.layout is not torch.strided or not tensor.is_floating_point():

@@ -36,6 +36,8 @@ from cmexport.errors import BackendError
 FLOAT, HALF, BFLOAT = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 SMALLEST_NORMAL = 2.0**-14
 LARGEST = 65504.0
+_AGAIN = 2**20
+"""Bytes of a rounded weight from which it is not held."""
 
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Clip", "Min", "Max", "Neg"})
 # Operators whose result only rearranges their data input: they follow its type instead of deciding.
@@ -241,12 +243,24 @@ def _half_weight(value: ir.Value, state: _Conversion) -> ir.Value:
             name=f"{value.name}_half",
             shape=value.shape,
             type=ir.TensorType(state.half),
-            const_value=ir.Tensor(halves, dtype=state.half),
+            const_value=_stored(value.const_value, halves, state.half),
         )
         state.graph.register_initializer(half)
         state.types[half] = state.half
         state.weights[value] = half
     return state.weights[value]
+
+
+def _stored(wide: ir.TensorProtocol, halves: npt.NDArray[Any], kind: ir.DataType) -> ir.TensorProtocol:
+    """Hold rounded numbers; of a large weight only what makes them again for writing: all of SDXL's take 6.4 GB."""
+    if halves.nbytes < _AGAIN:
+        return ir.Tensor(halves, dtype=kind)
+
+    def again() -> ir.TensorProtocol:
+        numbers = wide.numpy()
+        return ir.Tensor(round_to_normal_half(numbers)[0] if kind is HALF else round_to_bfloat16(numbers), dtype=kind)
+
+    return ir.LazyTensor(again, dtype=kind, shape=ir.Shape(halves.shape))
 
 
 def round_to_normal_half(numbers: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float16], int]:

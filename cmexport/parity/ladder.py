@@ -230,6 +230,7 @@ def climb(
     exact_pictures: int = 4,
     time_budget_s: float | None = None,
     bound_pictures: int | None = None,
+    bound_all: bool = False,
     settle_early: bool = False,
     settle_last: bool = False,
     least_pictures: int = LEAST_PICTURES,
@@ -257,6 +258,7 @@ def climb(
         wanted_pairs: pairs of pictures with other prompts; None: as many as pictures.
         bound_pictures: pictures for rungs with a gate of their own, but the last: emulations of half-precision sums
             take ten times as long as the program itself. None: all.
+        bound_all: as many for rungs without a gate of their own, too: of a model whose single picture takes minutes.
         settle_early: rungs before the last run `SETTLING_PICTURES` pictures only, where these leave no doubt.
         settle_last: the last one too, and the reference, where no rung leaves a doubt; else all rungs run all pictures.
         preview_pictures: how many pictures the report keeps.
@@ -277,7 +279,7 @@ def climb(
     tell = progress or _tell_nobody
     ladder = _Ladder(
         *(reference, tuple(rungs), gate_db, text_gate, yardstick, exact, exact_pictures),
-        *(time_budget_s, bound_pictures, least_pictures, wanted_pairs, preview_pictures),
+        *(time_budget_s, bound_pictures, bound_all, least_pictures, wanted_pairs, preview_pictures),
         *(reference_done, tell, clock),
     )
     few = first_of(inputs, SETTLING_PICTURES)
@@ -310,6 +312,7 @@ class _Ladder:
     exact_pictures: int
     time_budget_s: float | None
     bound_pictures: int | None
+    bound_all: bool
     least_pictures: int
     wanted_pairs: int | None
     preview_pictures: int
@@ -336,7 +339,8 @@ class _Ladder:
             own = None if rung.gate_db is None else applied(min(rung.gate_db, gate_db))
             gate = applied(gate_db) if own is None else own
             last = rung is self.rungs[-1]
-            few = self.bound_pictures is not None and rung.gate_db is not None and not last
+            bound = self.bound_all or rung.gate_db is not None
+            few = self.bound_pictures is not None and bound and not last
             wanted = min(runs, _runs_for(self.bound_pictures or 0, inputs.batch)) if few else runs
             doubt = partial(_in_doubt, truth.images, gate) if settle_early and not last else None
             asked = pairs if last or not (few or self.time_budget_s) else None

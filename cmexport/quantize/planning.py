@@ -7,11 +7,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from cmexport.quantize.formats import WeightFormat
 from cmexport.quantize.rounding import rounded
 from cmexport.quantize.weights import GraphWeight
+
+_LEAST_CHANNELS = 64
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,27 @@ class BitAllocation:
 
 
 def candidates(
-    weight: GraphWeight, sensitivity: Tensor | None, formats: Sequence[WeightFormat]
+    weight: GraphWeight, sensitivity: Tensor | None, formats: Sequence[WeightFormat], looked_at: int | None = None
 ) -> tuple[Candidate, ...]:
-    """Every format, from the fewest bits on; without those that another one beats in both respects."""
+    """Every format, from the fewest bits on; without those that another one beats in both respects.
+
+    Args:
+        weight: to be stored.
+        sensitivity: see `weight_sensitivity`.
+        formats: that it may have.
+        looked_at: elements, in whole output channels and no fewer than `_LEAST_CHANNELS`, from which errors are
+            predicted; None: all of them.
+    """
+    value, scale = weight.value, 1.0
+    channels = len(value) if looked_at is None else max(_LEAST_CHANNELS, looked_at // value[0].numel())
+    if channels < len(value):
+        some = torch.linspace(0, len(value) - 1, channels).long()
+        value, scale = value[some], len(value) / channels
+        sensitivity = None if sensitivity is None else sensitivity[some]
     found = []
     for format in formats:
-        error = (rounded(weight.value, sensitivity, format) - weight.value) ** 2
-        predicted = float((error if sensitivity is None else error * sensitivity).sum())
+        error = (rounded(value, sensitivity, format) - value) ** 2
+        predicted = scale * float((error if sensitivity is None else error * sensitivity).sum())
         found.append(Candidate(format, format.stored_bits(weight.value.shape), predicted))
     found.sort(key=lambda c: (c.bits, c.error))
     useful: list[Candidate] = []

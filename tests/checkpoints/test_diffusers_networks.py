@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import diffusers
 import pytest
 import torch
 
+from cmexport.checkpoints import reading
 from cmexport.checkpoints.diffusers_networks import fields_of, filled, read_flat_state, renamed, without_weights
 from cmexport.checkpoints.reading import file_facts
 from cmexport.errors import CheckpointError
@@ -26,6 +28,26 @@ def test_a_network_takes_memory_only_when_it_is_filled():
     assert not any(parameter.requires_grad for parameter in network.parameters())
     with pytest.raises(CheckpointError, match=r"vae/config\.json"):
         filled(network, CONFIG, dict(list(given.items())[1:]))
+
+
+def test_a_large_model_is_never_there_in_two_precisions(monkeypatch):
+    """Half precision leaves weight by weight as it is widened, where the caller keeps none of it."""
+    fields = {**TINY, "num_encoder_blocks": (1, 1)}
+    halves = {k: v.half() for k, v in diffusers.AutoencoderTiny(**fields).state_dict().items()}
+    alive = [weakref.ref(tensor) for tensor in halves.values()]
+    left, finite = [], reading.finite
+
+    def watched(path, key, tensor):
+        left.append(sum(ref() is not None for ref in alive))
+        return finite(path, key, tensor)
+
+    monkeypatch.setattr(reading, "finite", watched)
+    handed = [halves]
+    del halves
+    filled(without_weights("AutoencoderTiny", CONFIG, fields), CONFIG, handed.pop())
+    assert len(left) == len(alive)
+    # The one that is being widened, at most, besides those whose turn has not come.
+    assert all(found <= len(alive) - index for index, found in enumerate(left))
 
 
 def test_a_configuration_that_builds_nothing_is_refused():

@@ -107,6 +107,22 @@ def test_resizes_that_share_their_scales_load():
     np.testing.assert_allclose(run(proto, noise=noise), expected, rtol=0, atol=0.02)
 
 
+def test_a_large_weight_is_rounded_when_it_is_written():
+    """Only what makes it again is kept: all of SDXL in half precision is 6.4 GB, beside the float32 it comes from."""
+    text = "large (float[1,1024] noise) => (float[1,1024] image) { image = MatMul(noise, weight) }"
+    weight = np.random.default_rng(2).standard_normal((1024, 1024)).astype(np.float32) / 32
+    model = model_of(text, weight=weight)
+    to_half(model, (9, 9))
+    (held,) = [v.const_value for v in model.graph.initializers.values()]
+    assert isinstance(held, ir.LazyTensor)
+    assert held.nbytes == 2**21
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    (stored,) = proto.graph.initializer
+    assert stored.data_type == FLOAT16
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(stored), round_to_normal_half(weight)[0])
+
+
 NORMS = """
 norms (float[1,4,8,8] noise) => (float[1,4,8,8] image) {
     first = Conv<kernel_shape=[1,1]>(noise, weight)

@@ -332,6 +332,13 @@ def test_bounds_of_large_models_are_looked_at_in_few_pictures(house: House) -> N
     # The last rung is what ships: all of its pictures are compared, whatever its gate.
     last = climb(house.constant("reference", 0.0), rungs[:1], inputs, 60.0, bound_pictures=2)
     assert last.rungs[0].difference.pictures == 8
+    # Of huge models those without a gate of their own, too.
+    plain = house.constant("unoptimized", 1e-6)
+    for bound_all, pictures in ((False, 8), (True, 2)):
+        huge = climb(
+            house.constant("reference", 0.0), [plain, shipped], inputs, 60.0, bound_pictures=2, bound_all=bound_all
+        )
+        assert [r.difference.pictures for r in huge.rungs] == [pictures, 8]
 
 
 def spread(house: House, name: str, errors: Callable[[int], float]) -> Rung:

@@ -22,11 +22,11 @@ def sensitivities():
     """`weight_sensitivity`, once for a graph: 4 s on the demo's, and it does not depend on the precision asked for."""
     known = {}
 
-    def once(captured, weights, samples):
-        key = (id(captured), samples)
+    def once(captured, weights, samples, dtype):
+        key = (id(captured), samples, dtype)
         if key not in known:
             # The graph is kept with it, so that its id is not given to another one.
-            known[key] = captured, weight_sensitivity(captured, weights, samples)
+            known[key] = captured, weight_sensitivity(captured, weights, samples, dtype=dtype)
         return known[key][1]
 
     return once
@@ -66,6 +66,18 @@ def test_weights_keep_to_their_bits_and_the_picture(demo, psnr, precision, least
     after = find_weights(to_module(demo.program))
     assert all(torch.equal(old, new.value) for old, new in zip(before, after, strict=True))
     assert sum(found.facts()["weights"].values()) == len(before)
+
+
+def test_formats_of_a_huge_model_are_chosen_by_some_of_its_numbers(demo, psnr, monkeypatch):
+    whole = compress(demo, "w6")
+    monkeypatch.setattr(compression, "HUGE_MODEL", 1000)
+    monkeypatch.setattr(compression, "_LOOKED_AT", 2**13)
+    some = compress(demo, "w6")
+    assert some.facts()["predicted_from"] == "8192 elements of each weight"
+    assert "predicted_from" not in whole.facts()
+    assert some.weights.mean_bits <= 6.1
+    assert some.facts()["predicted_db"] == pytest.approx(whole.facts()["predicted_db"], abs=1.0)
+    assert psnr(some.captured) > psnr(whole.captured) - 1.0
 
 
 def test_a_budget_is_met_with_fewer_bits_than_a_tighter_one(demo, psnr):

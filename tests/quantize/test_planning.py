@@ -70,3 +70,16 @@ def test_candidates_are_sorted_and_useful_and_predict_with_the_sensitivity():
     assert [c.error for c in found] == sorted((c.error for c in found), reverse=True)
     plain = candidates(weight, None, (LINEAR8,))
     assert found[-2].error == pytest.approx(2 * plain[0].error)
+
+
+def test_errors_predicted_from_some_channels_are_near_those_of_all():
+    generator = torch.Generator().manual_seed(2)
+    # Channels differ, as those of trained layers do.
+    value = torch.randn(2048, 96, generator=generator) * torch.rand(2048, 1, generator=generator).exp()
+    sensitivity = torch.rand(2048, 96, generator=generator) ** 4
+    weight, formats = GraphWeight(("w",), value), (FLOAT, LINEAR8, *PALETTES)
+    whole = candidates(weight, sensitivity, formats)
+    some = candidates(weight, sensitivity.bfloat16(), formats, looked_at=256 * 96)
+    assert [(c.format, c.bits) for c in some] == [(c.format, c.bits) for c in whole]
+    assert [c.error for c in some] == pytest.approx([c.error for c in whole], rel=0.25)
+    assert candidates(weight, sensitivity, formats, looked_at=2048 * 96) == whole

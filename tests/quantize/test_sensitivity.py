@@ -10,8 +10,8 @@ import torch
 from cmexport.graph.tracing import to_module
 from cmexport.quantize.formats import PALETTES
 from cmexport.quantize.rounding import rounded
-from cmexport.quantize.sensitivity import activation_sensitivity, run_unfinished
-from cmexport.quantize.weights import find_weights, set_weights
+from cmexport.quantize.sensitivity import activation_sensitivity, run_unfinished, weight_sensitivity
+from cmexport.quantize.weights import find_weights, set_weights, weights_by_name
 
 
 def _error(captured, values, pictures=12):
@@ -81,3 +81,23 @@ def test_activation_sensitivity_predicts_added_noise(demo):
 
 def test_the_graph_is_left_as_it_was(demo, weights, sensitivity):
     assert not any(p.requires_grad for p in demo.program.state_dict.values())
+
+
+def test_it_is_the_mean_of_squared_gradients_in_half_the_memory_too(demo, weights):
+    """torch's own gradients, all at once; bfloat16 holds 8 bits of them."""
+    some = (weights[0], weights[len(weights) // 2], weights[-1])
+    module = to_module(demo.program)
+    tensors = [weights_by_name(module)[w.names[0]].requires_grad_(True) for w in some]
+    expected = [torch.zeros_like(w.value) for w in some]
+    for sample in range(2):
+        picture, _ = run_unfinished(module, demo.examples(sample))
+        direction = torch.randn(picture.shape, generator=torch.Generator().manual_seed(7919 * (sample + 1)))
+        for total, g in zip(expected, torch.autograd.grad((direction * picture).sum(), tensors), strict=True):
+            total += g**2 / picture.numel() / 2
+    for tensor in tensors:
+        tensor.requires_grad_(False)
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 2e-2)):
+        found = weight_sensitivity(demo, some, samples=2, dtype=dtype)
+        assert all(f.dtype == dtype for f in found)
+        for f, e in zip(found, expected, strict=True):
+            assert torch.allclose(f.float(), e, rtol=tolerance, atol=float(e.max()) * 1e-6)

@@ -7,7 +7,7 @@ nothing is rounded twice, and no weight has to be traced from one graph to the o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -46,16 +46,30 @@ class PaletteCodes:
 
 def encode(weight: npt.NDArray[np.floating], widths: Sequence[int] = BITS) -> LinearCodes | PaletteCodes | None:
     """The exact codes of a rounded weight (channels_out, ...), in the fewest bits; None if it has too many values."""
-    # In float32: numpy 2.3.5 sorts large half-precision arrays wrongly on AVX-512 machines, and then finds 92 distinct
-    # values where there are 64.
-    table = np.unique(weight.astype(np.float32)).astype(weight.dtype)
+    table, indices = _indexed(weight)
     if len(table) <= 2 ** widths[-1]:
         bits = next(b for b in widths if len(table) <= 2**b)
         filled = np.concatenate([table, np.repeat(table[-1:], 2**bits - len(table))])
-        return PaletteCodes(
-            np.searchsorted(table.astype(np.float32), weight.astype(np.float32)).astype(np.uint8), filled, bits
-        )
+        return PaletteCodes(indices().astype(np.uint8), filled, bits)
     return _linear(weight)
+
+
+def _indexed(
+    weight: npt.NDArray[np.floating],
+) -> tuple[npt.NDArray[np.floating], Callable[[], npt.NDArray[np.integer]]]:
+    """The distinct numbers of a weight, ascending, and what gives the place of each element among them."""
+    if weight.dtype != np.float16:
+        wide = np.unique(weight)
+        return wide, lambda: np.searchsorted(wide, weight)
+    # Half precision has 65,536 numbers: counting takes a twentieth of the time of sorting, 100 s for Stable Diffusion.
+    # (numpy 2.3.5 sorts large half-precision arrays wrongly on AVX-512 machines besides.)
+    codes = weight.view(np.uint16)
+    used = np.flatnonzero(np.bincount(codes.ravel(), minlength=2**16)).astype(np.uint16)
+    numbers = used.view(np.float16).astype(np.float32)
+    table = np.unique(numbers)
+    places = np.zeros(2**16, dtype=np.uint16)
+    places[used] = np.searchsorted(table, numbers)
+    return table.astype(np.float16), lambda: places[codes]
 
 
 def _linear(weight: npt.NDArray[np.floating]) -> LinearCodes | None:
@@ -65,13 +79,15 @@ def _linear(weight: npt.NDArray[np.floating]) -> LinearCodes | None:
     # The largest weight is 127 scales, rounded: where its 127th part lies between two numbers, either may be the scale.
     scale = np.zeros_like(near)
     codes = np.zeros(rows.shape, dtype=np.int8)
+    left = np.arange(len(rows))
     for guess in (near, np.nextafter(near, np.float16(0)), np.nextafter(near, np.float16(np.inf))):
-        wide = guess.astype(np.float32)[:, None]
-        found = np.clip(np.rint(rows.astype(np.float32) / wide), -_LEVELS, _LEVELS)
+        wide = guess[left].astype(np.float32)[:, None]
+        found = np.clip(np.rint(rows[left].astype(np.float32) / wide), -_LEVELS, _LEVELS)
         # Products as the weight's own type holds them: what Core ML is to read back.
-        exact = (scale == 0) & ((found * wide).astype(weight.dtype) == rows).all(axis=1)
-        scale[exact], codes[exact] = guess[exact], found[exact].astype(np.int8)
-    if (scale == 0).any():
+        exact = ((found * wide).astype(weight.dtype) == rows[left]).all(axis=1)
+        scale[left[exact]], codes[left[exact]] = guess[left[exact]], found[exact].astype(np.int8)
+        left = left[~exact]
+    if len(left):
         return None
     column = (weight.shape[0], *[1] * (weight.ndim - 1))
     return LinearCodes(codes.reshape(weight.shape), scale.astype(weight.dtype).reshape(column))

@@ -45,6 +45,19 @@ def test_palettes_come_back_to_the_bit_in_as_many_bits(bits):
     np.testing.assert_array_equal(found.table[found.indices], weight)
 
 
+def test_zeros_of_both_signs_are_one_number():
+    """-0.0 is another pattern of bits and the same number: a palette has one place for both."""
+    weight = rounded(_weight(3, 64, 64), None, WeightFormat("palette", 2)).numpy().astype(np.float16)
+    zero = np.abs(weight) == np.abs(weight).min()
+    weight[zero] = np.where(np.arange(zero.sum()) % 2, 0.0, -0.0)
+    assert np.signbit(weight[weight == 0]).any()
+    assert not np.signbit(weight[weight == 0]).all()
+    found = encode(weight)
+    assert isinstance(found, PaletteCodes)
+    assert found.bits == 2
+    np.testing.assert_array_equal(found.table[found.indices], weight)
+
+
 def test_three_bits_take_four_before_ios_18():
     weight = rounded(_weight(0, 64, 64), None, WeightFormat("palette", 3)).numpy()
     found = encode(weight, BITS_BEFORE_18)
