@@ -241,7 +241,9 @@ class Contestants:
                 paint = make()
                 self.pictures[name] = paint().clone().float()
         except (RuntimeError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
-            self.remarks[name] = f"refused: {type(error).__name__}: {str(error).splitlines()[0]}"
+            # What follows is a path of the machine.
+            said = str(error).splitlines()[0].split(" Stack trace")[0]
+            self.remarks[name] = f"refused: {type(error).__name__}: {said}"
         else:
             self.paint[name] = paint
             self.remarks[name] = f"{time.perf_counter() - begin:.1f} s to the first picture"

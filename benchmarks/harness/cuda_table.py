@@ -51,7 +51,7 @@ def _case(record: Mapping[str, Any]) -> str:
         if name in engines:
             rows.append(_row(name, engines[name], remark.removesuffix(" to the first picture")))
         else:
-            refused.append(f"- not run: {name}: {remark.removeprefix('refused: ').split(' Stack trace')[0]}")
+            refused.append(f"- not run: {name}: {remark.removeprefix('refused: ')}")
     return "\n".join([*rows, "", *refused, *([""] if refused else [])])
 
 

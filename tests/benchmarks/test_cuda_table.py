@@ -14,7 +14,7 @@ def record(**fields):
     rows = {"idle": {"watts": 99.6}, "pipeline": row, "graph": row | {"db_to_pipeline": 81.25, "ms": 6.17}}
     remarks = {
         "pipeline": "1.0 s to the first picture",
-        "compiled": "refused: RuntimeError: no. Stack trace: secret",
+        "compiled": "refused: RuntimeError: no.",
         "graph": "2.0 s to the first picture",
     }
     return made | {"graph_made_s": 20.6, "rows": rows, "remarks": remarks} | fields
