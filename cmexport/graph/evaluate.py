@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import torch
@@ -54,7 +55,8 @@ def finishing_nodes(graph: fx.Graph) -> tuple[fx.Node, ...]:
         if len(_taken(node)) == 1:
             chain.append(node)
     clamps = [i for i, n in enumerate(chain) if n.target is torch.ops.aten.clamp.default and n.args[1] == -1.0]
-    return tuple(chain[: clamps[-1] + 1] if clamps else chain)
+    # Where nothing is clamped, a constant that scales is the network's.
+    return tuple(chain[: clamps[-1] + 1] if clamps else takewhile(lambda n: len(n.all_input_nodes) == 1, chain))
 
 
 def _taken(node: fx.Node) -> list[fx.Node]:
