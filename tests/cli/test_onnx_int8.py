@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cmexport.artifact import read_manifest
 from cmexport.cli.showing import show_planned
 from cmexport.quantize import int8
 from cmexport.quantize.calibration import CalibrationOptions
@@ -93,10 +94,11 @@ def test_an_impossible_quality_returns_4_and_keeps_the_best(checkpoint, cmexport
     assert (folder / "model.onnx").is_file()
     plan = plan_of(folder)
     assert not plan["budget_met"]
-    # What was written is the best of those tried.
-    written = len(plan["left_in_float"])
-    best = max(plan["frontier"], key=lambda p: p["db"])
-    assert plan["simulated_db"][0] == pytest.approx(best["db"], abs=0.06), written
+    # What was written is the best of those tried, whose pictures other pictures don't differ from by much.
+    best, *others = sorted((p["db"] for p in plan["frontier"]), reverse=True)
+    found = read_manifest(folder).parity.rungs[-1].difference.mean_db
+    assert found == pytest.approx(best, abs=3.0)
+    assert found > others[0] + 10.0
     assert "Traceback" not in outcome.stderr
     assert len(outcome.stderr.strip().splitlines()[-1]) < 400
 

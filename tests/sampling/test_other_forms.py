@@ -114,7 +114,7 @@ def test_boundary_conditions(name):
         assert (found.c_skip, found.c_in) == (1.0, 1.0)
         assert found.c_out == pytest.approx(0.002, rel=1e-4)
         return
-    at = NOISE.sigma_min if name in ("cm", "ctm", "cm_without_c_in") else 0.0
+    at = NOISE.sigma_min if name in ("cm", "ctm", "ctm_cm", "cm_without_c_in") else 0.0
     found = scalings_at(name, at, NOISE)
     assert (found.c_skip, found.c_out) == (1.0, 0.0)
 

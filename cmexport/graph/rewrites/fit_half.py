@@ -19,7 +19,8 @@ variance makes that a relative difference below `_EPS_SHARE` is it done. Where a
 different sizes (a UNet's early and late ones: 3 beside 10^9), each part comes in times a factor of its own, and streams
 end there.
 
-An activation function isn't linear: one that peaks computes in float32, and a stream begins with what it gives times s.
+An activation function isn't linear: one that peaks computes in float32, and where only norms and linear layers read
+what it gives, a stream begins with that times s.
 
 Attention's logits are looked at, too. A key's bias adds the same to all logits of a query, which softmax takes away
 again; where logits are too large it is dropped.
@@ -135,7 +136,9 @@ def _apply(editor: Editor) -> Changes:
         found = dict(peaks(editor.module, editor.signature))
     joins = _level_joins(editor, found)
     for node in [n for n in found if found[n] > SAFE and is_op(n, *_ACTIVATIONS)]:
-        _put_behind(editor, node, found)
+        # Where the network itself scales it down again, half precision would lose it: 2^-9 2^-10 is such a case.
+        if all(_takes_scaled(editor, user, node) for user in node.users):
+            _put_behind(editor, node, found)
     large = sorted((node for node, peak in found.items() if peak > SAFE), key=lambda node: -found[node])
     alike: dict[str | None, list[fx.Node]] = {}
     for node in editor.graph.nodes:

@@ -28,7 +28,6 @@ from cmexport.targets.base import LoweredModel, TellStep
 from cmexport.targets.onnx.budget import within_db, within_latency
 from cmexport.targets.onnx.buffers import limit_buffers
 from cmexport.targets.onnx.contrib import contrib_translations
-from cmexport.targets.onnx.fused_sums import fuse_sums
 from cmexport.targets.onnx.info import OnnxOptions
 from cmexport.targets.onnx.int8 import PACKED, Int8Graph, prepare_int8, to_int8
 from cmexport.targets.onnx.judging import PICTURES, PICTURES_OF_LARGE_MODELS, Judge
@@ -98,8 +97,6 @@ def lower(
         size = _CAREFUL_BLOCK if careful else BLOCK
         stored = store_weights(model, STORED_BITS[options.precision], block=size, chosen=careful)
         plan |= {"weights_only": asdict(stored)}
-    if profile.contrib_ops and profile.own_kernels and options.precision == "fp32" and not plain:
-        fuse_sums(model)
     progress("write")
     if profile.buffers is not None:
         limit_buffers(model, profile.buffers)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import onnx
 import pytest
@@ -86,11 +84,9 @@ def test_every_profile_writes_one_of_the_two_forms(export, ep):
         ]
         assert others[0] == others[1]
     elif PROFILES[ep].contrib_ops and not PROFILES[ep].own_kernels:
-        # The processor's own kernels have forms for large convolutions, here only sums written into them.
-        plain, fused = (Counter(n.op_type for n in e.proto.graph.node) for e in (exported, same))
-        sums = fused.pop("FusedConv")
-        assert sums > 0
-        assert plain == fused + Counter({"Conv": sums, "Add": sums})
+        # The processor's own kernels have forms for large convolutions: here they only name values otherwise.
+        nodes = [[n.op_type for n in e.proto.graph.node] for e in (exported, same)]
+        assert nodes[0] == nodes[1]
     else:
         assert exported.path.read_bytes() == same.path.read_bytes()
     assert exported.lowered.session["ep"] == ep
