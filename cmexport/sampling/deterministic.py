@@ -38,8 +38,17 @@ def exact_schedule(model: ConsistencyModel, steps: int | None, task: str, editin
         UsageError: K below 1 or beyond `MAX_STEPS`.
     """
     del task, editing_steps
-    count = steps_within("exact", EXACT_STEPS if steps is None else steps)
-    return Schedule(first_levels(model.noise, count), f"the first {count} of {count + 1} Karras levels: exact jumps")
+    return jump_schedule(model, steps, "exact", "exact jumps")
+
+
+def jump_schedule(model: ConsistencyModel, steps: int | None, sampler: str, called: str) -> Schedule:
+    """Take the first K of K + 1 Karras levels, K = `EXACT_STEPS` if not said, for a sampler of CTM's.
+
+    Raises:
+        UsageError: K below 1 or beyond `MAX_STEPS`.
+    """
+    count = steps_within(sampler, EXACT_STEPS if steps is None else steps)
+    return Schedule(first_levels(model.noise, count), f"the first {count} of {count + 1} Karras levels: {called}")
 
 
 def euler_schedule(model: ConsistencyModel, steps: int | None, task: str, editing_steps: int) -> Schedule:

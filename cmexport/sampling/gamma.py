@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 from cmexport.errors import UsageError
 from cmexport.model import ConsistencyModel, SampleRequest
-from cmexport.sampling.deterministic import EXACT_STEPS, descending_to, require_jumps
+from cmexport.sampling.deterministic import descending_to, jump_schedule, require_jumps
 from cmexport.sampling.evaluations import Evaluation, Evaluations
 from cmexport.sampling.preconditioning import c_noise_at, ctm_between
-from cmexport.sampling.schedules import Schedule, first_levels, steps_within
+from cmexport.sampling.schedules import Schedule
 
 GAMMA = 0.5
 """Default of sony/ctm's image_sample.py."""
@@ -37,8 +37,7 @@ def gamma_schedule(model: ConsistencyModel, steps: int | None, task: str, editin
         UsageError: K below 1 or beyond `MAX_STEPS`.
     """
     del task, editing_steps
-    count = steps_within("gamma", EXACT_STEPS if steps is None else steps)
-    return Schedule(first_levels(model.noise, count), f"the first {count} of {count + 1} Karras levels: gamma sampling")
+    return jump_schedule(model, steps, "gamma", "gamma sampling")
 
 
 def plan_gamma(model: ConsistencyModel, sigmas: Sequence[float] = (), gamma: float = GAMMA) -> Evaluations:
@@ -46,7 +45,7 @@ def plan_gamma(model: ConsistencyModel, sigmas: Sequence[float] = (), gamma: flo
 
     Args:
         model: a consistency trajectory model.
-        sigmas: levels evaluated, strictly descending, above sigma_min; none: `EXACT_STEPS` of them.
+        sigmas: levels evaluated, strictly descending, above sigma_min; none: as many as `exact` takes.
         gamma: 0 (no noise) to 1 (each jump ends at sigma_min).
 
     Raises:
